@@ -1,0 +1,98 @@
+"""The three prompt modules: visual prompts, LoRA, adapter (NOAH, section 3.1).
+
+Each holds its parameters at the maximum size and takes the size to use as a traced int: the first
+`size` rows or columns count, the rest is masked, and size 0 is the module's absence. Masking with
+`where` on both sides keeps the gradients of unused entries exactly zero.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class PromptParam(nnx.Param):
+    """A parameter of a prompt module; together with the head, what NOAH trains."""
+
+
+def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_example: bool = False):
+    """Dropout of `x` `[b, ...]`: of single values, or of whole examples (stochastic depth).
+
+    `rate` may be traced. Without a key nothing is dropped.
+    """
+    if key is None:
+        return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape
+    keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
+    keep = jax.random.bernoulli(key, keep_rate, shape)
+    return jnp.where(keep, x / keep_rate.astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+def _first(x: jax.Array, size: jax.Array, axis: int) -> jax.Array:
+    """`x` with everything from index `size` on along `axis` set to zero."""
+    index = jnp.arange(x.shape[axis]).reshape((-1,) + (1,) * (-axis - 1))
+    return jnp.where(index < size, x, jnp.zeros((), x.dtype))
+
+
+class VisualPrompts(nnx.Module):
+    """Deep visual prompts (VPT, arXiv 2203.12119): tokens in the last slots of the sequence."""
+
+    def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
+        # Xavier as the original applies it to a [1, r, d] tensor: fan in r·d, fan out d.
+        bound = (6 / ((max_size + 1) * width)) ** 0.5
+        self.tokens = PromptParam(
+            jax.random.uniform(rngs.params(), (max_size, width), jnp.float32, -bound, bound)
+        )
+
+    def __call__(self, x, live, size, rate, key):
+        """Puts the first `size` prompts into the slots, or leaves the slots as they are at size 0.
+
+        Args:
+          x: `[b, n, d]`, the last `max_size` tokens being the slots.
+          live: int, how many slots hold a token so far.
+          size: int, how many prompts this block has.
+          rate, key: dropout.
+
+        Returns:
+          `x` with the slots filled, and the new `live`. Slots from `live` on hold zeros, and no
+          other token may attend to them.
+        """
+        b, n, d = x.shape
+        max_size = self.tokens.shape[0]
+        prompts = _first(self.tokens[...].astype(x.dtype), size, axis=-2)  # [r d]
+        prompts = drop(jnp.broadcast_to(prompts, (b, max_size, d)), rate, key)  # [b r d]
+        slots = jnp.where(size > 0, prompts, x[:, n - max_size :])
+        return x.at[:, n - max_size :].set(slots), jnp.where(size > 0, size, live)
+
+
+class LoRA(nnx.Module):
+    """Low-rank update of a linear layer (arXiv 2106.09685), without an alpha/r factor."""
+
+    def __init__(self, max_size: int, width: int, features: int, *, rngs: nnx.Rngs):
+        bound = width**-0.5  # Kaiming-uniform with a = sqrt(5)
+        self.a = PromptParam(
+            jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
+        )
+        self.b = PromptParam(jnp.zeros((max_size, features), jnp.float32))
+
+    def __call__(self, x, size, rate, key):
+        """What to add to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
+        inner = drop(x, rate, key) @ self.a[...].astype(x.dtype)  # [b n r]
+        return _first(inner, size, axis=-1) @ self.b[...].astype(x.dtype)
+
+
+class Adapter(nnx.Module):
+    """Bottleneck with a skip (arXiv 1902.00751): h + up(quick_gelu(down(h)))."""
+
+    def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
+        xavier = nnx.initializers.xavier_uniform()
+        self.down = PromptParam(xavier(rngs.params(), (width, max_size), jnp.float32))
+        self.down_bias = PromptParam(jnp.zeros((max_size,), jnp.float32))
+        self.up = PromptParam(xavier(rngs.params(), (max_size, width), jnp.float32))
+        self.up_bias = PromptParam(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, h, size, rate, key):
+        """`h` `[b, n, d]`, the MLP's output, to the same shape; `h` itself at size 0."""
+        hidden = h @ self.down[...].astype(h.dtype) + self.down_bias[...].astype(h.dtype)
+        hidden = drop(hidden * jax.nn.sigmoid(1.702 * hidden), rate, key)  # quick_gelu, [b n r]
+        up_bias = jnp.where(size > 0, self.up_bias[...].astype(h.dtype), jnp.zeros((), h.dtype))
+        return h + _first(hidden, size, axis=-1) @ self.up[...].astype(h.dtype) + up_bias

@@ -1,0 +1,201 @@
+"""Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
+
+Blocks are stacked, one set of arrays `[depth, ...]`, and run by `lax.scan`: compile time does not
+grow with depth. The genome is an argument like the images are; no shape depends on it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from noah_jax.prompts import Adapter, LoRA, PromptParam, VisualPrompts, drop
+from noah_jax.space import MODULES
+
+_SHAPES = {  # width, depth, heads
+    "ti": (192, 12, 3),
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+}
+_PATCH_SIZES = (8, 14, 16, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """The shape of a ViT, and how it computes."""
+
+    width: int
+    depth: int
+    heads: int
+    patch_size: int
+    image_size: int = 224
+    num_classes: int = 1000
+    drop_path: float = 0.1  # of the last block; linear over depth from 0
+    dropout: float = 0.1  # inside the prompt modules
+    dtype: str = "float32"  # of the computation; trainable parameters and logits are float32
+
+    def __post_init__(self):
+        if self.image_size % self.patch_size:
+            below = self.image_size // self.patch_size * self.patch_size
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by the patch size "
+                f"{self.patch_size}; use {below or self.patch_size} or {below + self.patch_size}"
+            )
+
+    @classmethod
+    def named(cls, name: str, **overrides) -> "ViTConfig":
+        """`vit_<ti|s|b|l><patch size>`, e.g. `vit_b16`; ValueError for any other name."""
+        match = re.fullmatch(r"vit_(ti|s|b|l)(\d+)", name)
+        if not match or int(match[2]) not in _PATCH_SIZES:
+            raise ValueError(
+                f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>, "
+                f"patch size one of {_PATCH_SIZES}"
+            )
+        width, depth, heads = _SHAPES[match[1]]
+        return cls(width, depth, heads, int(match[2]), **overrides)
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch_size
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block, with its prompt modules at maximum size."""
+
+    def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm1 = _layer_norm(config, rngs)
+        self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
+        self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+        self.norm2 = _layer_norm(config, rngs)
+        self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
+        vpt, lora, adapter = (max_sizes[name] for name in MODULES)
+        self.vpt = VisualPrompts(vpt, d, rngs=rngs) if vpt else None
+        self.lora = LoRA(lora, d, 3 * d, rngs=rngs) if lora else None
+        self.adapter = Adapter(adapter, d, rngs=rngs) if adapter else None
+
+    def __call__(self, x, live, sizes, drop_path, key):
+        """`x` `[b, n, d]`, `live` and `sizes` `[modules]` traced ints; returns `x`, `live`."""
+        vpt, lora, adapter = sizes
+        keys = [None] * 5 if key is None else jax.random.split(key, 5)
+        if self.vpt is not None:
+            x, live = self.vpt(x, live, vpt, self.dropout, keys[0])
+        x = x + drop(self.attention(x, live, lora, keys[1]), drop_path, keys[2], per_example=True)
+        h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
+        h = drop(h, drop_path, keys[3], per_example=True)
+        if self.adapter is not None:
+            h = self.adapter(h, adapter, self.dropout, keys[4])
+        return x + h, live
+
+    def attention(self, x, live, lora_size, key):
+        b, n, d = x.shape
+        h = self.norm1(x)
+        qkv = self.qkv(h)
+        if self.lora is not None:
+            qkv = qkv + self.lora(h, lora_size, self.dropout, key)
+        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
+        lengths = None
+        if self.vpt is not None:  # empty slots stand at the end, so a length masks them
+            fixed = n - self.vpt.tokens.shape[0]
+            lengths = jnp.full((b,), fixed + live, jnp.int32)
+        out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
+        return self.proj(out.reshape(b, n, d))
+
+
+class ViT(nnx.Module):
+    """Classifier on the class token: `model(images, genome)` → logits.
+
+    Args:
+      config: shape and dtype.
+      max_sizes: for each of `MODULES` the size at which its parameters exist; 0 = never used.
+      rngs: initialises everything, the parts that pre-trained weights replace included.
+    """
+
+    def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
+        self.config = config
+        self.max_vpt = max_sizes["vpt"]
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        normal = nnx.initializers.truncated_normal(0.02)
+        self.patch_embed = nnx.Linear(3 * config.patch_size**2, d, dtype=dtype, rngs=rngs)
+        self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, d), jnp.float32))
+        self.pos_embed = nnx.Param(normal(rngs.params(), (1, 1 + config.grid**2, d), jnp.float32))
+
+        @nnx.split_rngs(splits=config.depth)
+        @nnx.vmap
+        def stack(rngs):
+            return Block(config, max_sizes, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.norm = _layer_norm(config, rngs)
+        self.head = nnx.Linear(
+            d, config.num_classes, kernel_init=normal, dtype=jnp.float32, rngs=rngs
+        )
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """`[b, h, w, 3]` → class token, patches, empty prompt slots: `[b, 1 + grid² + r, d]`."""
+        b, side, grid = len(images), self.config.image_size, self.config.grid
+        if images.shape[1:] != (side, side, 3):
+            raise ValueError(f"expected images [b, {side}, {side}, 3], got {list(images.shape)}")
+        p, dtype = self.config.patch_size, jnp.dtype(self.config.dtype)
+        patches = images.astype(dtype).reshape(b, grid, p, grid, p, 3).swapaxes(2, 3)
+        x = self.patch_embed(patches.reshape(b, grid * grid, p * p * 3))
+        cls_token = jnp.broadcast_to(self.cls_token[...].astype(dtype), (b, 1, x.shape[-1]))
+        x = jnp.concatenate([cls_token, x], axis=1) + self.pos_embed[...].astype(dtype)
+        return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
+
+    def features(self, images, genome, key=None) -> jax.Array:
+        """All tokens after the last block, not normalised: `[b, 1 + grid² + r, d]`."""
+        if genome.shape != (expected := (self.config.depth, len(MODULES))):
+            raise ValueError(f"expected a genome of shape {expected}, got {genome.shape}")
+        graphdef, blocks = nnx.split(self.blocks)
+        drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
+        keys = None if key is None else jax.random.split(key, self.config.depth)
+
+        def run_block(carry, block):
+            weights, sizes, drop_path, key = block
+            return nnx.merge(graphdef, weights)(*carry, sizes, drop_path, key), None
+
+        start = (self.embed(images), jnp.zeros((), jnp.int32))
+        (x, _), _ = jax.lax.scan(run_block, start, (blocks, genome, drop_path, keys))
+        return x
+
+    def __call__(self, images, genome, train: bool = False, key=None) -> jax.Array:
+        """Logits.
+
+        Args:
+          images: `[b, h, w, 3]`, normalised as the weights expect.
+          genome: int `[depth, modules]`, may be traced; sizes up to `max_sizes`.
+          train: with dropout and stochastic depth, which need `key`.
+          key: a JAX random key.
+
+        Returns:
+          float32 `[b, num_classes]`.
+
+        Raises:
+          ValueError: a shape does not fit, or `train` without a key.
+        """
+        if train and key is None:
+            raise ValueError("train=True needs a key")
+        tokens = self.features(images, jnp.asarray(genome, jnp.int32), key if train else None)
+        return self.head(self.norm(tokens[:, 0]).astype(jnp.float32))
+
+
+def trainable(method: str):
+    """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
+    return nnx.Param if method == "full" else nnx.Any(PromptParam, nnx.PathContains("head"))
+
+
+def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+        config.width,
+        epsilon=1e-6,
+        use_fast_variance=False,
+        dtype=jnp.dtype(config.dtype),
+        rngs=rngs,
+    )
