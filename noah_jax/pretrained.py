@@ -146,8 +146,9 @@ def _is_backbone(path, value) -> bool:
 
 
 def resize_positions(table: np.ndarray, tokens: int) -> np.ndarray:
-    """A position table `[1, 1 + g², d]` resized to `[1, tokens, d]`; unchanged if it fits or cannot.
+    """A position table `[1, 1 + g², d]` resized to `[1, tokens, d]`.
 
+    Comes back unchanged where it fits already, or where one of the two is no square grid.
     Bicubic with a = -0.75, half-pixel centres, no antialiasing: what timm's early versions, DINOv2
     and NOAH do. The class token's entry stays.
     """

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from noah_jax.prompts import Adapter, LoRA, PromptParam, VisualPrompts, drop
+from noah_jax.prompts import Adapter, LoRA, VisualPrompts, drop
 from noah_jax.space import MODULES
 
 _SHAPES = {  # width, depth, heads
@@ -186,16 +186,8 @@ class ViT(nnx.Module):
         return self.head(self.norm(tokens[:, 0]).astype(jnp.float32))
 
 
-def trainable(method: str):
-    """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
-    return nnx.Param if method == "full" else nnx.Any(PromptParam, nnx.PathContains("head"))
-
-
 def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    dtype = jnp.dtype(config.dtype)
     return nnx.LayerNorm(
-        config.width,
-        epsilon=1e-6,
-        use_fast_variance=False,
-        dtype=jnp.dtype(config.dtype),
-        rngs=rngs,
+        config.width, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs
     )

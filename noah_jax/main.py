@@ -1,0 +1,73 @@
+"""`python -m noah_jax.main --config=configs/vtab.py:cifar100 [--workdir=DIR] [--config.KEY=VALUE]`
+
+Exit code 0 if all that was asked for was done, 2 for input that the user can put right.
+"""
+
+import pathlib
+import sys
+import traceback
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from noah_jax import config as config_lib
+from noah_jax import pipeline, report
+from noah_jax.errors import UserError
+from noah_jax.pretrained import cache_dir
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Default: runs/<config>-<task>-<method>-s<seed>; with several methods, a "
+    "folder that holds one workdir each.",
+)
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every write
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    configs = config_lib.expand(_CONFIG.value)
+    name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
+    results = []
+    for config in configs:
+        folder = f"{config.task}-{config.method}-s{config.seed}"
+        workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{folder}")
+        if _WORKDIR.value and len(configs) > 1:
+            workdir /= folder
+        result = pipeline.run(config, workdir)
+        if result is not None:
+            results.append(result)
+            print(f"{workdir}/result.json: test accuracy {100 * result['test_accuracy']:.2f} %")
+    if results:
+        print(report.table(results), flush=True)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Flags, with one clear message for what is wrong with them."""
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            raise UserError("--config is missing, e.g. --config=configs/demo.py")
+        return rest
+    except Exception as error:  # the config file is the user's code, it can raise anything
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(argv: list[str]) -> None:
+    try:
+        main(argv)
+    except UserError as error:
+        if _DEBUG.value:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(_run, flags_parser=_parse)

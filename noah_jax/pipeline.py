@@ -1,0 +1,272 @@
+"""The stages of a run, in order, and what each leaves in the workdir.
+
+    config.json  metrics.jsonl          from the start
+    supernet/                           checkpoints of the supernet          (NOAH only)
+    search/gen_000.json …  best.json    the search, and the genome it found  (NOAH only)
+    retrain/                            checkpoints of the subnet
+    result.json  report.html            the end
+
+A stage whose output is there is not run again; an interrupted one goes on where it was.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+import noah_jax
+from noah_jax import data, pretrained, report, search, sharding, train
+from noah_jax.checkpoint import Checkpoints
+from noah_jax.config import Config
+from noah_jax.errors import UserError
+from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
+from noah_jax.writer import Writer, write_json
+
+# Keys that change how, not what is computed: a run may go on with others.
+_FREE_KEYS = ("stage", "eval_batch_size", "checkpoint_epochs", "search.genomes_per_call")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the stages share."""
+
+    config: Config
+    workdir: pathlib.Path
+    source: data.Source
+    space: SearchSpace
+    tensors: dict[str, np.ndarray]
+    mesh: jax.sharding.Mesh
+    writer: Writer
+
+    def network(self, max_sizes: dict[str, int], seed: int) -> train.Network:
+        c = self.config
+        dtype = c.dtype
+        if dtype == "auto":
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return train.make_network(
+            c.vit(self.source.num_classes, dtype),
+            max_sizes,
+            lambda abstract: pretrained.fit(abstract, self.tensors, c.weights or c.backbone),
+            pretrained.NORMALISATIONS[_normalisation(c)],
+            c.method,
+            seed,
+            self.mesh,
+        )
+
+    def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        return data.load(self.source.splits[split], self.config.image_size)
+
+
+def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Runs the stages up to `config.stage`.
+
+    Returns:
+      What `result.json` holds, or None if an earlier stage was asked for as the last.
+
+    Raises:
+      UserError: something is wrong with the input; before anything is written.
+    """
+    _refuse_other_config(config, workdir)
+    result_file = workdir / "result.json"
+    if config.stage == "report" or result_file.is_file():
+        if not result_file.is_file():
+            raise UserError(f"stage=report: there is no {result_file}; run the other stages first")
+        result = json.loads(result_file.read_text())
+        if config.stage == "report" or not (workdir / "report.html").is_file():
+            report.write(workdir)
+        return result
+    stages = _start(config, workdir)
+    best = None
+    if config.genome:
+        genome = _read_genome(config, stages.space)
+    elif config.method == "noah":
+        best = _search(stages)
+        if best is None or config.stage == "search":
+            return None
+        genome = np.array(best["genome"], np.int32)
+    else:
+        genome = stages.space.smallest()
+    params, network = _retrain(stages, genome)
+    if config.stage == "retrain":
+        return None
+    result = _evaluate(stages, network, params, genome, best)
+    write_json(result_file, result)
+    report.write(workdir)
+    return result
+
+
+def _start(config: Config, workdir: pathlib.Path) -> _Run:
+    """Looks at all inputs, then makes the workdir."""
+    space = config.search_space()
+    if config.genome:
+        _read_genome(config, space)
+    elif config.method == "noah":
+        search.check_budget(space, config.search)
+    source = data.open_source(config.task, config.data_dir, config.split_seed)
+    tensors = pretrained.read(config.weights or config.backbone)
+    stages = _Run(config, workdir, source, space, tensors, sharding.make_mesh(), Writer(workdir))
+    stages.network({name: 0 for name in MODULES}, config.seed)  # do the weights fit?
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", dataclasses.asdict(config))
+    counts = ", ".join(f"{len(source.splits[name])} {name}" for name in ("train", "val", "test"))
+    stages.writer.say(
+        f"{config.task}: {config.method}, seed {config.seed}, {counts} images of "
+        f"{source.num_classes} classes, in {workdir}"
+    )
+    return stages
+
+
+def _search(stages: _Run) -> dict[str, Any] | None:
+    """Supernet and search; None if only the supernet was asked for."""
+    config, workdir, space = stages.config, stages.workdir, stages.space
+    best_file = workdir / "best.json"
+    if best_file.is_file():
+        return json.loads(best_file.read_text())
+    network = stages.network(space.max_sizes, config.seed)
+
+    def genomes(step):
+        rng = np.random.default_rng([config.seed, step])
+        return space.sample(rng, config.supernet.genomes_per_step)
+
+    with stages.writer.stage("supernet"):
+        params = _fit(stages, "supernet", network, "train", genomes)
+    if config.stage == "supernet":
+        return None
+    with stages.writer.stage("search"):
+        evaluate = search.population_evaluator(
+            network, params, stages.load("val"), config.search, config.eval_batch_size, stages.mesh
+        )
+        ranked = search.evolve(
+            space, config.search, evaluate, config.seed, workdir / "search", stages.writer
+        )
+    best = ranked[0].to_json() | {"evaluated": len(ranked)}
+    write_json(best_file, best)
+    return best
+
+
+def _retrain(stages: _Run, genome: np.ndarray):
+    """The genome trained on train + val from the original weights, with parameters of its size."""
+    sizes = dict(zip(MODULES, genome.max(axis=0).tolist(), strict=True))
+    network = stages.network(sizes, stages.config.seed + 1)
+    with stages.writer.stage("retrain"):
+        params = _fit(stages, "retrain", network, "trainval", lambda step: genome[None])
+    return params, network
+
+
+def _fit(stages: _Run, stage: str, network: train.Network, split: str, genomes):
+    config = stages.config
+    with contextlib.closing(Checkpoints(stages.workdir / stage)) as checkpoints:
+        return train.fit(
+            stage,
+            network,
+            stages.load(split),
+            getattr(config, stage),
+            genomes,
+            config.seed,
+            checkpoints,
+            config.checkpoint_epochs,
+            stages.mesh,
+            stages.writer,
+        )
+
+
+def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
+    """Test accuracy of the last epoch, and all there is to say about the run."""
+    config, source = stages.config, stages.source
+    test, correct, loss = source.splits["test"], 0, 0.0
+    with stages.writer.stage("test"):
+        evaluate = search.make_evaluator(network, stages.mesh)
+        batch = min(config.eval_batch_size, len(test))
+        with stages.writer.progress("test", len(test), 0, "images") as progress:
+            for images, labels in data.batches(test, config.image_size, batch):
+                part = evaluate(
+                    params, network.frozen, images[None], labels[None], genome[None, None]
+                )
+                correct, loss = correct + int(part[0][0, 0]), loss + float(part[1][0, 0])
+                progress.update(int((labels >= 0).sum()))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(params))
+    head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
+    width = stages.space.width
+    full = config.method == "full"
+    accuracy = correct / len(test)
+    stages.writer.log(stage="test", test_accuracy=accuracy, test_loss=loss / len(test))
+    return {
+        "task": config.task,
+        "method": config.method,
+        "seed": config.seed,
+        "test_accuracy": accuracy,
+        "test_loss": loss / len(test),
+        "val_accuracy": best["val_accuracy"] if best else None,
+        "genome": genome.tolist(),
+        "params": trained - head if full else int(count_params(genome, width)),
+        "params_noah_count": trained - head if full else int(count_noah(genome, width)),
+        "head_params": head,
+        "stages": stages.writer.stage_seconds(),
+        "images": {name: len(split) for name, split in source.splits.items()},
+        "image_size": config.image_size,
+        "normalisation": _normalisation(config),
+        "encoding": source.encoding,
+        "backbone": config.backbone,
+        "dtype": str(jax.tree.leaves(network.frozen)[0].dtype if not full else config.dtype),
+        "versions": {
+            "noah_jax": noah_jax.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+        },
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+    }
+
+
+def _normalisation(config: Config) -> str:
+    return config.normalisation or pretrained.BACKBONES[config.backbone].normalisation
+
+
+def _read_genome(config: Config, space: SearchSpace) -> np.ndarray:
+    """A genome from JSON: `best.json`, `result.json`, or the bare nested list."""
+    try:
+        value = json.loads(pathlib.Path(config.genome).expanduser().read_text())
+        rows = value["genome"] if isinstance(value, dict) else value
+        genome = np.array(rows)
+        fits = genome.shape == (space.blocks, len(MODULES)) and genome.dtype.kind == "i"
+        if not fits or genome.min() < 0:
+            raise ValueError(f"it is {genome.dtype} {list(genome.shape)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"no genome in {config.genome} ({error}): expected JSON with {space.blocks} rows, one "
+            f"a block, of {len(MODULES)} sizes {MODULES}, plain or under the key genome"
+        ) from error
+    return genome.astype(np.int32)
+
+
+def _refuse_other_config(config: Config, workdir: pathlib.Path) -> None:
+    """Raises UserError if the workdir belongs to a run with other settings."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        return
+    old = _flat(json.loads(path.read_text()))
+    new = _flat(json.loads(json.dumps(dataclasses.asdict(config))))
+    different = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and key not in _FREE_KEYS
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} belongs to a run with other settings:\n  "
+            + "\n  ".join(different)
+            + "\nChoose another with --workdir=DIR, or delete that one."
+        )
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat

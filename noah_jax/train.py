@@ -1,0 +1,236 @@
+"""Training what trains: the supernet with random genomes, a subnet with its own.
+
+A run is a pure function of its inputs, the seed and the step: batch, genome and dropout of a step
+come from the seed and the step's number alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from noah_jax import sharding
+from noah_jax.checkpoint import Checkpoints
+from noah_jax.config import Schedule
+from noah_jax.errors import UserError
+from noah_jax.prompts import PromptParam
+from noah_jax.vit import ViT, ViTConfig
+from noah_jax.writer import Writer
+
+_FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
+_NOT_DECAYED = ("bias", "scale", "cls_token", "pos_embed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A ViT in three parts, so that what is frozen has neither gradient nor optimiser state.
+
+    Attributes:
+      graphdef: NNX's static part.
+      params: what trains, float32.
+      frozen: the rest, in the dtype of the computation.
+      mean, std: of the pixel values in [0, 1].
+    """
+
+    graphdef: nnx.GraphDef
+    params: nnx.State
+    frozen: nnx.State
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def logits(self, params, frozen, images, genome, key=None):
+        """uint8 images `[b, h, w, 3]` → float32 `[b, classes]`; with a key, as in training."""
+        x = images.astype(jnp.float32) / 255.0
+        x = (x - jnp.array(self.mean)) / jnp.array(self.std)
+        model = nnx.merge(self.graphdef, params, frozen)
+        return model(x, genome, train=key is not None, key=key)
+
+
+def trainable(method: str):
+    """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
+    return nnx.Param if method == "full" else nnx.Any(PromptParam, nnx.PathContains("head"))
+
+
+def make_network(
+    config: ViTConfig,
+    max_sizes: dict[str, int],
+    backbone: Callable[[nnx.State], nnx.State],
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    method: str,
+    seed: int,
+    mesh: Mesh,
+) -> Network:
+    """Fresh prompt modules and head on pre-trained weights.
+
+    Args:
+      backbone: fills the abstract state of the ViT without prompts and head.
+    """
+
+    def init():
+        model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
+        return nnx.split(model, nnx.Any(PromptParam, nnx.PathContains("head")), ...)
+
+    graphdef, _, abstract = nnx.eval_shape(init)
+    fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
+    model = nnx.merge(graphdef, fresh, backbone(abstract))
+    graphdef, params, frozen = nnx.split(model, trainable(method), ...)
+    frozen = jax.tree.map(lambda x: x.astype(config.dtype), frozen)
+    mean, std = normalisation
+    return Network(
+        graphdef,
+        sharding.replicate(mesh, params),
+        sharding.replicate(mesh, frozen),
+        mean,
+        std,
+    )
+
+
+def make_optimizer(schedule: Schedule, steps_per_epoch: int) -> optax.GradientTransformation:
+    """AdamW; linear warm-up, then cosine; biases and norms are not decayed."""
+    learning_rate = optax.warmup_cosine_decay_schedule(
+        _FIRST_LEARNING_RATE,
+        schedule.learning_rate,
+        schedule.warmup_epochs * steps_per_epoch,
+        schedule.epochs * steps_per_epoch,
+        min(_LAST_LEARNING_RATE, schedule.learning_rate),
+    )
+
+    def decayed(params):
+        def is_decayed(path, _):
+            return not any(name in jax.tree_util.keystr(path) for name in _NOT_DECAYED)
+
+        return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+    return optax.adamw(learning_rate, weight_decay=schedule.weight_decay, mask=decayed)
+
+
+def make_epoch(
+    network: Network, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
+):
+    """The compiled `epoch(state, frozen, images, labels, genomes, first_step, seed)`.
+
+    `state` is `(params, optimiser state)` and is donated. `genomes`, int `[steps, g, depth, modules]`:
+    the batch of each step is divided among its g genomes. Returns the new state and the losses
+    `[steps]`. The number of steps is a shape, everything else is traced: one compilation.
+    """
+
+    def loss(params, frozen, images, labels, genomes, key):
+        groups = len(genomes)
+        images = images.reshape(groups, -1, *images.shape[1:])
+        images = sharding.spread(mesh, images, axis=1)
+        logits = jax.vmap(network.logits, (None, None, 0, 0, 0))(
+            params, frozen, images, genomes, jax.random.split(key, groups)
+        )
+        logits = logits.reshape(-1, logits.shape[-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def epoch(state, frozen, images, labels, genomes, first_step, seed):
+        shuffle_key, dropout_key = jax.random.split(jax.random.key(seed))
+        steps_per_epoch = len(labels) // batch_size
+
+        def step(state, inputs):
+            params, optimizer_state = state
+            number, genomes = inputs
+            order = jax.random.permutation(
+                jax.random.fold_in(shuffle_key, number // steps_per_epoch), len(labels)
+            )
+            start = number % steps_per_epoch * batch_size
+            batch = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+            key = jax.random.fold_in(dropout_key, number)
+            value, gradient = jax.value_and_grad(loss)(
+                params, frozen, images[batch], labels[batch], genomes, key
+            )
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            return (optax.apply_updates(params, updates), optimizer_state), value
+
+        return jax.lax.scan(step, state, (first_step + jnp.arange(len(genomes)), genomes))
+
+    return epoch
+
+
+def fit(
+    stage: str,
+    network: Network,
+    data: tuple[np.ndarray, np.ndarray],
+    schedule: Schedule,
+    genomes: Callable[[int], np.ndarray],
+    seed: int,
+    checkpoints: Checkpoints,
+    checkpoint_epochs: int,
+    mesh: Mesh,
+    writer: Writer,
+) -> nnx.State:
+    """Trains to the end of `schedule`, from the newest checkpoint if there is one.
+
+    Args:
+      data: uint8 images `[n, h, w, 3]` and int32 labels `[n]`; put on the devices whole, once.
+      genomes: step → `[g, depth, modules]`, a pure function.
+
+    Returns:
+      The trained params.
+
+    Raises:
+      UserError: fewer images than a batch holds.
+    """
+    steps = len(data[1]) // schedule.batch_size
+    if not steps:
+        raise UserError(
+            f"{stage}.batch_size={schedule.batch_size}, but there are only {len(data[1])} "
+            f"training images: lower it with --config.{stage}.batch_size={len(data[1])}"
+        )
+    optimizer = make_optimizer(schedule, steps)
+    run_epoch = make_epoch(network, optimizer, schedule.batch_size, mesh)
+    images, labels = sharding.replicate(mesh, data)
+    params = jax.tree.map(jnp.copy, network.params)  # the epoch donates it, the network is kept
+    state = sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
+    first = 0
+    if checkpoints.latest is not None:
+        first = checkpoints.latest // steps
+        state = _from_saved(state, checkpoints.load(_to_saved(state)))
+        writer.say(f"  {stage} goes on after epoch {first}")
+    seen: tuple[int, jax.Array] | None = None
+    with writer.progress(stage, schedule.epochs, first, "epochs") as progress:
+
+        def report(epoch, losses):  # one epoch late, so that the device never waits for the host
+            loss = float(losses.mean())
+            writer.log(stage=stage, epoch=epoch + 1, step=(epoch + 1) * steps, loss=round(loss, 5))
+            progress.update(1, loss=loss)
+
+        for epoch in range(first, schedule.epochs):
+            numbers = range(epoch * steps, (epoch + 1) * steps)
+            drawn = np.stack([genomes(number) for number in numbers])
+            state, losses = run_epoch(
+                state, network.frozen, images, labels, drawn, np.int32(numbers[0]), np.uint32(seed)
+            )
+            if seen:
+                report(*seen)
+            seen = epoch, losses
+            if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == schedule.epochs:
+                checkpoints.save((epoch + 1) * steps, _to_saved(state))
+        if seen:
+            report(*seen)
+    return state[0]
+
+
+def _to_saved(state):
+    """Plain containers with readable names, for Orbax."""
+    params, optimizer_state = state
+    leaves = jax.tree.leaves(optimizer_state)
+    return {
+        "params": nnx.to_pure_dict(params),
+        "optimizer": {f"{index:03d}": leaf for index, leaf in enumerate(leaves)},
+    }
+
+
+def _from_saved(state, saved):
+    params, optimizer_state = state
+    leaves = [leaf for _, leaf in sorted(saved["optimizer"].items())]
+    nnx.replace_by_pure_dict(params, saved["params"])
+    return params, jax.tree.unflatten(jax.tree.structure(optimizer_state), leaves)
