@@ -92,7 +92,10 @@ class Adapter(nnx.Module):
 
     def __call__(self, h, size, rate, key):
         """`h` `[b, n, d]`, the MLP's output, to the same shape; `h` itself at size 0."""
-        hidden = h @ self.down[...].astype(h.dtype) + self.down_bias[...].astype(h.dtype)
+        down_bias, up_bias = (bias[...].astype(h.dtype) for bias in (self.down_bias, self.up_bias))
+        hidden = h @ self.down[...].astype(h.dtype) + down_bias[None, None]
         hidden = drop(hidden * jax.nn.sigmoid(1.702 * hidden), rate, key)  # quick_gelu, [b n r]
-        up_bias = jnp.where(size > 0, self.up_bias[...].astype(h.dtype), jnp.zeros((), h.dtype))
-        return h + _first(hidden, size, axis=-1) @ self.up[...].astype(h.dtype) + up_bias
+        up_bias = jnp.where(size > 0, up_bias, jnp.zeros((), h.dtype))
+        return (
+            h + _first(hidden, size, axis=-1) @ self.up[...].astype(h.dtype) + up_bias[None, None]
+        )

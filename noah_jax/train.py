@@ -34,7 +34,7 @@ class Network:
     Attributes:
       graphdef: NNX's static part.
       params: what trains, float32.
-      frozen: the rest, in the dtype of the computation.
+      frozen: the rest; matrices in the dtype of the computation, vectors float32.
       mean, std: of the pixel values in [0, 1].
     """
 
@@ -47,7 +47,7 @@ class Network:
     def logits(self, params, frozen, images, genome, key=None):
         """uint8 images `[b, h, w, 3]` → float32 `[b, classes]`; with a key, as in training."""
         x = images.astype(jnp.float32) / 255.0
-        x = (x - jnp.array(self.mean)) / jnp.array(self.std)
+        x = (x - jnp.array([[[self.mean]]])) / jnp.array([[[self.std]]])
         model = nnx.merge(self.graphdef, params, frozen)
         return model(x, genome, train=key is not None, key=key)
 
@@ -80,7 +80,10 @@ def make_network(
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
     model = nnx.merge(graphdef, fresh, backbone(abstract))
     graphdef, params, frozen = nnx.split(model, trainable(method), ...)
-    frozen = jax.tree.map(lambda x: x.astype(config.dtype), frozen)
+    frozen = jax.tree_util.tree_map_with_path(
+        lambda path, x: x.astype(config.dtype) if "kernel" in jax.tree_util.keystr(path) else x,
+        frozen,
+    )
     mean, std = normalisation
     return Network(
         graphdef,
@@ -115,8 +118,8 @@ def make_epoch(
 ):
     """The compiled `epoch(state, frozen, images, labels, genomes, first_step, seed)`.
 
-    `state` is `(params, optimiser state)` and is donated. `genomes`, int `[steps, g, depth, modules]`:
-    the batch of each step is divided among its g genomes. Returns the new state and the losses
+    `state` is `(params, optimiser state)` and is donated. Of `genomes` `[steps, g, depth, modules]`
+    each of a step's g genomes gets an equal part of the batch. Returns the new state and the losses
     `[steps]`. The number of steps is a shape, everything else is traced: one compilation.
     """
 

@@ -87,7 +87,7 @@ class Block(nnx.Module):
         if self.vpt is not None:
             x, live = self.vpt(x, live, vpt, self.dropout, keys[0])
         x = x + drop(self.attention(x, live, lora, keys[1]), drop_path, keys[2], per_example=True)
-        h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
+        h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x).astype(x.dtype)), approximate=False))
         h = drop(h, drop_path, keys[3], per_example=True)
         if self.adapter is not None:
             h = self.adapter(h, adapter, self.dropout, keys[4])
@@ -95,7 +95,7 @@ class Block(nnx.Module):
 
     def attention(self, x, live, lora_size, key):
         b, n, d = x.shape
-        h = self.norm1(x)
+        h = self.norm1(x).astype(x.dtype)
         qkv = self.qkv(h)
         if self.lora is not None:
             qkv = qkv + self.lora(h, lora_size, self.dropout, key)
@@ -183,11 +183,11 @@ class ViT(nnx.Module):
         if train and key is None:
             raise ValueError("train=True needs a key")
         tokens = self.features(images, jnp.asarray(genome, jnp.int32), key if train else None)
-        return self.head(self.norm(tokens[:, 0]).astype(jnp.float32))
+        return self.head(self.norm(tokens[:, 0]))
 
 
 def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    dtype = jnp.dtype(config.dtype)
+    """Its input may be of any dtype, its output is float32."""
     return nnx.LayerNorm(
-        config.width, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs
+        config.width, epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, rngs=rngs
     )

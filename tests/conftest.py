@@ -1,0 +1,53 @@
+"""Strict dtypes, two CPU devices, warnings as errors: set before JAX starts."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from noah_jax.pretrained import cache_dir
+from noah_jax.space import MODULES
+from noah_jax.vit import ViT, ViTConfig
+
+jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+
+TINY = ViTConfig(
+    width=32, depth=4, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
+)
+MAX_SIZES = {"vpt": 4, "lora": 3, "adapter": 5}
+
+
+@pytest.fixture
+def tiny_vit():
+    """A ViT of 4 blocks with every parameter random, those that start at zero included."""
+    model = ViT(TINY, MAX_SIZES, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(model)
+    rng = np.random.default_rng(0)
+    random = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
+    return nnx.merge(graphdef, random)
+
+
+@pytest.fixture
+def random_genome():
+    """A function seed → genome of the tiny ViT, zeros and gaps included."""
+
+    def make(seed):
+        rng = np.random.default_rng(seed)
+        columns = [rng.integers(0, MAX_SIZES[name] + 1, TINY.depth) for name in MODULES]
+        genome = np.stack(columns, axis=1)
+        genome[rng.random(genome.shape) < 0.3] = 0
+        if seed % 4 == 0:
+            genome[:, rng.integers(3)] = 0  # a module that is used nowhere
+        if seed % 5 == 0:
+            genome[rng.integers(1, TINY.depth) :] = 0  # a depth under that of the ViT
+        return genome.astype(np.int32)
+
+    return make

