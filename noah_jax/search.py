@@ -60,28 +60,26 @@ def make_evaluator(network: Network, mesh: Mesh):
 
     @jax.jit
     def evaluate(params, frozen, images, labels, genomes):
-        wide = genomes.shape[1] % mesh.size == 0
+        wide = genomes.shape[1] % mesh.size == 0  # else the images are spread, not the genomes
 
-        def chunk(totals, batch, genomes):
-            images, labels = batch
-            images = images if wide else sharding.spread(mesh, images)
-            logits = jax.vmap(network.logits, (None, None, None, 0))(
-                params, frozen, images, genomes
-            )  # [g b classes]
-            counts = labels >= 0
-            right = (logits.argmax(-1) == labels) & counts
-            picked = jnp.take_along_axis(
-                jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[None, :, None], axis=-1
-            )[..., 0]
-            correct, loss = totals
-            loss = loss - jnp.where(counts, picked, 0.0).sum(-1)
-            return (correct + right.sum(-1, dtype=jnp.int32), loss), None
+        def judge(genome, images, labels):
+            logits = network.logits(params, frozen, images, genome)
+            right = (logits.argmax(-1) == labels).sum(dtype=jnp.int32)  # never at label -1
+            log_probability = jax.nn.log_softmax(logits)
+            picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
+            return right, -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
 
         def call(_, genomes):
             genomes = sharding.spread(mesh, genomes)
+
+            def chunk(totals, batch):
+                images, labels = batch
+                images = images if wide else sharding.spread(mesh, images)
+                counts = jax.vmap(judge, (0, None, None))(genomes, images, labels)
+                return jax.tree.map(jnp.add, totals, counts), None
+
             zero = jnp.zeros(len(genomes), jnp.int32), jnp.zeros(len(genomes), jnp.float32)
-            totals, _ = jax.lax.scan(lambda t, b: chunk(t, b, genomes), zero, (images, labels))
-            return None, totals
+            return None, jax.lax.scan(chunk, zero, (images, labels))[0]
 
         return jax.lax.scan(call, None, genomes)[1]
 

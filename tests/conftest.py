@@ -1,10 +1,9 @@
-"""Strict dtypes, two CPU devices, warnings as errors: set before JAX starts."""
+"""Two CPU devices and no implicit rank promotion: set before JAX starts."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -23,6 +22,13 @@ TINY = ViTConfig(
     width=32, depth=4, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
 )
 MAX_SIZES = {"vpt": 4, "lora": 3, "adapter": 5}
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No implicit dtype promotion in our own code; optax and bfloat16 attention need it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from noah_jax.train import trainable
 from noah_jax.vit import ViT, ViTConfig
 from tests.conftest import MAX_SIZES, TINY
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
 
 

@@ -1,0 +1,20 @@
+"""Your own images: `--config=configs/folder.py:<dir>[,method=…,seed=…]`.
+
+`<dir>` holds either VTAB-1k lists (train800.txt, val200.txt, train800val200.txt, test.txt, lines
+`images/… label`) or one folder per class, of which a fifth becomes the test set and a fifth of the
+rest the validation set, drawn with `split_seed`.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from noah_jax.config import configure, defaults
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    config = configure(defaults(), argument, first="task")
+    folder = pathlib.Path(config.task).expanduser().resolve()
+    if config.task:
+        config.data_dir, config.task = str(folder.parent), folder.name
+    return config

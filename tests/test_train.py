@@ -1,0 +1,183 @@
+"""Training: what moves and what does not, one compilation, going on after a stop."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from noah_jax import sharding, train
+from noah_jax.checkpoint import Checkpoints
+from noah_jax.config import Schedule
+from noah_jax.errors import UserError
+from noah_jax.space import MODULES, SearchSpace
+from noah_jax.vit import ViT
+from noah_jax.writer import Writer
+from tests.conftest import MAX_SIZES, TINY
+
+SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=1e-4, warmup_epochs=1)
+SPACE = SearchSpace({name: (1, MAX_SIZES[name]) for name in MODULES}, (2, 4), 4, TINY.width)
+
+
+@pytest.fixture
+def network(tiny_vit):
+    mesh = sharding.make_mesh()
+    graphdef, params, frozen = nnx.split(tiny_vit, train.trainable("noah"), ...)
+    params, frozen = sharding.replicate(mesh, (params, frozen))
+    return train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture
+def data():
+    """Images whose class shows in their colour: 20 of 16×16."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20, dtype=np.int32) % TINY.num_classes
+    images = rng.integers(0, 40, (20, 16, 16, 3)) + 45 * labels[:, None, None, None]
+    return images.astype(np.uint8), labels
+
+
+def genomes(step):
+    return SPACE.sample(np.random.default_rng(step), 2)
+
+
+def _fit(network, data, folder, schedule=SCHEDULE, seed=0, genomes=genomes, every=2):
+    with contextlib.closing(Checkpoints(folder / "supernet")) as checkpoints:
+        return train.fit(
+            "supernet",
+            network,
+            data,
+            schedule,
+            genomes,
+            seed,
+            checkpoints,
+            every,
+            sharding.make_mesh(),
+            Writer(folder),
+        )
+
+
+def _losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines]
+
+
+def _equal(one, other):
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
+    network, data, tmp_path, monkeypatch
+):
+    compiled = []
+    make = train.make_epoch
+    monkeypatch.setattr(
+        train, "make_epoch", lambda *args: compiled.append(make(*args)) or compiled[-1]
+    )
+    frozen = jax.tree.map(np.array, network.frozen)
+    start = jax.tree.map(np.array, network.params)
+    long = Schedule(60, 8, 1e-2, 1e-4, 1)
+    params = _fit(network, data, tmp_path, long, every=60)
+    assert compiled[0]._cache_size() == 1
+    assert _equal(frozen, network.frozen)  # bit for bit
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, params)
+    assert all(jax.tree.leaves(moved))
+    losses = _losses(tmp_path)
+    assert len(losses) == 60 and np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_frozen_part_has_no_optimiser_state(network):
+    optimizer = train.make_optimizer(SCHEDULE, 2)
+    sizes = [leaf.size for leaf in jax.tree.leaves(optimizer.init(network.params)) if leaf.size > 1]
+    trained = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+    assert sum(sizes) == 2 * trained
+    assert trained < sum(leaf.size for leaf in jax.tree.leaves(network.frozen))
+
+
+def test_full_fine_tuning_trains_everything(tiny_vit):
+    _, params, rest = nnx.split(tiny_vit, train.trainable("full"), ...)
+    assert not jax.tree.leaves(rest) and "patch_embed" in nnx.to_pure_dict(params)
+
+
+def test_interrupted_equals_uninterrupted(network, data, tmp_path):
+    """Stopped after epoch 2 of 4 by an exception, as a reader of genomes would raise it."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    expected = _fit(network, data, whole)
+
+    def breaks(step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return genomes(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(network, data, parts, genomes=breaks)
+    resumed = _fit(network, data, parts)
+    assert _equal(expected, resumed)
+    assert _equal(expected, _fit(network, data, parts))  # finished: loaded, not trained again
+    assert _losses(parts)[-2:] == _losses(whole)[-2:] and len(_losses(parts)) <= 5
+
+
+def test_seeds_matter(network, data, tmp_path):
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        runs.append(_fit(network, data, tmp_path / name, seed=seed))
+    assert _equal(runs[0], runs[1]) and not _equal(runs[0], runs[2])
+
+
+def test_every_image_once_an_epoch(data):
+    """Nothing dropped and nothing learnt, an epoch's mean loss is that of the whole set."""
+    config = dataclasses.replace(TINY, drop_path=0.0, dropout=0.0)
+    graphdef, params, frozen = nnx.split(
+        ViT(config, MAX_SIZES, rngs=nnx.Rngs(0)), train.trainable("noah"), ...
+    )
+    network = train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    genome = np.ones((TINY.depth, 3), np.int32)
+    log_probability = jax.nn.log_softmax(network.logits(params, frozen, data[0], genome))
+    expected = -log_probability[np.arange(20), data[1]].mean()
+    still = optax.sgd(0.0)
+    epoch = train.make_epoch(network, still, 4, sharding.make_mesh())
+    genomes = np.broadcast_to(genome, (5, 1, *genome.shape))
+    state = jax.tree.map(jax.numpy.copy, params), still.init(params)
+    _, losses = epoch(state, frozen, *data, genomes, np.int32(5), np.uint32(0))
+    assert losses.shape == (5,) and losses.std() > 1e-3
+    np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
+
+
+def test_fewer_images_than_a_batch(network, data, tmp_path):
+    with pytest.raises(UserError, match="--config.supernet.batch_size=5"):
+        _fit(network, (data[0][:5], data[1][:5]), tmp_path)
+
+
+def test_learning_rate_follows_the_recipe():
+    """Warm-up from 1e-6 over 10 epochs, then cosine to 1e-5, as seen in AdamW's first update."""
+    schedule = Schedule(100, 64, 1e-3, 0.0, 10)
+    optimizer = train.make_optimizer(schedule, steps_per_epoch=15)
+    params = {"kernel": np.ones(1, np.float32)}
+    state = optimizer.init(params)
+    rates = []
+    update = jax.jit(optimizer.update)
+    for _ in range(1500):
+        step, state = update({"kernel": np.ones(1, np.float32)}, state, params)
+        rates.append(-float(step["kernel"][0]))  # AdamW's step is the rate for a constant gradient
+    np.testing.assert_allclose(rates[0], 1e-6, rtol=1e-3)
+    np.testing.assert_allclose(rates[150], 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(rates[75], 5e-4, rtol=1e-2)
+    np.testing.assert_allclose(rates[825], (1e-3 + 1e-5) / 2, rtol=1e-2)
+    np.testing.assert_allclose(rates[-1], 1e-5, rtol=1e-2)
+
+
+def test_biases_are_not_decayed():
+    optimizer = train.make_optimizer(Schedule(2, 64, 1e-3, 0.1, 0), steps_per_epoch=1)
+    params = {"head": {"kernel": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}}
+    nothing = jax.tree.map(np.zeros_like, params)
+    step, _ = optimizer.update(nothing, optimizer.init(params), params)
+    assert (np.asarray(step["head"]["kernel"]) < 0).all()
+    assert (np.asarray(step["head"]["bias"]) == 0).all()
