@@ -69,7 +69,7 @@ def open_source(task: str, data_dir: str, split_seed: int) -> Source:
       UserError: no such task, files or labels; all that is wrong with a folder is listed.
     """
     folder = pathlib.Path(data_dir or ".").expanduser() / task
-    if data_dir and folder.is_dir():
+    if data_dir and folder.is_dir() and not _is_tfds(folder):
         return _check(_folder(folder, VTAB.get(task), split_seed), folder)
     if task == "digits":
         return _digits(split_seed)
@@ -257,6 +257,11 @@ def _digits(seed: int) -> Source:
     return Source(splits, 10, "array")
 
 
+def _is_tfds(folder: pathlib.Path) -> bool:
+    """Whether this is a dataset's folder inside TFDS's data folder: it holds versions."""
+    return any(re.fullmatch(r"\d+\.\d+\.\d+.*", path.name) for path in folder.iterdir())
+
+
 def _builder(task: str, data_dir: str):
     import tensorflow_datasets as tfds
 
@@ -278,7 +283,10 @@ def _tfds(task: str, data_dir: str) -> Source:
     undecoded = {"image": tfds.decode.SkipDecoding()}
 
     def split(instruction):
-        parts = [builder.as_data_source(part, undecoded) for part in instruction.split("+")]
+        parts = [
+            builder.as_data_source(split=part, decoders=undecoded)
+            for part in instruction.split("+")
+        ]
         rows = [(part, row) for part in parts for row in range(len(part))]
         labels = [example["label"] for part in parts for example in part]
         return Split(

@@ -1,9 +1,39 @@
 """Results for people: a table on the terminal, report.html in the workdir."""
 
+import base64
+import html
+import io
+import json
 import pathlib
 from typing import Any
 
+import matplotlib
+import matplotlib.figure
+import numpy as np
+
+from noah_jax.space import MODULES
 from noah_jax.tasks import VTAB
+
+_COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c"}
+_TITLES = {"vpt": "Visual prompts", "lora": "LoRA", "adapter": "Adapter"}
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
+img {{ width: 100%; height: auto; }}
+table {{ border-collapse: collapse; }}
+td {{ padding: .15rem 1.2rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }}
+td:first-child {{ color: #666; white-space: nowrap; }}
+.big {{ font-size: 2.2rem; font-weight: 600; }}
+</style></head><body>
+{body}
+</body></html>
+"""
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -11,8 +41,6 @@ def table(results: list[dict[str, Any]]) -> str:
     header = ("task", "method", "seed", "params (M)", "test accuracy (%)", "published (%)")
     rows = [header]
     for result in results:
-        task = VTAB.get(result["task"])
-        published = task.published.get(result["method"]) if task else None
         rows.append(
             (
                 result["task"],
@@ -20,7 +48,7 @@ def table(results: list[dict[str, Any]]) -> str:
                 str(result["seed"]),
                 f"{result['params'] / 1e6:.4f}",
                 f"{100 * result['test_accuracy']:.2f}",
-                f"{published:.1f}" if published else "-",
+                f"{published:.1f}" if (published := _published(result)) else "-",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
@@ -29,5 +57,121 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def write(workdir: pathlib.Path) -> None:
-    pass
+def write(workdir: pathlib.Path) -> pathlib.Path:
+    """Writes `report.html`, one file without outside links, from what the run left in `workdir`."""
+    result = json.loads((workdir / "result.json").read_text())
+    config = json.loads((workdir / "config.json").read_text())
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    generations = [
+        json.loads(path.read_text())["candidates"]
+        for path in sorted((workdir / "search").glob("gen_*.json"))
+    ]
+    title = f"{result['method']} on {result['task']}, seed {result['seed']}"
+    body = [f"<h1>{html.escape(title)}</h1>", _summary(result)]
+    if np.any(result["genome"]):
+        body += ["<h2>Size of each module in each block</h2>", _image(_architecture(result), title)]
+    if generations:
+        figure = _search(generations, config["search"]["budget_millions"])
+        body += ["<h2>Search</h2>", _image(figure, "accuracy against parameters")]
+    body += ["<h2>Training loss</h2>", _image(_losses(log), "training loss by epoch")]
+    body += ["<h2>Settings</h2>", _rows({key: json.dumps(config[key]) for key in config})]
+    path = workdir / "report.html"
+    path.write_text(_PAGE.format(title=html.escape(title), body="\n".join(body)))
+    return path
+
+
+def _published(result) -> float | None:
+    task = VTAB.get(result["task"])
+    return task.published.get(result["method"]) if task else None
+
+
+def _summary(result) -> str:
+    correct = round(result["test_accuracy"] * (tests := result["images"]["test"]))
+    facts = {
+        "Test": f"{correct} of {tests} images right (last epoch)",
+        "Parameters": f"{result['params']:,} in prompt modules, {result['head_params']:,} in the "
+        f"head; {result['params_noah_count']:,} as the original counts",
+        "Backbone": f"{result['backbone']}, {result['image_size']} px, "
+        f"{result['normalisation']} normalisation, {result['dtype']}, {result['encoding']} images",
+        "Time": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["stages"].items()),
+        "Device": f"{len(result['devices'])} × {result['devices'][0]}",
+    }
+    if result["val_accuracy"] is not None:
+        facts["Validation"] = f"{100 * result['val_accuracy']:.1f} % with the supernet's weights"
+    if published := _published(result):
+        facts["Published"] = f"{published:.1f} % (ViT-B/16 IN-21k at 224 px)"
+    return f'<p class="big">{100 * result["test_accuracy"]:.2f} %</p>' + _rows(facts)
+
+
+def _rows(facts: dict[str, str]) -> str:
+    cells = (
+        f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>"
+        for key, value in facts.items()
+    )
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _figure(columns: int, height: float):
+    """Made without pyplot, which would keep it, and need a display on some systems."""
+    figure = matplotlib.figure.Figure(figsize=(9, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False, sharey=columns > 1)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _image(figure: matplotlib.figure.Figure, alt: str) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    encoded = base64.b64encode(data.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{encoded}">'
+
+
+def _architecture(result) -> matplotlib.figure.Figure:
+    genome = np.array(result["genome"])
+    figure, axes = _figure(len(MODULES), 2.8)
+    blocks = np.arange(1, len(genome) + 1)
+    for axis, name, sizes in zip(axes, MODULES, genome.T, strict=True):
+        bars = axis.bar(blocks, sizes, color=_COLOURS[name])
+        axis.bar_label(bars, [str(size) if size else "" for size in sizes], fontsize=8)
+        axis.set(title=_TITLES[name], xlabel="block", xlim=(0.3, len(genome) + 0.7))
+        axis.set_xticks(blocks[:: max(1, len(blocks) // 6)])
+    axes[0].set_ylabel("size")
+    return figure
+
+
+def _search(generations, budget: float) -> matplotlib.figure.Figure:
+    figure, (axis,) = _figure(1, 3.8)
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(generations)))
+    for number, (candidates, colour) in enumerate(zip(generations, colours, strict=True)):
+        x = [candidate["params"] / 1e6 for candidate in candidates]
+        y = [100 * candidate["val_accuracy"] for candidate in candidates]
+        few = len(generations) <= 8 or number in (0, len(generations) - 1)
+        label = f"generation {number}" if few else None
+        axis.scatter(x, y, s=22, color=colour, alpha=0.8, linewidths=0, label=label)
+    everyone = [candidate for candidates in generations for candidate in candidates]
+    best = min(everyone, key=lambda c: (-c["val_accuracy"], c["val_loss"], c["params"]))
+    place = best["params"] / 1e6, 100 * best["val_accuracy"]
+    axis.scatter(*place, s=130, facecolors="none", edgecolors="#c0392b", label="chosen")
+    low, high = axis.get_xlim()
+    if budget <= high + (high - low):  # else the budget is too far off to be worth a line
+        axis.axvline(budget, color="#888", linestyle="--", linewidth=1, label="budget")
+    axis.set(xlabel="parameters (M), head excluded", ylabel="validation accuracy (%)")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _losses(log) -> matplotlib.figure.Figure:
+    stages = [
+        (name, rows)
+        for name in ("supernet", "retrain")
+        if (rows := {r["epoch"]: r["loss"] for r in log if r["stage"] == name and "loss" in r})
+    ]
+    figure, axes = _figure(len(stages), 2.8)
+    for axis, (name, rows) in zip(axes, stages, strict=True):
+        axis.plot(list(rows), list(rows.values()), color="#333", marker="o", markersize=3)
+        axis.set(title=name, xlabel="epoch")
+        axis.set_ylim(bottom=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("cross-entropy")
+    return figure

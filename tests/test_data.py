@@ -1,0 +1,229 @@
+"""Sources, on real files: folders, lists, broken images, digits, a prepared TFDS dataset."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from noah_jax import data
+from noah_jax.errors import UserError
+from noah_jax.tasks import VTAB
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """A VTAB-1k folder `shapes` of tiny JPEGs; the label is the red channel / 60."""
+    folder, rng = tmp_path / "shapes", np.random.default_rng(0)
+    rows = {}
+    for name, count in (("train800", 12), ("val200", 4), ("test", 7)):
+        (folder / "images" / name).mkdir(parents=True)
+        rows[name] = []
+        for i in range(count):
+            label = i % 3
+            pixels = rng.integers(0, 20, (20, 30, 3)) + np.array([60 * label + 20, 0, 0])
+            path = f"images/{name}/{i:06d}.jpg"
+            PIL.Image.fromarray(pixels.astype(np.uint8)).save(folder / path, quality=95)
+            rows[name].append(f"{path} {label}")
+    rows["train800val200"] = rows["train800"] + rows["val200"]
+    for name, lines in rows.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def _open(folder, split_seed=0):
+    return data.open_source(folder.name, str(folder.parent), split_seed)
+
+
+def test_lists(lists):
+    source = _open(lists)
+    assert {name: len(split) for name, split in source.splits.items()} == {
+        "train": 12,
+        "val": 4,
+        "trainval": 16,
+        "test": 7,
+    }
+    assert source.num_classes == 3 and source.encoding == "jpeg"
+    images, labels = data.load(source.splits["trainval"], 16)
+    assert images.shape == (16, 16, 16, 3) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images[..., 0].mean(axis=(1, 2)) // 60, labels)
+    found = [PIL.Image.open(lists / "images" / "val200" / "000001.jpg")]
+    np.testing.assert_array_equal(images[13], data.resize(found[0], 16))
+
+
+def test_batches_are_in_order_and_padded(lists):
+    test = _open(lists).splits["test"]
+    whole, labels = data.load(test, 16)
+    parts = list(data.batches(test, 16, 3))
+    assert [images.shape for images, _ in parts] == [(3, 16, 16, 3)] * 3
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in parts])[:7], whole)
+    together = np.concatenate([part for _, part in parts])
+    np.testing.assert_array_equal(together, [*labels, -1, -1])
+
+
+def test_all_missing_and_broken_images_and_labels_are_named(lists):
+    (lists / "images/train800/000003.jpg").unlink()
+    (lists / "images/val200/000001.jpg").write_bytes(b"no image")
+    whole = (lists / "images/test/000006.jpg").read_bytes()
+    (lists / "images/test/000006.jpg").write_bytes(whole[: len(whole) // 2])
+    text = (lists / "test.txt").read_text()
+    (lists / "test.txt").write_text(text.replace("000002.jpg 2", "000002.jpg 7"))
+    with pytest.raises(UserError) as error:
+        _open(lists)
+    lines = str(error.value).splitlines()
+    assert str(lists) in lines[0] and len(lines) == 5
+    for expected in (
+        "train800/000003.jpg",
+        "val200/000001.jpg",
+        "test/000006.jpg",
+        "000002.jpg has label 7, expected 0 … 2",
+    ):
+        assert sum(expected in line for line in lines) == 1, expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "val has no images"),
+        ("images/val200/000000.jpg\n", "line 1: expected `path label`"),
+        ("images/val200/000000.jpg -1\n", "has label -1, expected 0 … 2"),
+    ],
+)
+def test_bad_lists(lists, text, message):
+    (lists / "val200.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        _open(lists)
+
+
+def test_missing_list(lists):
+    (lists / "test.txt").unlink()
+    with pytest.raises(UserError, match="cannot read the list .*test.txt"):
+        _open(lists)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """`animals/<class>/*.png`: 10, 6 and 3 images of modes that need converting."""
+    folder = tmp_path / "animals"
+    for name, count, mode in (("cat", 10, "RGB"), ("dog", 6, "L"), ("eel", 3, "RGBA")):
+        (folder / name / "deeper").mkdir(parents=True)
+        for i in range(count):
+            path = folder / name / ("deeper" if i % 2 else "") / f"{i}.png"
+            PIL.Image.new(mode, (9, 12)).save(path)
+    (folder / "cat" / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_one_folder_per_class(classes):
+    source = _open(classes)
+    names = {name: set(split.names) for name, split in source.splits.items()}
+    assert {name: len(split) for name, split in names.items()} == {
+        "train": 7 + 4 + 1,
+        "val": 1 + 1 + 1,
+        "trainval": 15,
+        "test": 2 + 1 + 1,
+    }
+    assert names["train"] | names["val"] == names["trainval"]
+    assert not names["train"] & names["val"] and not names["trainval"] & names["test"]
+    for split in ("train", "val", "test"):  # every class in every split
+        assert set(source.splits[split].labels) == {0, 1, 2}
+    for split in source.splits.values():
+        for name, label in zip(split.names, split.labels, strict=True):
+            assert pathlib.Path(name).parts[0] == ("cat", "dog", "eel")[label]
+    assert source.splits["train"].names == _open(classes).splits["train"].names
+    assert source.splits["train"].names != _open(classes, 1).splits["train"].names
+    assert data.load(source.splits["trainval"], 8)[0].shape == (15, 8, 8, 3)
+
+
+def test_folders_that_cannot_be_split(classes):
+    (classes / "eel" / "0.png").unlink()
+    with pytest.raises(UserError, match="class eel has 2 images"):
+        _open(classes)
+    (classes.parent / "void").mkdir()
+    with pytest.raises(UserError, match="0 class folders"):
+        _open(classes.parent / "void")
+
+
+def test_digits_are_the_real_ones():
+    source = data.open_source("digits", "", 0)
+    sizes = {name: len(split) for name, split in source.splits.items()}
+    assert sizes == {"train": 800, "val": 200, "trainval": 1000, "test": 797}
+    names = [name for split in ("train", "val", "test") for name in source.splits[split].names]
+    assert len(set(names)) == 1797
+    images, labels = data.load(source.splits["test"], 8)
+    assert images.max() == 255 and len(np.unique(labels)) == 10
+
+
+def test_unknown_task_suggests_the_nearest():
+    with pytest.raises(UserError, match="unknown task 'cifar10' .did you mean cifar100"):
+        data.open_source("cifar10", "", 0)
+
+
+def test_unprepared_dataset_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match="python -m noah_jax.data prepare cifar100 --data_dir="):
+        data.open_source("cifar100", str(tmp_path), 0)
+
+
+def test_splits_are_vtabs():
+    assert VTAB["cifar100"].splits(50_000) == {
+        "train800": "train[:800]",
+        "val200": "train[45000:45200]",
+        "train800val200": "train[:800]+train[45000:45200]",
+        "test": "test",
+    }
+    assert VTAB["caltech101"].splits(3059)["val200"] == "train[2753:2953]"
+
+
+PREPARE = """
+import pathlib, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from noah_jax import data
+
+raw, data_dir = map(pathlib.Path, sys.argv[1:])
+tfds.download.DownloadManager.download_and_extract = lambda self, url: str(raw)
+data.prepare(["cifar100"], str(data_dir))
+"""
+
+READ = """
+import sys
+from noah_jax import data
+
+source = data.open_source("cifar100", sys.argv[1], 0)
+images, labels = data.load(source.splits["trainval"], 32)
+assert "tensorflow" not in sys.modules, "TensorFlow was imported"
+print({name: len(split) for name, split in source.splits.items()}, source.encoding)
+print(labels.tolist() == (images[:, 0, 0, 0] % 100).tolist())
+print(len(set(map(bytes, images[:, 0, 1, :2]))))
+"""
+
+
+def test_tfds_with_the_real_builder_and_without_tensorflow_when_reading(tmp_path):
+    """CIFAR-100's own builder on raw files of its format: 50,000 + 100 images.
+
+    The first pixel holds label and the second the number, so that splits can be told apart.
+    """
+    raw = tmp_path / "cifar-100-binary"
+    raw.mkdir()
+    for name, classes in (("coarse", 20), ("fine", 100)):
+        path = raw / f"{name}_label_names.txt"
+        path.write_text("\n".join(f"{name}{i}" for i in range(classes)))
+    for name, count in (("train", 50_000), ("test", 100)):
+        rows = np.zeros((count, 2 + 3 * 1024), np.uint8)
+        number = np.arange(count)
+        rows[:, 1] = rows[:, 2] = number % 100  # fine label, red of the first pixel
+        rows[:, 3], rows[:, 3 + 1024] = number % 256, number // 256
+        rows.tofile(raw / f"{name}.bin")
+    for script, arguments in (
+        (PREPARE, (tmp_path, tmp_path / "tfds")),
+        (READ, (tmp_path / "tfds",)),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    sizes, labels_match, distinct = done.stdout.splitlines()
+    assert sizes == "{'train': 800, 'val': 200, 'trainval': 1000, 'test': 100} png"
+    assert labels_match == "True" and distinct == "1000"
