@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -70,8 +69,15 @@ def expand(values: ConfigDict) -> list["Config"]:
       UserError: one message with all complaints about all of them.
     """
     flat = values.to_dict()
-    methods = dict.fromkeys(str(flat.get("method", "")).split("+"))
-    return [Config.from_dict(flat | {"method": method}) for method in methods]
+    configs, problems = [], []
+    for method in dict.fromkeys(str(flat.get("method", "")).split("+")):
+        config = _build(Config, flat | {"method": method}, "", complaints := [])
+        problems += complaints or _complaints(config)
+        configs.append(config)
+    if problems:
+        lines = "\n  ".join(dict.fromkeys(problems))
+        raise UserError(f"the configuration is not valid:\n  {lines}")
+    return configs
 
 
 def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDict:
@@ -183,21 +189,6 @@ class Config:
     retrain: Schedule
     search: Search
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """Checks every value.
-
-        Raises:
-          UserError: one message with all complaints.
-        """
-        problems: list[str] = []
-        config = _build(cls, values, "", problems)
-        if not problems:
-            problems = list(_complaints(config))
-        if problems:
-            raise UserError("the configuration is not valid:\n  " + "\n  ".join(problems))
-        return config
-
     @property
     def arch(self) -> str:
         """The ViT's name: the named backbone's, or `backbone` itself."""
@@ -215,7 +206,7 @@ class Config:
 
     def search_space(self) -> SearchSpace:
         """What the method may choose from; a single point for every method but NOAH."""
-        vit = self.vit(num_classes=1, dtype="float32")
+        vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
         if self.method == "noah":
             sizes = {name: tuple(getattr(self.space, name)) for name in MODULES}
             return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
@@ -282,10 +273,11 @@ def _complaints(c: Config):
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"
     yield from _number_complaints(c)
-    try:
-        c.search_space() if c.method in METHODS else c.vit(1, "float32")
-    except ValueError as error:
-        yield f"{error}"
+    for check in (lambda: c.vit(1, "float32"), c.search_space):
+        try:
+            check()
+        except ValueError as error:
+            yield f"{error}"
 
 
 def _number_complaints(c: Config):

@@ -6,6 +6,7 @@ Exit code 0 if all that was asked for was done, 2 for input that the user can pu
 import pathlib
 import sys
 import traceback
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -27,7 +28,6 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in th
 
 
 def main(_) -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every write
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
@@ -47,26 +47,34 @@ def main(_) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every write
     try:
         rest = flags.FLAGS(argv)
+        if rest[1:]:
+            raise UserError(f"unexpected arguments {rest[1:]}: flags are written --name=value")
         if _CONFIG.value is None:
             raise UserError("--config is missing, e.g. --config=configs/demo.py")
+        config_lib.expand(_CONFIG.value)
         return rest
+    except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
+        key = str(error).strip("\"'")
+        _fail(UserError(f"there is no configuration key {key}"), "--debug" in argv)
     except Exception as error:  # the config file is the user's code, it can raise anything
-        if "--debug" in argv:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error, "--debug" in argv)
 
 
 def _run(argv: list[str]) -> None:
     try:
         main(argv)
     except UserError as error:
-        if _DEBUG.value:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error, _DEBUG.value)
+
+
+def _fail(error: Exception, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

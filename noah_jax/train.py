@@ -60,7 +60,7 @@ def trainable(method: str):
 def make_network(
     config: ViTConfig,
     max_sizes: dict[str, int],
-    backbone: Callable[[nnx.State], nnx.State],
+    backbone: nnx.State,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]],
     method: str,
     seed: int,
@@ -69,16 +69,16 @@ def make_network(
     """Fresh prompt modules and head on pre-trained weights.
 
     Args:
-      backbone: fills the abstract state of the ViT without prompts and head.
+      backbone: the ViT without prompt modules and head, see `pretrained.backbone`.
     """
 
     def init():
         model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
         return nnx.split(model, nnx.Any(PromptParam, nnx.PathContains("head")), ...)
 
-    graphdef, _, abstract = nnx.eval_shape(init)
+    graphdef, _, _ = nnx.eval_shape(init)
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
-    model = nnx.merge(graphdef, fresh, backbone(abstract))
+    model = nnx.merge(graphdef, fresh, backbone)
     graphdef, params, frozen = nnx.split(model, trainable(method), ...)
     frozen = jax.tree_util.tree_map_with_path(
         lambda path, x: x.astype(config.dtype) if "kernel" in jax.tree_util.keystr(path) else x,
@@ -158,6 +158,20 @@ def make_epoch(
     return epoch
 
 
+def steps_per_epoch(stage: str, schedule: Schedule, images: int) -> int:
+    """Whole batches in an epoch; the rest of its images is left out.
+
+    Raises:
+      UserError: fewer images than a batch holds.
+    """
+    if images < schedule.batch_size:
+        raise UserError(
+            f"{stage}.batch_size={schedule.batch_size}, but there are only {images} training "
+            f"images: lower it with --config.{stage}.batch_size={images}"
+        )
+    return images // schedule.batch_size
+
+
 def fit(
     stage: str,
     network: Network,
@@ -180,14 +194,9 @@ def fit(
       The trained params.
 
     Raises:
-      UserError: fewer images than a batch holds.
+      UserError: see `steps_per_epoch`.
     """
-    steps = len(data[1]) // schedule.batch_size
-    if not steps:
-        raise UserError(
-            f"{stage}.batch_size={schedule.batch_size}, but there are only {len(data[1])} "
-            f"training images: lower it with --config.{stage}.batch_size={len(data[1])}"
-        )
+    steps = steps_per_epoch(stage, schedule, len(data[1]))
     optimizer = make_optimizer(schedule, steps)
     run_epoch = make_epoch(network, optimizer, schedule.batch_size, mesh)
     images, labels = sharding.replicate(mesh, data)

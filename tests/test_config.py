@@ -1,0 +1,141 @@
+"""Defaults are the paper's; every complaint at once; nothing unread."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from configs import demo, folder, vtab
+from noah_jax import config as config_lib
+from noah_jax.errors import UserError
+from noah_jax.space import MODULES
+
+
+def _expand(config, **changes):
+    config.update_from_flattened_dict(changes)
+    return config_lib.expand(config)
+
+
+def test_vtab_defaults_are_the_papers_recipe():
+    (config,) = config_lib.expand(vtab.get_config("cifar100"))
+    assert (config.supernet.epochs, config.supernet.learning_rate) == (500, 5e-4)
+    assert (config.retrain.epochs, config.retrain.learning_rate) == (100, 1e-3)
+    for stage in (config.supernet, config.retrain):
+        assert (stage.batch_size, stage.weight_decay, stage.warmup_epochs) == (64, 1e-4, 10)
+    search = config.search
+    assert (search.population, search.generations, search.parents) == (50, 15, 10)
+    assert (search.mutations, search.crossovers) == (25, 25)
+    assert (search.m_prob, search.s_prob, search.budget) == (0.2, 0.4, 640_000)
+    assert (config.drop_path, config.dropout, config.image_size) == (0.1, 0.1, 224)
+    space = config.search_space()
+    assert space.depths == (3, 6, 9, 12)
+    assert all(space.sizes[name] == (1, 5, 10) for name in MODULES)
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes", "params"),
+    [
+        ("vpt", {"vpt": 100, "lora": 0, "adapter": 0}, 921_600),
+        ("lora", {"vpt": 0, "lora": 8, "adapter": 0}, 294_912),
+        ("adapter", {"vpt": 0, "lora": 0, "adapter": 8}, 156_768),
+        ("linear", {"vpt": 0, "lora": 0, "adapter": 0}, 0),
+        ("full", {"vpt": 0, "lora": 0, "adapter": 0}, 0),
+    ],
+)
+def test_a_baseline_is_a_space_with_one_point(method, sizes, params):
+    (config,) = config_lib.expand(vtab.get_config(f"cifar100,method={method}"))
+    space = config.search_space()
+    assert space.max_sizes == sizes and space.num_genomes == 1
+    assert space.count(space.smallest()) == params
+
+
+def test_config_strings():
+    config = vtab.get_config("caltech101,method=lora,seed=3,retrain.learning_rate=0.01")
+    (config,) = config_lib.expand(config)
+    assert (config.task, config.method, config.seed) == ("caltech101", "lora", 3)
+    assert config.retrain.learning_rate == 0.01
+    (config,) = config_lib.expand(folder.get_config("some/where/cats,seed=1"))
+    assert config.task == "cats" and config.seed == 1
+    assert config.data_dir == str(pathlib.Path("some/where").resolve())
+    methods = [config.method for config in config_lib.expand(demo.get_config())]
+    assert methods == ["linear", "lora", "adapter", "vpt", "noah"]
+    assert len(config_lib.expand(demo.get_config("lora+lora"))) == 1
+
+
+@pytest.mark.parametrize("text", ["cifar100,sed=1", "cifar100,seed=one", "cifar100,1", "a,space=1"])
+def test_bad_config_strings(text):
+    with pytest.raises(UserError, match="config string"):
+        vtab.get_config(text)
+
+
+def test_all_complaints_in_one_message():
+    changes = {
+        "method": "noah+magic",
+        "stage": "retrian",
+        "image_size": 225,
+        "dtype": "float16",
+        "genome": "no_such.json",
+        "supernet.epochs": 5,
+        "retrain.batch_size": 0,
+        "space.lora": (1, 0),
+        "search.mutations": 40,
+        "search.operators": "magic",
+        "supernet.genomes_per_step": 7,
+    }
+    with pytest.raises(UserError) as error:
+        _expand(vtab.get_config("cifar100"), **changes)
+    message = str(error.value)
+    for expected in (
+        "method='magic': expected one of noah",
+        "stage='retrian'",
+        "image_size 225 is not divisible by the patch size 16; use 224 or 240",
+        "dtype='float16'",
+        "genome=no_such.json: no such file",
+        "supernet.warmup_epochs=10: expected fewer than the 5",
+        "retrain.batch_size=0: expected at least 1",
+        "sizes of lora must be positive",
+        "search.mutations + search.crossovers exceed",
+        "search.operators='magic'",
+        "divisible by supernet.genomes_per_step",
+    ):
+        assert message.count(expected) == 1, expected
+
+
+def test_unknown_and_missing_keys_of_a_config_file_of_ones_own():
+    config = config_lib.defaults()
+    del config.seed
+    with config.unlocked():
+        config.sede = 1
+        del config.search.generations
+        config.search.generations = "15"
+    with pytest.raises(UserError) as error:
+        config_lib.expand(config)
+    for expected in (
+        "unknown key sede",
+        "seed is missing",
+        "search.generations='15': expected int",
+    ):
+        assert expected in str(error.value)
+
+
+def test_backbones_without_weights_or_normalisation(tmp_path):
+    with pytest.raises(UserError, match="backbone='vit_l16' has no weights of its own"):
+        _expand(vtab.get_config("cifar100"), backbone="vit_l16", **{"space.depths": (24,)})
+    weights = tmp_path / "w.npz"
+    weights.touch()
+    changes = {"backbone": "vit_l16", "weights": str(weights), "space.depths": (6, 24)}
+    with pytest.raises(UserError, match="weights need a normalisation: one of half, imagenet"):
+        _expand(vtab.get_config("cifar100"), **changes)
+    (config,) = _expand(vtab.get_config("cifar100"), normalisation="half", **changes)
+    assert config.search_space().blocks == 24
+
+
+def test_every_key_is_read():
+    """Each field of the checked settings is used somewhere in the package."""
+    package = pathlib.Path(config_lib.__file__).parent
+    files = [path for path in package.glob("*.py") if path.name != "config.py"]
+    code = "".join(path.read_text() for path in files)
+    own = pathlib.Path(config_lib.__file__).read_text().split("class Config:")[1]
+    for kind in (config_lib.Config, config_lib.Search, config_lib.SupernetSchedule):
+        for field in dataclasses.fields(kind):
+            assert f".{field.name}" in code + own.split("def _build")[0], field.name

@@ -1,0 +1,201 @@
+"""A user's own path made tiny: the real command, a fabricated checkpoint, a folder of JPEGs."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.numpy
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULT_KEYS = set(
+    "task method seed test_accuracy val_accuracy genome params params_noah_count head_params "
+    "stages images normalisation encoding backbone versions devices".split()
+)
+TINY = [
+    "--config.backbone=vit_ti16",
+    "--config.normalisation=half",
+    "--config.image_size=32",
+    "--config.supernet.epochs=3",
+    "--config.supernet.warmup_epochs=1",
+    "--config.supernet.batch_size=8",
+    "--config.supernet.genomes_per_step=2",
+    "--config.retrain.epochs=3",
+    "--config.retrain.warmup_epochs=1",
+    "--config.retrain.batch_size=8",
+    "--config.retrain.learning_rate=0.005",
+    "--config.baseline.vpt=3",
+    "--config.space.vpt=(1,3)",
+    "--config.space.lora=(1,3)",
+    "--config.space.adapter=(2,)",
+    "--config.search.population=6",
+    "--config.search.generations=2",
+    "--config.search.mutations=2",
+    "--config.search.crossovers=2",
+    "--config.search.budget_millions=0.05",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Photos of three plain colours in VTAB-1k's layout, and a random ViT-Ti/16."""
+    home, rng = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
+    rows = {}
+    for name, count in (("train800", 24), ("val200", 9), ("test", 15)):
+        (home / "colours/images" / name).mkdir(parents=True)
+        rows[name] = []
+        for i in range(count):
+            label, path = i % 3, f"images/{name}/{i:06d}.jpg"
+            pixels = rng.integers(0, 90, (40, 40, 3))
+            pixels[..., label] += 150
+            PIL.Image.fromarray(pixels.astype(np.uint8)).save(home / "colours" / path)
+            rows[name].append(f"{path} {label}\n")
+    rows["train800val200"] = rows["train800"] + rows["val200"]
+    for name, lines in rows.items():
+        (home / "colours" / f"{name}.txt").write_text("".join(lines))
+
+    shapes = {
+        "cls_token": (1, 1, 192),
+        "pos_embed": (1, 1 + 9, 192),
+        "patch_embed.proj.weight": (192, 3, 16, 16),
+        "patch_embed.proj.bias": (192,),
+        "norm.weight": (192,),
+        "norm.bias": (192,),
+    }
+    for i in range(12):
+        for layer, (out, width) in {
+            "attn.qkv": (576, 192),
+            "attn.proj": (192, 192),
+            "mlp.fc1": (768, 192),
+            "mlp.fc2": (192, 768),
+        }.items():
+            shapes[f"blocks.{i}.{layer}.weight"] = (out, width)
+            shapes[f"blocks.{i}.{layer}.bias"] = (out,)
+        for norm in ("norm1", "norm2"):
+            shapes[f"blocks.{i}.{norm}.weight"] = shapes[f"blocks.{i}.{norm}.bias"] = (192,)
+    weights = {
+        name: np.ones(shape, np.float32)
+        if re.search(r"norm\d?\.weight", name)
+        else rng.normal(0, 0.05, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    safetensors.numpy.save_file(weights, home / "ti16.safetensors")
+    return home
+
+
+def _run(home, workdir, *flags, task="colours", code=0):
+    command = [sys.executable, "-m", "noah_jax.main", f"--config=configs/folder.py:{home / task}"]
+    command += [f"--workdir={workdir}", f"--config.weights={home / 'ti16.safetensors'}"]
+    done = subprocess.run(
+        [*command, *TINY, *flags], capture_output=True, text=True, cwd=ROOT, env=os.environ
+    )
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
+def _lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_noah_from_folder_to_report(home, tmp_path):
+    """All stages, what they leave, and that a finished stage is not run again."""
+    workdir = tmp_path / "run"
+    _run(home, workdir, "--config.stage=supernet")
+    assert (workdir / "supernet").is_dir() and not (workdir / "best.json").exists()
+    _run(home, workdir, "--config.stage=search")
+    best = json.loads((workdir / "best.json").read_text())
+    assert not (workdir / "retrain").exists()
+    done = _run(home, workdir)
+    assert "supernet …" not in done.stdout and "retrain …" in done.stdout
+    result = json.loads((workdir / "result.json").read_text())
+    assert RESULT_KEYS <= result.keys()
+    assert result["genome"] == best["genome"] and result["params"] == best["params"] <= 50_000
+    assert result["val_accuracy"] == best["val_accuracy"] > 1 / 3
+    assert result["test_accuracy"] > 0.6  # three plain colours
+    assert set(result["stages"]) == {"supernet", "search", "retrain", "test"}
+    assert result["images"] == {"train": 24, "val": 9, "trainval": 33, "test": 15}
+    assert result["encoding"] == "jpeg" and result["head_params"] == 3 * 193
+    page = (workdir / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 3 and "http" not in page
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "supernet",
+        "search",
+        "best.json",
+        "retrain",
+        "result.json",
+        "report.html",
+    }
+    assert [path.name for path in sorted((workdir / "search").iterdir())] == [
+        f"gen_{i:03d}.json" for i in range(3)
+    ]
+
+    lines = len(_lines(workdir))
+    again = _run(home, workdir)
+    assert f"{100 * result['test_accuracy']:.2f}" in again.stdout
+    assert len(_lines(workdir)) == lines  # nothing was computed
+    (workdir / "result.json").unlink()
+    _run(home, workdir)
+    new = json.loads((workdir / "result.json").read_text())
+    assert new["test_loss"] == result["test_loss"]  # from the checkpoint, to the last bit
+    (workdir / "report.html").unlink()
+    _run(home, workdir, "--config.stage=report")
+    assert (workdir / "report.html").is_file()
+
+    other = _run(home, workdir, "--config.seed=1", code=2)
+    assert "seed: 0 there, 1 now" in other.stderr
+
+    genome = f"--config.genome={workdir / 'best.json'}"
+    given = _run(home, tmp_path / "given", genome)
+    assert "supernet" not in given.stdout and not (tmp_path / "given/search").exists()
+    value = json.loads((tmp_path / "given/result.json").read_text())
+    assert value["genome"] == best["genome"] and value["test_loss"] == result["test_loss"]
+
+
+def test_baselines_in_one_go(home, tmp_path):
+    done = _run(home, tmp_path / "all", "--config.method=linear+lora+adapter+vpt+full")
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("colours ")]
+    table = {row[1]: (float(row[3]), float(row[4])) for row in rows}
+    assert list(table) == ["linear", "lora", "adapter", "vpt", "full"]
+    params = [value[0] for value in table.values()]
+    assert params[0] == 0 and params[3] == round(12 * 3 * 192 / 1e6, 4) and params[4] > 5
+    for method in table:
+        workdir = tmp_path / "all" / f"colours-{method}-s0"
+        result = json.loads((workdir / "result.json").read_text())
+        assert result["method"] == method and result["val_accuracy"] is None
+        assert (workdir / "report.html").is_file() and not (workdir / "supernet").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.image_size=40"], "image_size 40 is not divisible by the patch size 16"),
+        (["--config.weights=no_such.npz"], "weights=no_such.npz: no such file"),
+        (["--config.magic=1"], "no configuration key magic"),
+        (["--config.backbone=vit_s16"], "do not fit the model"),
+        (["--config.search.budget_millions=0.001"], "admits no genome"),
+        (["--config.retrain.batch_size=64", "--config.method=lora"], "only 33 training images"),
+    ],
+)
+def test_bad_input_gives_one_message_and_leaves_nothing(home, tmp_path, flags, message):
+    done = _run(home, tmp_path / "run", *flags, code=2)
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and not (tmp_path / "run").exists()
+
+
+def test_a_broken_image_is_named_and_nothing_is_written(home, tmp_path):
+    lines = (home / "colours/test.txt").read_text()
+    (home / "colours/images/test/broken.jpg").write_bytes(b"no image")
+    try:
+        (home / "colours/test.txt").write_text(lines + "images/test/broken.jpg 1\nnone.jpg 0\n")
+        done = _run(home, tmp_path / "run", "--config.method=linear", code=2)
+    finally:
+        (home / "colours/test.txt").write_text(lines)
+    assert "images/test/broken.jpg" in done.stderr and "none.jpg" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
