@@ -10,11 +10,14 @@ import pathlib
 from ml_collections import ConfigDict
 
 from noah_jax.config import configure, defaults
+from noah_jax.errors import UserError
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     config = configure(defaults(), argument, first="task")
     folder = pathlib.Path(config.task).expanduser().resolve()
+    if config.task and not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
     if config.task:
         config.data_dir, config.task = str(folder.parent), folder.name
     return config

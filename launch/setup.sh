@@ -3,12 +3,12 @@
 
 use_venv() {
   local requirements=$1 python=${PYTHON:-python3} stamp
-  if [ ! -x .venv/bin/python ]; then
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
       echo "error: noah_jax needs Python 3.11 or newer; name one with PYTHON=/path/to/python" >&2
       exit 1
     }
-    "$python" -m venv .venv
+    "$python" -m venv --clear .venv
   fi
   stamp=.venv/installed-$(cat "$requirements" requirements.txt | cksum | tr ' ' -)
   if [ ! -f "$stamp" ]; then

@@ -1,6 +1,7 @@
 """Settings: the shared defaults (NOAH's recipe for VTAB-1k), and their checked, frozen form."""
 
 import dataclasses
+import math
 import pathlib
 import typing
 from typing import Any
@@ -35,7 +36,7 @@ def defaults() -> ConfigDict:
             "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
             "drop_path": 0.1,
             "dropout": 0.1,
-            "eval_batch_size": 200,  # images; the population's genomes are vmapped over them
+            "eval_batch_size": 100,
             "checkpoint_epochs": 50,
             "space": {
                 "vpt": (1, 5, 10),
@@ -56,7 +57,7 @@ def defaults() -> ConfigDict:
                 "s_prob": 0.4,
                 "budget_millions": 0.64,
                 "operators": "block",  # or "paper"
-                "genomes_per_call": 1,  # evaluated side by side on each device
+                "genomes_per_call": 4,  # side by side on each device, over eval_batch_size images
             },
         }
     )
@@ -90,7 +91,7 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
     """
     for number, part in enumerate(filter(None, (argument or "").split(","))):
         key, equals, value = part.partition("=")
-        if not equals and number == 0:
+        if number == 0 and key.split(".")[0] not in config:  # a path may hold a =
             key, value = first, part
         elif not equals:
             raise UserError(f"cannot read {part!r} in the config string: expected key=value")
@@ -290,11 +291,12 @@ def _number_complaints(c: Config):
     for name in ("vpt", "lora", "adapter"):
         if c.method == name:
             yield from _at_least(c, f"baseline.{name}", 1)
-    if c.seed < 0 or c.split_seed < 0:
-        yield "seed and split_seed must not be negative"
+    for key in ("seed", "split_seed"):
+        if not 0 <= _value(c, key) < 2**32:
+            yield f"{key}={_value(c, key)}: expected 0 … 2**32 - 1"
     if c.search.mutations + c.search.crossovers > c.search.population:
         yield "search.mutations + search.crossovers exceed search.population"
-    if not c.search.budget_millions > 0:
+    if not 0 < c.search.budget_millions < math.inf:
         yield f"search.budget_millions={c.search.budget_millions}: expected a positive number"
     for key in ("drop_path", "dropout", "search.m_prob", "search.s_prob"):
         if not 0 <= _value(c, key) <= 1 or (key.startswith("drop") and _value(c, key) == 1):
@@ -303,7 +305,8 @@ def _number_complaints(c: Config):
         schedule = getattr(c, stage)
         for key in ("epochs", "batch_size"):
             yield from _at_least(c, f"{stage}.{key}", 1)
-        if not schedule.learning_rate > 0 or not schedule.weight_decay >= 0:
+        rate, decay = schedule.learning_rate, schedule.weight_decay
+        if not 0 < rate < math.inf or not 0 <= decay < math.inf:
             yield f"{stage}: learning_rate must be positive, weight_decay not negative"
         if not 0 <= schedule.warmup_epochs < schedule.epochs:
             yield (

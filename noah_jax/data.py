@@ -26,6 +26,7 @@ SPLITS = {  # ours → the file names and notation of VTAB-1k
     "trainval": "train800val200",
     "test": "test",
 }
+_SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -71,7 +72,7 @@ def open_source(task: str, data_dir: str, split_seed: int) -> Source:
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     if data_dir and folder.is_dir() and not _is_tfds(folder):
         return _check(_folder(folder, VTAB.get(task), split_seed), folder)
-    if task == "digits":
+    if task == "digits" and not data_dir:
         return _digits(split_seed)
     if task in VTAB:
         return _check(_tfds(task, data_dir), task)
@@ -113,7 +114,13 @@ def batches(split: Split, size: int, batch: int) -> Iterator[tuple[np.ndarray, n
 
 
 def resize(image: PIL.Image.Image, size: int) -> np.ndarray:
-    """uint8 `[size, size, 3]`: RGB, bicubic, the aspect ratio given up (NOAH's VTAB setting)."""
+    """uint8 `[size, size, 3]`: RGB, bicubic, the aspect ratio given up (NOAH's VTAB setting).
+
+    Raises:
+      ValueError: more than 8 bits a channel, which Pillow would clip to white.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel, convert it to 8")
     return np.asarray(image.convert("RGB").resize((size, size), PIL.Image.Resampling.BICUBIC))
 
 
@@ -179,7 +186,7 @@ def _read_list(folder: pathlib.Path, name: str) -> list[tuple[pathlib.Path, int]
     """Lines `images/… label`; the path may hold spaces."""
     path, rows, problems = folder / name, [], []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the list {path}: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -197,18 +204,20 @@ def _read_list(folder: pathlib.Path, name: str) -> list[tuple[pathlib.Path, int]
 
 def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, list[tuple[pathlib.Path, int]]]:
     """Of every class a fifth for the test, and of the rest a fifth for validation."""
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    classes = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
+    )
     images = {
         name: sorted(
             path.relative_to(folder)
             for path in (folder / name).rglob("*")
-            if path.suffix.lower() in _IMAGE_SUFFIXES
+            if path.suffix.lower() in _IMAGE_SUFFIXES and path.name[0] != "."
         )
         for name in classes
     }
     problems = [f"class {name} has {len(x)} images" for name, x in images.items() if len(x) < 3]
-    if {"train", "test"} & set(classes):
-        problems.append("folders named train or test: list the images in train800.txt … instead")
+    if split_names := _SPLIT_NAMES & {name.lower() for name in classes}:
+        problems.append(f"{', '.join(sorted(split_names))} is a split, not a class: write lists")
     if len(classes) < 2:
         problems.append(f"{len(classes)} class folders")
     if problems:

@@ -158,7 +158,6 @@ _GOOGLE = _table(
 
 # An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous, `_read_onnx` names them.
 _MATRIX = "matrix.{i}."
-_QKV = _hugging_face_qkv(_LAYER + "attention.attention.")
 _ONNX = _table(
     (
         "embeddings.cls_token",
@@ -241,19 +240,24 @@ def _convert(raw: dict[str, np.ndarray], path) -> dict[str, np.ndarray]:
     for pattern, source in form.table.items():
         for i in range(depth) if "{i}" in pattern else [0]:
             names = [name.replace("{i}", str(i)) for name in source.names]
-            if all(name in raw for name in names):  # else `fit` reports ours as missing
+            try:
                 tensors[pattern.replace("{i}", str(i))] = source.convert(
                     *(np.asarray(raw[name], np.float32) for name in names)
                 )
                 used.update(names)
+            except (KeyError, ValueError, TypeError):
+                pass  # absent or of a wrong rank: `fit` reports ours missing, theirs left over
     for layer, scale in form.layer_scale.items():
         for i in range(depth):
-            if (name := scale.replace("{i}", str(i))) in raw:
+            if (name := scale.replace("{i}", str(i))) not in raw:
+                continue
+            parts = [f"blocks.{i}.{layer}.{part}" for part in ("kernel", "bias")]
+            if all(
+                ours in tensors and tensors[ours].shape[-1:] == raw[name].shape for ours in parts
+            ):
                 used.add(name)
-                for part in ("kernel", "bias"):  # the scale multiplies the last axis of both
-                    ours = f"blocks.{i}.{layer}.{part}"
-                    if ours in tensors:
-                        tensors[ours] = tensors[ours] * np.asarray(raw[name], np.float32)
+                for ours in parts:
+                    tensors[ours] = tensors[ours] * np.asarray(raw[name], np.float32)
     left = {name: raw[name] for name in raw if name not in used}
     return tensors | {name: x for name, x in left.items() if not re.fullmatch(form.ignored, name)}
 

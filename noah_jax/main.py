@@ -31,12 +31,15 @@ def main(_) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
-    results = []
+    workdirs = []
     for config in configs:
         folder = f"{config.task}-{config.method}-s{config.seed}"
-        workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{folder}")
-        if _WORKDIR.value and len(configs) > 1:
-            workdir /= folder
+        workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{folder}").expanduser()
+        workdirs.append(workdir / folder if _WORKDIR.value and len(configs) > 1 else workdir)
+    for config, workdir in zip(configs, workdirs, strict=True):
+        pipeline.check(config, workdir)  # all before the first starts
+    results = []
+    for config, workdir in zip(configs, workdirs, strict=True):
         result = pipeline.run(config, workdir)
         if result is not None:
             results.append(result)
@@ -49,25 +52,33 @@ def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every write
     try:
-        rest = flags.FLAGS(argv)
+        rest = _flags(argv)
         if rest[1:]:
             raise UserError(f"unexpected arguments {rest[1:]}: flags are written --name=value")
         if _CONFIG.value is None:
             raise UserError("--config is missing, e.g. --config=configs/demo.py")
         config_lib.expand(_CONFIG.value)
         return rest
-    except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
-        key = str(error).strip("\"'")
-        _fail(UserError(f"there is no configuration key {key}"), "--debug" in argv)
     except Exception as error:  # the config file is the user's code, it can raise anything
         _fail(error, "--debug" in argv)
+
+
+def _flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
+        key = str(error).strip("\"'")
+        raise UserError(f"there is no configuration key {key}") from error
 
 
 def _run(argv: list[str]) -> None:
     try:
         main(argv)
-    except UserError as error:
+    except (UserError, OSError) as error:
         _fail(error, _DEBUG.value)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def _fail(error: Exception, debug: bool) -> NoReturn:

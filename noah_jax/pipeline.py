@@ -11,6 +11,7 @@ A stage whose output is there is not run again; an interrupted one goes on where
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import platform
@@ -33,6 +34,13 @@ from noah_jax.writer import Writer, write_json
 # Keys that change how, not what is computed: a run may go on with others.
 _FREE_KEYS = ("stage", "eval_batch_size", "checkpoint_epochs", "search.genomes_per_call")
 
+# Random streams, so that no two uses of one seed see the same numbers.
+_STREAMS = ("supernet init", "supernet", "genomes", "search", "retrain init", "retrain")
+
+# The methods of one start share their images and weights.
+_open_source = functools.lru_cache(maxsize=1)(data.open_source)
+_backbone = functools.lru_cache(maxsize=1)(pretrained.backbone)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
@@ -47,15 +55,36 @@ class _Run:
     mesh: jax.sharding.Mesh
     writer: Writer
 
-    def network(self, max_sizes: dict[str, int], seed: int) -> train.Network:
+    def network(self, max_sizes: dict[str, int], stream: str) -> train.Network:
         normalisation = pretrained.NORMALISATIONS[_normalisation(self.config)]
         method = self.config.method
         return train.make_network(
-            self.vit, max_sizes, self.backbone, normalisation, method, seed, self.mesh
+            self.vit,
+            max_sizes,
+            self.backbone,
+            normalisation,
+            method,
+            self.seed(stream),
+            self.mesh,
         )
+
+    def seed(self, stream: str) -> int:
+        words = [self.config.seed, _STREAMS.index(stream)]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         return data.load(self.source.splits[split], self.config.image_size)
+
+
+def check(config: Config, workdir: pathlib.Path) -> None:
+    """Looks at all inputs of a run, and writes nothing.
+
+    Raises:
+      UserError: something is wrong with them.
+    """
+    _refuse_other_config(config, workdir)
+    if not (workdir / "result.json").is_file():
+        _prepare(config, workdir)
 
 
 def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -76,13 +105,21 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
         if config.stage == "report" or not (workdir / "report.html").is_file():
             report.write(workdir)
         return result
-    stages = _start(config, workdir)
+    stages = _prepare(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", dataclasses.asdict(stages.config))
+    splits = stages.source.splits
+    counts = ", ".join(f"{len(splits[name])} {name}" for name in ("train", "val", "test"))
+    stages.writer.say(
+        f"{config.task}: {config.method}, seed {config.seed}, {counts} images of "
+        f"{stages.source.num_classes} classes, in {workdir}"
+    )
     best = None
     if config.genome:
         genome = _read_genome(config, stages.space)
     elif config.method == "noah":
         best = _search(stages)
-        if best is None or config.stage == "search":
+        if config.stage in ("supernet", "search"):
             return None
         genome = np.array(best["genome"], np.int32)
     else:
@@ -96,32 +133,22 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
     return result
 
 
-def _start(config: Config, workdir: pathlib.Path) -> _Run:
-    """Looks at all inputs, then makes the workdir."""
+def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
+    """What the stages share; all that can be wrong with the input shows here."""
     space = config.search_space()
     if config.genome:
         _read_genome(config, space)
     elif config.method == "noah":
         search.check_budget(space, config.search)
-    source = data.open_source(config.task, config.data_dir, config.split_seed)
+    source = _open_source(config.task, config.data_dir, config.split_seed)
     if config.method == "noah" and not config.genome:
         train.steps_per_epoch("supernet", config.supernet, len(source.splits["train"]))
     train.steps_per_epoch("retrain", config.retrain, len(source.splits["trainval"]))
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    vit = config.vit(source.num_classes, dtype)
-    backbone = pretrained.backbone(vit, config.weights or config.backbone)
+    config = _resolve(config)
+    vit = config.vit(source.num_classes, config.dtype)
+    backbone = _backbone(vit, config.weights or config.backbone)
     mesh, writer = sharding.make_mesh(), Writer(workdir)
-    stages = _Run(config, workdir, source, space, vit, backbone, mesh, writer)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", dataclasses.asdict(config))
-    counts = ", ".join(f"{len(source.splits[name])} {name}" for name in ("train", "val", "test"))
-    stages.writer.say(
-        f"{config.task}: {config.method}, seed {config.seed}, {counts} images of "
-        f"{source.num_classes} classes, in {workdir}"
-    )
-    return stages
+    return _Run(config, workdir, source, space, vit, backbone, mesh, writer)
 
 
 def _search(stages: _Run) -> dict[str, Any] | None:
@@ -130,10 +157,10 @@ def _search(stages: _Run) -> dict[str, Any] | None:
     best_file = workdir / "best.json"
     if best_file.is_file():
         return json.loads(best_file.read_text())
-    network = stages.network(space.max_sizes, config.seed)
+    network = stages.network(space.max_sizes, "supernet init")
 
     def genomes(step):
-        rng = np.random.default_rng([config.seed, step])
+        rng = np.random.default_rng([stages.seed("genomes"), step])
         return space.sample(rng, config.supernet.genomes_per_step)
 
     with stages.writer.stage("supernet"):
@@ -145,7 +172,12 @@ def _search(stages: _Run) -> dict[str, Any] | None:
             network, params, stages.load("val"), config.search, config.eval_batch_size, stages.mesh
         )
         ranked = search.evolve(
-            space, config.search, evaluate, config.seed, workdir / "search", stages.writer
+            space,
+            config.search,
+            evaluate,
+            stages.seed("search"),
+            workdir / "search",
+            stages.writer,
         )
     best = ranked[0].to_json() | {"evaluated": len(ranked)}
     write_json(best_file, best)
@@ -155,7 +187,7 @@ def _search(stages: _Run) -> dict[str, Any] | None:
 def _retrain(stages: _Run, genome: np.ndarray):
     """The genome trained on train + val from the original weights, with parameters of its size."""
     sizes = dict(zip(MODULES, genome.max(axis=0).tolist(), strict=True))
-    network = stages.network(sizes, stages.config.seed + 1)
+    network = stages.network(sizes, "retrain init")
     with stages.writer.stage("retrain"):
         params = _fit(
             stages,
@@ -177,7 +209,7 @@ def _fit(stages: _Run, stage: str, schedule: Schedule, network, split: str, geno
             stages.load(split),
             schedule,
             genomes,
-            config.seed,
+            stages.seed(stage),
             checkpoints,
             config.checkpoint_epochs,
             stages.mesh,
@@ -232,6 +264,12 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
     }
 
 
+def _resolve(config: Config) -> Config:
+    """With the dtype that "auto" means here, so that a run cannot go on in another."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(config, dtype=auto) if config.dtype == "auto" else config
+
+
 def _normalisation(config: Config) -> str:
     return config.normalisation or pretrained.BACKBONES[config.backbone].normalisation
 
@@ -259,11 +297,14 @@ def _refuse_other_config(config: Config, workdir: pathlib.Path) -> None:
     if not path.is_file():
         return
     old = _flat(json.loads(path.read_text()))
-    new = _flat(json.loads(json.dumps(dataclasses.asdict(config))))
+    new = _flat(json.loads(json.dumps(dataclasses.asdict(_resolve(config)))))
+    unread = ["baseline."] if config.method == "noah" else ["supernet.", "search.", "space."]
     different = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key) and key not in _FREE_KEYS
+        if old.get(key) != new.get(key)
+        and key not in _FREE_KEYS
+        and not key.startswith(tuple(unread))
     ]
     if different:
         raise UserError(

@@ -53,8 +53,8 @@ class VisualPrompts(nnx.Module):
           rate, key: dropout.
 
         Returns:
-          `x` with the slots filled, and the new `live`. Slots from `live` on hold zeros, and no
-          other token may attend to them.
+          `x` with the slots filled, and the new `live`. What slots from `live` on hold means
+          nothing: no other token may attend to them.
         """
         b, n, d = x.shape
         max_size = self.tokens.shape[0]
@@ -84,10 +84,12 @@ class Adapter(nnx.Module):
     """Bottleneck with a skip (arXiv 1902.00751): h + up(quick_gelu(down(h)))."""
 
     def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
-        xavier = nnx.initializers.xavier_uniform()
-        self.down = PromptParam(xavier(rngs.params(), (width, max_size), jnp.float32))
+        # Nearly the identity at start. The original asks for Xavier here, but a later sweep over
+        # all its linear layers overwrites that with this distribution.
+        normal = nnx.initializers.truncated_normal(0.02)
+        self.down = PromptParam(normal(rngs.params(), (width, max_size), jnp.float32))
         self.down_bias = PromptParam(jnp.zeros((max_size,), jnp.float32))
-        self.up = PromptParam(xavier(rngs.params(), (max_size, width), jnp.float32))
+        self.up = PromptParam(normal(rngs.params(), (max_size, width), jnp.float32))
         self.up_bias = PromptParam(jnp.zeros((width,), jnp.float32))
 
     def __call__(self, h, size, rate, key):

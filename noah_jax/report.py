@@ -13,6 +13,7 @@ import numpy as np
 
 from noah_jax.space import MODULES
 from noah_jax.tasks import VTAB
+from noah_jax.writer import write_text
 
 _COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c"}
 _TITLES = {"vpt": "Visual prompts", "lora": "LoRA", "adapter": "Adapter"}
@@ -76,7 +77,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     body += ["<h2>Training loss</h2>", _image(_losses(log), "training loss by epoch")]
     body += ["<h2>Settings</h2>", _rows({key: json.dumps(config[key]) for key in config})]
     path = workdir / "report.html"
-    path.write_text(_PAGE.format(title=html.escape(title), body="\n".join(body)))
+    write_text(path, _PAGE.format(title=html.escape(title), body="\n".join(body)))
     return path
 
 

@@ -159,7 +159,7 @@ def evolve(
                 rng = np.random.default_rng([seed, generation])
                 genomes = propose(space, settings, rng, candidates)
                 if not len(genomes):
-                    writer.say(f"  search: nothing new to evaluate after generation {generation}")
+                    writer.say(f"  search: nothing new to evaluate in generation {generation}")
                     break
                 params = space.count(genomes)
                 rows = zip(genomes, params, *evaluate(genomes), strict=True)

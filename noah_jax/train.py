@@ -6,6 +6,7 @@ come from the seed and the step's number alone.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -136,15 +137,15 @@ def make_epoch(
     @functools.partial(jax.jit, donate_argnums=0)
     def epoch(state, frozen, images, labels, genomes, first_step, seed):
         shuffle_key, dropout_key = jax.random.split(jax.random.key(seed))
-        steps_per_epoch = len(labels) // batch_size
+        steps = len(labels) // batch_size
 
         def step(state, inputs):
             params, optimizer_state = state
             number, genomes = inputs
             order = jax.random.permutation(
-                jax.random.fold_in(shuffle_key, number // steps_per_epoch), len(labels)
+                jax.random.fold_in(shuffle_key, number // steps), len(labels)
             )
-            start = number % steps_per_epoch * batch_size
+            start = number % steps * batch_size
             batch = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
             key = jax.random.fold_in(dropout_key, number)
             value, gradient = jax.value_and_grad(loss)(
@@ -212,6 +213,11 @@ def fit(
 
         def report(epoch, losses):  # one epoch late, so that the device never waits for the host
             loss = float(losses.mean())
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"{stage}: the loss is {loss} in epoch {epoch + 1}; start again with a lower "
+                    f"--config.{stage}.learning_rate than {schedule.learning_rate}"
+                )
             writer.log(stage=stage, epoch=epoch + 1, step=(epoch + 1) * steps, loss=round(loss, 5))
             progress.update(1, loss=loss)
 
@@ -225,9 +231,9 @@ def fit(
                 report(*seen)
             seen = epoch, losses
             if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == schedule.epochs:
+                report(*seen)
+                seen = None
                 checkpoints.save((epoch + 1) * steps, _to_saved(state))
-        if seen:
-            report(*seen)
     return state[0]
 
 

@@ -29,13 +29,15 @@ class Writer:
             file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
     @contextlib.contextmanager
-    def stage(self, name: str, already: float = 0.0):
+    def stage(self, name: str):
         """Announces a stage and logs how long it took."""
         self.say(f"{name} …")
         start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self.log(stage=name, seconds=round(seconds, 2))
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self.log(stage=name, seconds=round(seconds, 2))
         self.say(f"{name} took {_duration(seconds)}")
 
     def stage_seconds(self) -> dict[str, float]:
@@ -93,9 +95,14 @@ class Progress:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file that is either there as a whole or not at all."""
+    """See `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is either there as a whole or not at all."""
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(value, indent=1) + "\n")
+    scratch.write_text(text)
     os.replace(scratch, path)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import pytest
 
@@ -49,14 +50,17 @@ def test_a_baseline_is_a_space_with_one_point(method, sizes, params):
     assert space.count(space.smallest()) == params
 
 
-def test_config_strings():
+def test_config_strings(tmp_path):
     config = vtab.get_config("caltech101,method=lora,seed=3,retrain.learning_rate=0.01")
     (config,) = config_lib.expand(config)
     assert (config.task, config.method, config.seed) == ("caltech101", "lora", 3)
     assert config.retrain.learning_rate == 0.01
-    (config,) = config_lib.expand(folder.get_config("some/where/cats,seed=1"))
-    assert config.task == "cats" and config.seed == 1
-    assert config.data_dir == str(pathlib.Path("some/where").resolve())
+    (tmp_path / "cats=dogs").mkdir()
+    (config,) = config_lib.expand(folder.get_config(f"{tmp_path}/cats=dogs,seed=1"))
+    assert config.task == "cats=dogs" and config.seed == 1
+    assert config.data_dir == str(tmp_path.resolve())
+    with pytest.raises(UserError, match="there is no folder .*/cats$"):
+        folder.get_config(f"{tmp_path}/cats")
     methods = [config.method for config in config_lib.expand(demo.get_config())]
     assert methods == ["linear", "lora", "adapter", "vpt", "noah"]
     assert len(config_lib.expand(demo.get_config("lora+lora"))) == 1
@@ -135,7 +139,9 @@ def test_every_key_is_read():
     package = pathlib.Path(config_lib.__file__).parent
     files = [path for path in package.glob("*.py") if path.name != "config.py"]
     code = "".join(path.read_text() for path in files)
-    own = pathlib.Path(config_lib.__file__).read_text().split("class Config:")[1]
+    own = pathlib.Path(config_lib.__file__).read_text()
+    code += own.split("class Config:")[1].split("def _build")[0]
     for kind in (config_lib.Config, config_lib.Search, config_lib.SupernetSchedule):
         for field in dataclasses.fields(kind):
-            assert f".{field.name}" in code + own.split("def _build")[0], field.name
+            use = rf"\b(config|settings|schedule|self|supernet)\.{field.name}\b"
+            assert re.search(use, code), field.name

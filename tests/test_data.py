@@ -97,6 +97,20 @@ def test_bad_lists(lists, text, message):
         _open(lists)
 
 
+def test_lists_written_on_windows(lists):
+    text = (lists / "train800.txt").read_text().replace("\n", "\r\n")
+    (lists / "train800.txt").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    assert len(_open(lists).splits["train"]) == 12
+
+
+def test_sixteen_bit_images_are_refused_not_clipped(lists):
+    deep = np.linspace(0, 63_000, 900).astype(np.uint16).reshape(30, 30)
+    PIL.Image.fromarray(deep).save(lists / "images/deep.png")
+    (lists / "val200.txt").write_text("images/deep.png 0\n")
+    with pytest.raises(UserError, match="deep.png: mode I;16 has more than 8 bits"):
+        _open(lists)
+
+
 def test_missing_list(lists):
     (lists / "test.txt").unlink()
     with pytest.raises(UserError, match="cannot read the list .*test.txt"):
@@ -113,6 +127,8 @@ def classes(tmp_path):
             path = folder / name / ("deeper" if i % 2 else "") / f"{i}.png"
             PIL.Image.new(mode, (9, 12)).save(path)
     (folder / "cat" / "notes.txt").write_text("not an image")
+    (folder / "cat" / "._0.png").write_text("what macOS leaves")
+    (folder / ".ipynb_checkpoints").mkdir()
     return folder
 
 
@@ -140,6 +156,9 @@ def test_one_folder_per_class(classes):
 def test_folders_that_cannot_be_split(classes):
     (classes / "eel" / "0.png").unlink()
     with pytest.raises(UserError, match="class eel has 2 images"):
+        _open(classes)
+    (classes / "Test").mkdir()
+    with pytest.raises(UserError, match="test is a split, not a class"):
         _open(classes)
     (classes.parent / "void").mkdir()
     with pytest.raises(UserError, match="0 class folders"):

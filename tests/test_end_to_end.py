@@ -121,7 +121,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
     assert result["images"] == {"train": 24, "val": 9, "trainval": 33, "test": 15}
     assert result["encoding"] == "jpeg" and result["head_params"] == 3 * 193
     page = (workdir / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 3 and "http" not in page
+    assert page.count("data:image/png;base64") == 3 and "://" not in page
     assert {path.name for path in workdir.iterdir()} == {
         "config.json",
         "metrics.jsonl",
@@ -148,6 +148,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
     _run(home, workdir, "--config.stage=report")
     assert (workdir / "report.html").is_file()
 
+    _run(home, workdir, "--config.stage=supernet", "--config.baseline.lora=4")  # nothing to do
     other = _run(home, workdir, "--config.seed=1", code=2)
     assert "seed: 0 there, 1 now" in other.stderr
 
@@ -179,7 +180,10 @@ def test_baselines_in_one_go(home, tmp_path):
         (["--config.weights=no_such.npz"], "weights=no_such.npz: no such file"),
         (["--config.magic=1"], "no configuration key magic"),
         (["--config.backbone=vit_s16"], "do not fit the model"),
-        (["--config.search.budget_millions=0.001"], "admits no genome"),
+        (
+            ["--config.search.budget_millions=0.001", "--config.method=linear+noah"],
+            "admits no genome",
+        ),
         (["--config.retrain.batch_size=64", "--config.method=lora"], "only 33 training images"),
     ],
 )

@@ -135,16 +135,19 @@ def test_all_mismatches_in_one_message(tmp_path):
     del timm["blocks.1.mlp.fc1.bias"], timm["norm.bias"]
     timm["blocks.0.attn.proj.bias"] = np.zeros(31, np.float32)
     timm["blocks.0.attn.rel_pos"] = np.zeros(7, np.float32)
+    timm["patch_embed.proj.weight"] = np.zeros((32, 192), np.float32)
     safetensors.numpy.save_file(timm, tmp_path / "odd.safetensors")
     with pytest.raises(UserError) as error:
         pretrained.load(_vit(), tmp_path / "odd.safetensors")
     lines = str(error.value).splitlines()
-    assert "odd.safetensors" in lines[0] and "4 problems" in lines[0]
+    assert "odd.safetensors" in lines[0] and "6 problems" in lines[0]
     assert [line.strip() for line in lines[1:]] == [
         "blocks.0.proj.bias is [31], expected [32]",
         "missing blocks.1.fc1.bias [128]",
         "missing norm.bias [32]",
+        "missing patch_embed.kernel [192, 32]",
         "unexpected blocks.0.attn.rel_pos [7]",
+        "unexpected patch_embed.proj.weight [32, 192]",
     ]
 
 

@@ -86,6 +86,18 @@ def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
     params = _fit(network, data, tmp_path, long, every=60)
     assert compiled[0]._cache_size() == 1
     assert _equal(frozen, network.frozen)  # bit for bit
+    trained = {".".join(path) for path, _ in nnx.to_flat_state(params)}
+    assert trained == {
+        "head.kernel",
+        "head.bias",
+        "blocks.vpt.tokens",
+        "blocks.lora.a",
+        "blocks.lora.b",
+        "blocks.adapter.down",
+        "blocks.adapter.down_bias",
+        "blocks.adapter.up",
+        "blocks.adapter.up_bias",
+    }
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, params)
     assert all(jax.tree.leaves(moved))
     losses = _losses(tmp_path)
@@ -218,3 +230,10 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
     np.testing.assert_allclose(*losses, rtol=1e-4)
     for other in predictions[1:]:
         np.testing.assert_allclose(predictions[0], other, rtol=1e-3)
+
+
+def test_divergence_is_said_and_not_saved(network, data, tmp_path):
+    wild = dataclasses.replace(SCHEDULE, learning_rate=1e30, warmup_epochs=0)
+    with pytest.raises(UserError, match="supernet: the loss is nan in epoch"):
+        _fit(network, data, tmp_path, wild, every=4)
+    assert not list((tmp_path / "supernet").iterdir())
