@@ -129,7 +129,8 @@ def _decode(split: Split, indices: range, size: int) -> grain.IterDataset:
 
     def read(index):
         try:
-            return resize(split.open(index), size)
+            with split.open(index) as image:
+                return resize(image, size)
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
             return f"{split.names[index]}: {error}"
 
@@ -306,7 +307,8 @@ def _tfds(task: str, data_dir: str) -> Source:
 
     task_splits = VTAB[task].splits(builder.info.splits["train"].num_examples)
     splits = {ours: split(task_splits[name]) for ours, name in SPLITS.items()}
-    encoding = splits["train"].open(0).format.lower()
+    with splits["train"].open(0) as image:
+        encoding = image.format.lower()
     return Source(splits, VTAB[task].num_classes, encoding)
 
 

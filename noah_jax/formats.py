@@ -267,8 +267,8 @@ def _convert(raw: dict[str, np.ndarray], path) -> dict[str, np.ndarray]:
 
 def _read_raw(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 

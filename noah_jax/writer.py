@@ -94,9 +94,10 @@ class Progress:
         )
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """See `write_text`."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """A line a key; see `write_text`."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -49,8 +49,8 @@ def test_lists(lists):
     images, labels = data.load(source.splits["trainval"], 16)
     assert images.shape == (16, 16, 16, 3) and images.dtype == np.uint8
     np.testing.assert_array_equal(images[..., 0].mean(axis=(1, 2)) // 60, labels)
-    found = [PIL.Image.open(lists / "images" / "val200" / "000001.jpg")]
-    np.testing.assert_array_equal(images[13], data.resize(found[0], 16))
+    with PIL.Image.open(lists / "images" / "val200" / "000001.jpg") as image:
+        np.testing.assert_array_equal(images[13], data.resize(image, 16))
 
 
 def test_batches_are_in_order_and_padded(lists):
