@@ -14,7 +14,9 @@ from noah_jax.errors import UserError
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
-    config = configure(defaults(), argument, first="task")
+    config = defaults()
+    config.backbone = "dinov2_vits14_saliency"  # fetched from the package index, small
+    config = configure(config, argument, first="task")
     folder = pathlib.Path(config.task).expanduser().resolve()
     if config.task and not folder.is_dir():
         raise UserError(f"there is no folder {folder}")

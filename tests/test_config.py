@@ -58,6 +58,7 @@ def test_config_strings(tmp_path):
     (tmp_path / "cats=dogs").mkdir()
     (config,) = config_lib.expand(folder.get_config(f"{tmp_path}/cats=dogs,seed=1"))
     assert config.task == "cats=dogs" and config.seed == 1
+    assert config.arch == "vit_s14"  # of the backbone that needs no download but the wheel
     assert config.data_dir == str(tmp_path.resolve())
     with pytest.raises(UserError, match="there is no folder .*/cats$"):
         folder.get_config(f"{tmp_path}/cats")

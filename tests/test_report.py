@@ -1,0 +1,55 @@
+"""The table and the page, from results of the shape that a run writes."""
+
+import json
+
+import numpy as np
+
+from noah_jax import report
+
+RESULT = {
+    "task": "cifar100",
+    "method": "noah",
+    "seed": 3,
+    "test_accuracy": 0.7012,
+    "val_accuracy": 0.69,
+    "genome": np.tile([5, 0, 1], (12, 1)).tolist(),
+    "params": 74_700,
+    "params_noah_count": 155_340,
+    "head_params": 76_900,
+    "stages": {"supernet": 60.0, "search": 5.0, "retrain": 20.0, "test": 4.0},
+    "images": {"train": 800, "val": 200, "trainval": 1000, "test": 10_000},
+    "image_size": 224,
+    "normalisation": "half",
+    "encoding": "png",
+    "backbone": "vit_b16_in21k",
+    "dtype": "bfloat16",
+    "devices": ["TPU v4"] * 4,
+}
+
+
+def test_table_sets_published_figures_beside_comparable_runs_only():
+    other = RESULT | {"backbone": "dinov2_vits14_saliency", "method": "lora"}
+    header, line, first, second = report.table([RESULT, other]).splitlines()
+    assert header.split("  ")[0] == "task" and set(line) == {"-", " "}
+    assert first.split() == ["cifar100", "noah", "3", "0.0747", "70.12", "69.6"]
+    assert second.split()[1] == "lora" and second.split()[-1] == "-"
+
+
+def test_page_holds_everything_in_one_file(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"task": "<cats>"}))
+    (tmp_path / "config.json").write_text(json.dumps({"search": {"budget_millions": 0.1}}))
+    log = [{"stage": "retrain", "epoch": i + 1, "loss": 1 / (i + 1)} for i in range(5)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
+    (tmp_path / "search").mkdir()
+    for number in range(3):
+        rows = [
+            {"params": 50_000 * i, "val_accuracy": 0.5 + 0.1 * i, "val_loss": 1.0}
+            for i in range(1, 4)
+        ]
+        path = tmp_path / "search" / f"gen_{number:03d}.json"
+        path.write_text(json.dumps({"generation": number, "candidates": rows}))
+    page = report.write(tmp_path).read_text()
+    assert page.count("<img") == page.count("data:image/png;base64") == 3
+    assert "&lt;cats&gt;" in page and "<cats>" not in page and "://" not in page
+    for fact in ("70.12 %", "7012 of 10000 images", "74,700", "4 × TPU v4"):
+        assert fact in page
