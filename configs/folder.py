@@ -3,6 +3,22 @@
 `<dir>` holds either VTAB-1k lists (train800.txt, val200.txt, train800val200.txt, test.txt, lines
 `images/… label`) or one folder per class, of which a fifth becomes the test set and a fifth of the
 rest the validation set, drawn with `split_seed`.
+
+Measured on two CPU cores in float32, seed 0, with schedules cut to an eighth of the paper's or less,
+by this command for DIR/caltech101 (VTAB-1k: 1,000 training images of 102 classes, 1,000 for the test)
+and DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
+
+    python -m noah_jax.main --config=configs/folder.py:DIR/caltech101,method=linear+lora+noah \\
+      --config.image_size=98 --config.supernet.epochs=12 --config.supernet.warmup_epochs=1 \\
+      --config.supernet.learning_rate=0.002 --config.retrain.epochs=12 \\
+      --config.retrain.warmup_epochs=1 --config.retrain.learning_rate=0.002 \\
+      --config.search.population=12 --config.search.generations=4 --config.search.parents=4 \\
+      --config.search.mutations=6 --config.search.crossovers=4
+
+    caltech101   linear 58.40 %   LoRA-8 (0.147 M) 75.40 %   NOAH (0.123 M) 70.70 %
+    cifar10      linear 60.95 %   LoRA-8 (0.147 M) 73.65 %   NOAH (0.156 M) 71.30 %
+
+Twelve epochs are too few for NOAH: its loss falls later than LoRA's and is still higher at the end.
 """
 
 import pathlib
