@@ -4,9 +4,9 @@
 `images/… label`) or one folder per class, of which a fifth becomes the test set and a fifth of the
 rest the validation set, drawn with `split_seed`.
 
-Measured on two CPU cores in float32, seed 0, with schedules cut to an eighth of the paper's or less,
-by this command for DIR/caltech101 (VTAB-1k: 1,000 training images of 102 classes, 1,000 for the test)
-and DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
+Measured on two CPU cores in float32, seed 0, with schedules of an eighth of the paper's or less, by
+this command for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and
+DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
 
     python -m noah_jax.main --config=configs/folder.py:DIR/caltech101,method=linear+lora+noah \\
       --config.image_size=98 --config.supernet.epochs=12 --config.supernet.warmup_epochs=1 \\
