@@ -18,7 +18,9 @@ DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
     caltech101   linear 58.40 %   LoRA-8 (0.147 M) 75.40 %   NOAH (0.123 M) 70.70 %
     cifar10      linear 60.95 %   LoRA-8 (0.147 M) 73.65 %   NOAH (0.156 M) 71.30 %
 
-Twelve epochs are too few for NOAH: its loss falls later than LoRA's and is still higher at the end.
+Twelve epochs are too few for this NOAH genome on caltech101: its training loss falls later than
+LoRA's (0.73 against 0.45 at the end). Retrained for 24 epochs by `--config.genome=…/best.json` it
+reaches 74.30 %; for 12 without its visual prompts, 72.00 %.
 """
 
 import pathlib
