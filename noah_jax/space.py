@@ -18,7 +18,7 @@ _NOAH_POSITION_TABLE = 100
 
 
 def count_params(genome: np.ndarray, width: int) -> np.ndarray:
-    """Parameters that the forward pass uses, head excluded (NOAH, table "where/parameters").
+    """Parameters that the forward pass uses, head excluded.
 
     Args:
       genome: int `[..., blocks, modules]`.

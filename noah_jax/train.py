@@ -53,9 +53,12 @@ class Network:
         return model(x, genome, train=key is not None, key=key)
 
 
+_FRESH = nnx.Any(PromptParam, nnx.PathContains("head"))  # what no pre-trained weights fill
+
+
 def trainable(method: str):
     """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
-    return nnx.Param if method == "full" else nnx.Any(PromptParam, nnx.PathContains("head"))
+    return nnx.Param if method == "full" else _FRESH
 
 
 def make_network(
@@ -75,7 +78,7 @@ def make_network(
 
     def init():
         model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
-        return nnx.split(model, nnx.Any(PromptParam, nnx.PathContains("head")), ...)
+        return nnx.split(model, _FRESH, ...)
 
     graphdef, _, _ = nnx.eval_shape(init)
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
@@ -120,8 +123,8 @@ def make_epoch(
     """The compiled `epoch(state, frozen, images, labels, genomes, first_step, seed)`.
 
     `state` is `(params, optimiser state)` and is donated. Of `genomes` `[steps, g, depth, modules]`
-    each of a step's g genomes gets an equal part of the batch. Returns the new state and the losses
-    `[steps]`. The number of steps is a shape, everything else is traced: one compilation.
+    for all steps of an epoch, each of a step's g genomes gets an equal part of the batch. Returns
+    the new state and the losses `[steps]`. All but the number of steps is traced: one compilation.
     """
 
     def loss(params, frozen, images, labels, genomes, key):
@@ -137,16 +140,14 @@ def make_epoch(
     @functools.partial(jax.jit, donate_argnums=0)
     def epoch(state, frozen, images, labels, genomes, first_step, seed):
         shuffle_key, dropout_key = jax.random.split(jax.random.key(seed))
-        steps = len(labels) // batch_size
+        steps = len(genomes)
+        shuffle_key = jax.random.fold_in(shuffle_key, first_step // steps)
+        order = jax.random.permutation(shuffle_key, len(labels))
+        batches = order[: steps * batch_size].reshape(steps, batch_size)
 
         def step(state, inputs):
             params, optimizer_state = state
-            number, genomes = inputs
-            order = jax.random.permutation(
-                jax.random.fold_in(shuffle_key, number // steps), len(labels)
-            )
-            start = number % steps * batch_size
-            batch = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+            number, batch, genomes = inputs
             key = jax.random.fold_in(dropout_key, number)
             value, gradient = jax.value_and_grad(loss)(
                 params, frozen, images[batch], labels[batch], genomes, key
@@ -154,7 +155,7 @@ def make_epoch(
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
             return (optax.apply_updates(params, updates), optimizer_state), value
 
-        return jax.lax.scan(step, state, (first_step + jnp.arange(len(genomes)), genomes))
+        return jax.lax.scan(step, state, (first_step + jnp.arange(steps), batches, genomes))
 
     return epoch
 

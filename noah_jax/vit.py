@@ -69,10 +69,10 @@ class Block(nnx.Module):
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.heads, self.dropout = config.heads, config.dropout
-        self.norm1 = _layer_norm(config, rngs)
+        self.norm1 = _layer_norm(d, rngs)
         self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
         self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
-        self.norm2 = _layer_norm(config, rngs)
+        self.norm2 = _layer_norm(d, rngs)
         self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
         vpt, lora, adapter = (max_sizes[name] for name in MODULES)
@@ -132,7 +132,7 @@ class ViT(nnx.Module):
             return Block(config, max_sizes, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.norm = _layer_norm(config, rngs)
+        self.norm = _layer_norm(d, rngs)
         self.head = nnx.Linear(
             d, config.num_classes, kernel_init=normal, dtype=jnp.float32, rngs=rngs
         )
@@ -186,8 +186,6 @@ class ViT(nnx.Module):
         return self.head(self.norm(tokens[:, 0]))
 
 
-def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Its input may be of any dtype, its output is float32."""
-    return nnx.LayerNorm(
-        config.width, epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, rngs=rngs
-    )
+    return nnx.LayerNorm(width, epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)

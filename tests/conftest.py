@@ -19,7 +19,7 @@ from noah_jax.vit import ViT, ViTConfig
 jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 TINY = ViTConfig(
-    width=32, depth=4, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
+    width=32, depth=12, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
 )
 MAX_SIZES = {"vpt": 4, "lora": 3, "adapter": 5}
 
@@ -33,7 +33,7 @@ def strict_dtypes():
 
 @pytest.fixture
 def tiny_vit():
-    """A ViT of 4 blocks with every parameter random, those that start at zero included."""
+    """A ViT of 12 blocks with every parameter random, those that start at zero included."""
     model = ViT(TINY, MAX_SIZES, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
     rng = np.random.default_rng(0)

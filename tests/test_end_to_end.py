@@ -193,13 +193,26 @@ def test_bad_input_gives_one_message_and_leaves_nothing(home, tmp_path, flags, m
     assert done.stderr.startswith("error: ") and not (tmp_path / "run").exists()
 
 
-def test_a_broken_image_is_named_and_nothing_is_written(home, tmp_path):
-    lines = (home / "colours/test.txt").read_text()
+@pytest.mark.parametrize(
+    ("name", "added", "messages"),
+    [
+        (
+            "test",
+            "images/test/broken.jpg 1\nnone.jpg 0\n",
+            ["images/test/broken.jpg", "none.jpg"],
+        ),
+        ("test", "images/test/000000.jpg 3\n", ["000000.jpg has label 3, expected 0 … 2"]),
+        ("val200", None, ["val has no images"]),
+    ],
+)
+def test_bad_lists_are_told_of_and_nothing_is_written(home, tmp_path, name, added, messages):
+    path = home / "colours" / f"{name}.txt"
+    lines = path.read_text()
     (home / "colours/images/test/broken.jpg").write_bytes(b"no image")
     try:
-        (home / "colours/test.txt").write_text(lines + "images/test/broken.jpg 1\nnone.jpg 0\n")
+        path.write_text("" if added is None else lines + added)
         done = _run(home, tmp_path / "run", "--config.method=linear", code=2)
     finally:
-        (home / "colours/test.txt").write_text(lines)
-    assert "images/test/broken.jpg" in done.stderr and "none.jpg" in done.stderr
+        path.write_text(lines)
+    assert all(message in done.stderr for message in messages)
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()

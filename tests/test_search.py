@@ -147,9 +147,9 @@ def test_population_evaluator_equals_one_by_one_in_one_compilation(
     )
     labels = logits[3].argmax(-1).astype(np.int32)
     labels[:4] = (labels[:4] + 1) % TINY.num_classes
-    evaluate = population_evaluator(
-        network, params, (images, labels), SETTINGS, 5, sharding.make_mesh()
-    )
+    filled = np.pad(images, ((0, 2), (0, 0), (0, 0), (0, 0))).reshape(3, 5, 16, 16, 3)
+    batches = zip(filled, np.pad(labels, (0, 2), constant_values=-1).reshape(3, 5), strict=True)
+    evaluate = population_evaluator(network, params, batches, SETTINGS, sharding.make_mesh())
     accuracy, loss = evaluate(genomes)
     np.testing.assert_allclose(accuracy, (logits.argmax(-1) == labels).mean(-1), atol=1e-6)
     assert accuracy[3] == 9 / 13

@@ -20,7 +20,8 @@ from noah_jax.writer import Writer
 from tests.conftest import MAX_SIZES, TINY
 
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=1e-4, warmup_epochs=1)
-SPACE = SearchSpace({name: (1, MAX_SIZES[name]) for name in MODULES}, (2, 4), 4, TINY.width)
+SIZES = {name: (1, MAX_SIZES[name]) for name in MODULES}
+SPACE = SearchSpace(SIZES, (6, 12), TINY.depth, TINY.width)
 
 
 @pytest.fixture
@@ -112,9 +113,19 @@ def test_frozen_part_has_no_optimiser_state(network):
     assert trained < sum(leaf.size for leaf in jax.tree.leaves(network.frozen))
 
 
-def test_full_fine_tuning_trains_everything(tiny_vit):
-    _, params, rest = nnx.split(tiny_vit, train.trainable("full"), ...)
-    assert not jax.tree.leaves(rest) and "patch_embed" in nnx.to_pure_dict(params)
+@pytest.mark.parametrize(("method", "moves"), [("noah", False), ("full", True)])
+def test_only_full_fine_tuning_moves_the_backbone(tiny_vit, data, tmp_path, method, moves):
+    """The trained model's backbone against the one it was made of, bit for bit."""
+    parts = nnx.PathContains("blocks"), nnx.PathContains("patch_embed"), ...
+    before, patch_before, _ = jax.tree.map(np.array, nnx.split(tiny_vit, *parts)[1:])
+    graphdef, params, frozen = nnx.split(tiny_vit, train.trainable(method), ...)
+    network = train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    trained = nnx.merge(graphdef, _fit(network, data, tmp_path), frozen)
+    after, patch_after, _ = nnx.split(trained, *parts)[1:]
+    assert _equal(patch_before, patch_after) != moves
+    for layer in ("norm1", "qkv", "proj", "norm2", "fc1", "fc2"):
+        assert _equal(before["blocks"][layer], after["blocks"][layer]) != moves, layer
+    assert not _equal(before["blocks"]["adapter"], after["blocks"]["adapter"])
 
 
 def test_interrupted_equals_uninterrupted(network, data, tmp_path):
