@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import noah_jax
-from noah_jax import data, pretrained, report, search, sharding, train
+from noah_jax import data, loader, pretrained, report, search, sharding, train
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
@@ -49,7 +49,7 @@ class _Run:
 
     config: Config
     workdir: pathlib.Path
-    source: data.Source
+    source: loader.Source
     space: SearchSpace
     vit: ViTConfig
     backbone: nnx.State
@@ -74,12 +74,12 @@ class _Run:
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        return data.load(self.source.splits[split], self.config.image_size)
+        return loader.load(self.source.splits[split], self.config.image_size)
 
     def batches(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         examples = self.source.splits[split]
         batch = min(self.config.eval_batch_size, len(examples))
-        return data.batches(examples, self.config.image_size, batch)
+        return loader.batches(examples, self.config.image_size, batch)
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:

@@ -12,7 +12,7 @@ import matplotlib.figure
 import numpy as np
 
 from noah_jax.space import MODULES
-from noah_jax.tasks import VTAB
+from noah_jax.tasks import TASKS
 from noah_jax.writer import write_text
 
 _COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c"}
@@ -83,7 +83,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 def _published(result) -> float | None:
     """The paper's test accuracy in percent, for a run on the paper's backbone and image size."""
-    task = VTAB.get(result["task"])
+    task = TASKS.get(result["task"])
     setting = result["backbone"], result["image_size"]
     if task is None or setting != ("vit_b16_in21k", 224):
         return None

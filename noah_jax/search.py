@@ -95,7 +95,7 @@ def population_evaluator(
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """`genomes [n, depth, modules]` → accuracy `[n]`, mean loss `[n]`, for n up to the population.
 
-    The batches, see `data.batches`, are put on the devices once. Every population is padded to one
+    The batches, see `loader.batches`, are put on the devices once. A population is padded to one
     shape.
     """
     images, labels = (np.stack(part) for part in zip(*batches, strict=True))

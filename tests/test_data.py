@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from noah_jax import data
+from noah_jax import data, loader
 from noah_jax.errors import UserError
 from noah_jax.tasks import VTAB
 
@@ -46,17 +46,17 @@ def test_lists(lists):
         "test": 7,
     }
     assert source.num_classes == 3 and source.encoding == "jpeg"
-    images, labels = data.load(source.splits["trainval"], 16)
+    images, labels = loader.load(source.splits["trainval"], 16)
     assert images.shape == (16, 16, 16, 3) and images.dtype == np.uint8
     np.testing.assert_array_equal(images[..., 0].mean(axis=(1, 2)) // 60, labels)
     with PIL.Image.open(lists / "images" / "val200" / "000001.jpg") as image:
-        np.testing.assert_array_equal(images[13], data.resize(image, 16))
+        np.testing.assert_array_equal(images[13], loader.resize(image, 16))
 
 
 def test_batches_are_in_order_and_padded(lists):
     test = _open(lists).splits["test"]
-    whole, labels = data.load(test, 16)
-    parts = list(data.batches(test, 16, 3))
+    whole, labels = loader.load(test, 16)
+    parts = list(loader.batches(test, 16, 3))
     assert [images.shape for images, _ in parts] == [(3, 16, 16, 3)] * 3
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts])[:7], whole)
     together = np.concatenate([part for _, part in parts])
@@ -143,14 +143,14 @@ def test_one_folder_per_class(classes):
     }
     assert names["train"] | names["val"] == names["trainval"]
     assert not names["train"] & names["val"] and not names["trainval"] & names["test"]
-    for split in ("train", "val", "test"):  # every class in every split
-        assert set(source.splits[split].labels) == {0, 1, 2}
     for split in source.splits.values():
-        for name, label in zip(split.names, split.labels, strict=True):
+        labels = loader.load(split, 8)[1]
+        assert set(labels) == {0, 1, 2}  # every class in every split
+        for name, label in zip(split.names, labels, strict=True):
             assert pathlib.Path(name).parts[0] == ("cat", "dog", "eel")[label]
     assert source.splits["train"].names == _open(classes).splits["train"].names
     assert source.splits["train"].names != _open(classes, 1).splits["train"].names
-    assert data.load(source.splits["trainval"], 8)[0].shape == (15, 8, 8, 3)
+    assert loader.load(source.splits["trainval"], 8)[0].shape == (15, 8, 8, 3)
 
 
 def test_folders_that_cannot_be_split(classes):
@@ -171,7 +171,7 @@ def test_digits_are_the_real_ones():
     assert sizes == {"train": 800, "val": 200, "trainval": 1000, "test": 797}
     names = [name for split in ("train", "val", "test") for name in source.splits[split].names]
     assert len(set(names)) == 1797
-    images, labels = data.load(source.splits["test"], 8)
+    images, labels = loader.load(source.splits["test"], 8)
     assert images.max() == 255 and len(np.unique(labels)) == 10
 
 
@@ -186,13 +186,13 @@ def test_unprepared_dataset_says_what_to_run(tmp_path):
 
 
 def test_splits_are_vtabs():
-    assert VTAB["cifar100"].splits(50_000) == {
-        "train800": "train[:800]",
-        "val200": "train[45000:45200]",
-        "train800val200": "train[:800]+train[45000:45200]",
+    assert VTAB["cifar100"].vtab_splits({"train": 50_000, "test": 10_000}) == {
+        "train": "train[:800]",
+        "val": "train[45000:45200]",
+        "trainval": "train[:800]+train[45000:45200]",
         "test": "test",
     }
-    assert VTAB["caltech101"].splits(3059)["val200"] == "train[2753:2953]"
+    assert VTAB["caltech101"].vtab_splits({"train": 3059, "test": 9})["val"] == "train[2753:2953]"
 
 
 PREPARE = """
@@ -208,10 +208,10 @@ data.prepare(["cifar100"], str(data_dir))
 
 READ = """
 import sys
-from noah_jax import data
+from noah_jax import data, loader
 
 source = data.open_source("cifar100", sys.argv[1], 0)
-images, labels = data.load(source.splits["trainval"], 32)
+images, labels = loader.load(source.splits["trainval"], 32)
 assert "tensorflow" not in sys.modules, "TensorFlow was imported"
 print({name: len(split) for name, split in source.splits.items()}, source.encoding)
 print(labels.tolist() == (images[:, 0, 0, 0] % 100).tolist())

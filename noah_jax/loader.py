@@ -1,0 +1,129 @@
+"""Images and labels: what a task's data is, and how it becomes arrays.
+
+A `Source` has the splits of one task. What is trained on without augmentation is loaded whole
+(`load`), test images are streamed in batches (`batches`); both decode in Grain's threads.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+import PIL.Image
+
+from noah_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples that are read one by one.
+
+    Attributes:
+      names: for messages, one an example.
+      read: index → image and class; may raise anything on a broken one.
+      classes: the classes to choose among, where they are not all that the task has.
+    """
+
+    names: Sequence[str]
+    read: Callable[[int], tuple[PIL.Image.Image, int]]
+    classes: tuple[int, ...] = ()
+
+    def __len__(self):
+        return len(self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One task's data.
+
+    Attributes:
+      splits: train, val, trainval and test.
+      num_classes: labels are 0 … num_classes - 1.
+      encoding: how the images are stored; lossy JPEG costs accuracy.
+      more_tests: test sets of other domains.
+    """
+
+    splits: Mapping[str, Split]
+    num_classes: int
+    encoding: str
+    more_tests: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+
+
+def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """All of a split: uint8 images `[n, size, size, 3]` and int32 labels `[n]`; see `resize`.
+
+    Raises:
+      UserError: images cannot be read; all of them are named.
+    """
+    prepare = functools.partial(resize, size=size, crop=crop)
+    results = list(decode(split, range(len(split)), prepare))
+    broken = [result for result in results if isinstance(result, str)]
+    if broken:
+        raise UserError(f"{len(broken)} images cannot be read:\n  " + "\n  ".join(broken))
+    images, labels = zip(*results, strict=True)
+    return np.stack(images), np.array(labels, np.int32)
+
+
+def batches(
+    split: Split, size: int, batch: int, crop: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
+
+    The last batch is filled up with black images of label -1.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    prepare = functools.partial(resize, size=size, crop=crop)
+    decoded = iter(decode(split, range(len(split)), prepare))
+    for start in range(0, len(split), batch):
+        images = np.zeros((batch, size, size, 3), np.uint8)
+        labels = np.full(batch, -1, np.int32)
+        for i, result in zip(range(min(batch, len(split) - start)), decoded, strict=False):
+            if isinstance(result, str):
+                raise UserError(f"an image cannot be read: {result}")
+            images[i], labels[i] = result
+        yield images, labels
+
+
+def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
+    """uint8 `[size, size, 3]`: RGB, bicubic, the aspect ratio given up (NOAH's VTAB setting).
+
+    Args:
+      crop: makes it larger by 8/7 and takes the middle (NOAH's few-shot and ImageNet setting).
+
+    Raises:
+      ValueError: more than 8 bits a channel, which Pillow would clip to white.
+    """
+    image = rgb(image)
+    side = size * 8 // 7 if crop else size
+    image = image.resize((side, side), PIL.Image.Resampling.BICUBIC)
+    first = (side - size) // 2
+    return np.asarray(image.crop((first, first, first + size, first + size)))
+
+
+def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in RGB; ValueError if it has more than 8 bits a channel."""
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel, convert it to 8")
+    return image.convert("RGB")
+
+
+def decode(
+    split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], np.ndarray]
+) -> grain.IterDataset:
+    """Prepared images and labels in order, or, for one that cannot be read, a line that says so."""
+
+    def read(index):
+        try:
+            image, label = split.read(index)
+            with image:
+                return prepare(image), label
+        except Exception as error:  # Pillow's readers raise whatever a broken file provokes
+            return f"{split.names[index]}: {error}"
+
+    threads = os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
+    return grain.MapDataset.source(indices).map(read).to_iter_dataset(options)

@@ -1,0 +1,65 @@
+"""Few-shot: which images of a larger set are trained on, and which validated with."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+_MOST_VAL_SHOTS = 4  # as in CoOp (arXiv 2109.01134)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shots:
+    """What to draw.
+
+    Attributes:
+      number: training images a class; validation has as many, at most 4.
+      seed: of the drawing.
+      lists: where published lists are, see `folders`; empty = draw.
+      whole_val: validate with everything that is left, as the original does.
+    """
+
+    number: int
+    seed: int
+    lists: str = ""
+    whole_val: bool = False
+
+    def split(
+        self, label: Callable[[int], int], count: int, num_classes: int
+    ) -> tuple[list[int], list[int]]:
+        """Training and validation indices, from one pool of examples.
+
+        Args:
+          label: index → class.
+          count: examples in the pool.
+        """
+        val = 0 if self.whole_val else min(self.number, _MOST_VAL_SHOTS)
+        rows = self._first(self.number + val, label, count, num_classes)
+        train = [i for row in rows for i in row[: self.number]]
+        if self.whole_val:
+            return train, sorted(set(range(count)) - set(train))
+        return train, [i for row in rows for i in row[self.number :]]
+
+    def val(self, label: Callable[[int], int], count: int, num_classes: int) -> list[int]:
+        """Validation indices, from a pool without training images."""
+        if self.whole_val:
+            return list(range(count))
+        shots = min(self.number, _MOST_VAL_SHOTS)
+        return [i for row in self._first(shots, label, count, num_classes) for i in row]
+
+    def _first(self, wanted, label, count, num_classes) -> list[list[int]]:
+        """Of each class the first ones in a random order, or all if it has fewer.
+
+        So 1 shot is among the 2 shots of the same seed. Looks at no more labels than it must: for
+        one, an image may have to be read.
+        """
+        found: dict[int, list[int]] = {}
+        complete = 0
+        for index in np.random.default_rng(self.seed).permutation(count).tolist():
+            rows = found.setdefault(label(index), [])
+            if len(rows) < wanted:
+                rows.append(index)
+                complete += len(rows) == wanted
+            if complete == num_classes:
+                break
+        return [found[name] for name in sorted(found)]
