@@ -1,6 +1,7 @@
 """Settings: the shared defaults (NOAH's recipe for VTAB-1k), and their checked, frozen form."""
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import typing
@@ -14,6 +15,7 @@ from noah_jax.space import MODULES, OPERATORS, SearchSpace
 from noah_jax.vit import ViTConfig
 
 METHODS = ("noah", "vpt", "lora", "adapter", "linear", "full")
+AUGMENTATIONS = ("none", "randaugment")
 STAGES = ("supernet", "search", "retrain", "report")
 
 
@@ -22,16 +24,22 @@ def defaults() -> ConfigDict:
     schedule = {"batch_size": 64, "weight_decay": 1e-4, "warmup_epochs": 10}
     return ConfigDict(
         {
-            "task": "",
+            "task": "",  # or several joined by "+"
             "method": "noah",  # one of METHODS, or several joined by "+"
             "stage": "all",  # or the last stage to run: supernet, search, retrain; or report
             "seed": 0,
+            "seeds": 1,  # how many runs, with seed, seed + 1, …
             "backbone": "vit_b16_in21k",  # a name from pretrained.BACKBONES, or e.g. vit_l16
             "weights": "",  # a file to use instead of the named backbone's own
             "image_size": 224,
             "normalisation": "",  # empty: the backbone's own; "imagenet" is the paper's setting
             "data_dir": "",  # <data_dir>/<task> is a folder of images; else TFDS's data folder
             "split_seed": 0,  # of splits that are made here: digits, one folder per class
+            "shots": "0",  # training images a class, drawn with the seed; 0 = all; joined by "+"
+            "lists": "",  # published few-shot lists, see folders.py, to use instead of drawing
+            "whole_val": False,  # few-shot: validate with all that is left, as the original did
+            "augmentation": "none",  # or "randaugment", with erasing, mixup, cutmix, smoothing
+            "center_crop": False,  # of evaluated images, enlarged by 8/7; else they are squeezed
             "genome": "",  # a JSON file with a genome: skips supernet and search
             "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
             "drop_path": 0.1,
@@ -64,15 +72,25 @@ def defaults() -> ConfigDict:
 
 
 def expand(values: ConfigDict) -> list["Config"]:
-    """The runs that a configuration stands for: one for each of its methods, joined by "+".
+    """The runs that a configuration stands for: its tasks × shots × methods × seeds, in that order.
 
     Raises:
       UserError: one message with all complaints about all of them.
     """
     flat = values.to_dict()
+    tasks, shots, methods = (
+        list(dict.fromkeys(str(flat.get(key, "")).split("+")))
+        for key in ("task", "shots", "method")
+    )
+    seed, seeds = flat.get("seed"), flat.pop("seeds", 1)
+    if type(seed) is not int or type(seeds) is not int or seeds < 1:
+        raise UserError(f"seed={seed!r}, seeds={seeds!r}: expected a number, and how many from it")
+    if unreadable := [number for number in shots if not number.isdecimal()]:
+        raise UserError(f"shots={'+'.join(unreadable)}: expected numbers of images joined by +")
     configs, problems = [], []
-    for method in dict.fromkeys(str(flat.get("method", "")).split("+")):
-        config = _build(Config, flat | {"method": method}, "", complaints := [])
+    for task, number, method, i in itertools.product(tasks, shots, methods, range(seeds)):
+        run = {"task": task, "shots": int(number), "method": method, "seed": seed + i}
+        config = _build(Config, flat | run, "", complaints := [])
         problems += complaints or _complaints(config)
         configs.append(config)
     if problems:
@@ -97,7 +115,8 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
             raise UserError(f"cannot read {part!r} in the config string: expected key=value")
         try:
             kind = type(attrgetter(key)(config))
-            config.update_from_flattened_dict({key: kind(value)})
+            parse = {"True": True, "False": False}.__getitem__ if kind is bool else kind
+            config.update_from_flattened_dict({key: parse(value)})
         except (KeyError, AttributeError, TypeError, ValueError):
             raise UserError(
                 f"cannot set {key}={value} in the config string: expected one of the keys "
@@ -172,6 +191,11 @@ class Config:
     normalisation: str
     data_dir: str
     split_seed: int
+    shots: int
+    lists: str
+    whole_val: bool
+    augmentation: str
+    center_crop: bool
     genome: str
     dtype: str
     drop_path: float
@@ -183,6 +207,12 @@ class Config:
     supernet: SupernetSchedule
     retrain: Schedule
     search: Search
+
+    @property
+    def name(self) -> str:
+        """Of the run, among those of one configuration."""
+        shots = f"-{self.shots}shot" if self.shots else ""
+        return f"{self.task}{shots}-{self.method}-s{self.seed}"
 
     @property
     def arch(self) -> str:
@@ -226,12 +256,12 @@ def _build(cls, values, prefix, problems):
             built[key] = _build(kind, value, f"{prefix}{key}.", problems)
         elif kind is float and type(value) in (int, float):
             built[key] = float(value)
-        elif kind in (int, str) and type(value) is kind:
+        elif kind in (int, str, bool) and type(value) is kind:
             built[key] = value
         elif typing.get_origin(kind) is tuple and all(type(item) is int for item in value):
             built[key] = tuple(value)
         else:
-            expected = kind.__name__ if kind in (int, float, str) else "integers"
+            expected = kind.__name__ if kind in (int, float, str, bool) else "integers"
             problems.append(f"{prefix}{key}={value!r}: expected {expected}")
     return cls(**built) if len(built) == len(hints) else None
 
@@ -246,6 +276,12 @@ def _complaints(c: Config):
         yield f"stage={c.stage!r}: expected all or one of {', '.join(STAGES)}"
     if c.stage in ("supernet", "search") and (c.method != "noah" or c.genome):
         yield f"stage={c.stage}: only method=noah without a given genome has it"
+    if c.augmentation not in AUGMENTATIONS:
+        yield f"augmentation={c.augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}"
+    if (c.lists or c.whole_val) and not c.shots:
+        yield "lists and whole_val are for few-shot runs: set shots"
+    if c.lists and not pathlib.Path(c.lists).expanduser().exists():
+        yield f"lists={c.lists}: no such file or folder"
     if c.dtype not in ("auto", "float32", "bfloat16"):
         yield f"dtype={c.dtype!r}: expected auto, float32 or bfloat16"
     if c.search.operators not in OPERATORS:

@@ -21,8 +21,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Default: runs/<config>-<task>-<method>-s<seed>; with several methods, a "
-    "folder that holds one workdir each.",
+    "Default: runs/<config>-<task>-<method>-s<seed>; with several runs, a folder that holds "
+    "one workdir each.",
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
@@ -33,9 +33,8 @@ def main(_) -> None:
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     workdirs = []
     for config in configs:
-        folder = f"{config.task}-{config.method}-s{config.seed}"
-        workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{folder}").expanduser()
-        workdirs.append(workdir / folder if _WORKDIR.value and len(configs) > 1 else workdir)
+        workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{config.name}").expanduser()
+        workdirs.append(workdir / config.name if _WORKDIR.value and len(configs) > 1 else workdir)
     for config, workdir in zip(configs, workdirs, strict=True):
         pipeline.check(config, workdir)  # all before the first starts
     results = []

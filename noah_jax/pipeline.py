@@ -28,6 +28,7 @@ from noah_jax import data, loader, pretrained, report, search, sharding, train
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
+from noah_jax.shots import Shots
 from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
 from noah_jax.vit import ViTConfig
 from noah_jax.writer import Writer, write_json
@@ -35,11 +36,13 @@ from noah_jax.writer import Writer, write_json
 # Keys that change how, not what is computed: a run may go on with others.
 _FREE_KEYS = ("stage", "eval_batch_size", "checkpoint_epochs", "search.genomes_per_call")
 
+_TRAINED_ON = {"supernet": "train", "retrain": "trainval"}
+
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = ("supernet init", "supernet", "genomes", "search", "retrain init", "retrain")
 
-# The methods of one start share their images and weights.
-_open_source = functools.lru_cache(maxsize=1)(data.open_source)
+# The runs of one start share their images and weights.
+_open_source = functools.lru_cache(data.open_source)
 _backbone = functools.lru_cache(maxsize=1)(pretrained.backbone)
 
 
@@ -73,13 +76,10 @@ class _Run:
         words = [self.config.seed, _STREAMS.index(stream)]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
-    def load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        return loader.load(self.source.splits[split], self.config.image_size)
-
-    def batches(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        examples = self.source.splits[split]
-        batch = min(self.config.eval_batch_size, len(examples))
-        return loader.batches(examples, self.config.image_size, batch)
+    def batches(self, split: loader.Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        config = self.config
+        batch = min(config.eval_batch_size, len(split))
+        return loader.batches(split, config.image_size, batch, config.center_crop)
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:
@@ -146,15 +146,27 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
         _read_genome(config, space)
     elif config.method == "noah":
         search.check_budget(space, config.search)
-    source = _open_source(config.task, config.data_dir, config.split_seed)
-    if config.method == "noah" and not config.genome:
-        train.steps_per_epoch("supernet", config.supernet, len(source.splits["train"]))
-    train.steps_per_epoch("retrain", config.retrain, len(source.splits["trainval"]))
+    shots = None
+    if config.shots:
+        shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
+    source = _open_source(config.task, config.data_dir, config.split_seed, shots)
     config = _resolve(config)
+    if config.method == "noah" and not config.genome:
+        train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
+    train.steps_per_epoch("retrain", *_schedule(config, source, "retrain"))
     vit = config.vit(source.num_classes, config.dtype)
-    backbone = _backbone(vit, config.weights or config.backbone)
+    backbone = _backbone(config.vit(1, config.dtype), config.weights or config.backbone)
     mesh, writer = sharding.make_mesh(), Writer(workdir)
     return _Run(config, workdir, source, space, vit, backbone, mesh, writer)
+
+
+def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:
+    """How to train in that stage, and on how many images: few can be less than a batch."""
+    schedule, images = getattr(config, stage), len(source.splits[_TRAINED_ON[stage]])
+    if config.shots and images < schedule.batch_size:
+        groups = config.supernet.genomes_per_step
+        schedule = dataclasses.replace(schedule, batch_size=images // groups * groups)
+    return schedule, images
 
 
 def _search(stages: _Run) -> dict[str, Any] | None:
@@ -172,12 +184,12 @@ def _search(stages: _Run) -> dict[str, Any] | None:
         return space.sample(rng, config.supernet.genomes_per_step)
 
     with stages.writer.stage("supernet"):
-        params = _fit(stages, "supernet", config.supernet, network, "train", genomes)
+        params = _fit(stages, "supernet", network, genomes)
     if config.stage == "supernet":
         return None
     with stages.writer.stage("search"):
         evaluate = search.population_evaluator(
-            network, params, stages.batches("val"), config.search, stages.mesh
+            network, params, stages.batches(stages.source.splits["val"]), config.search, stages.mesh
         )
         ranked = search.evolve(
             space,
@@ -197,24 +209,19 @@ def _retrain(stages: _Run, genome: np.ndarray):
     sizes = dict(zip(MODULES, genome.max(axis=0).tolist(), strict=True))
     network = stages.network(sizes, "retrain init")
     with stages.writer.stage("retrain"):
-        params = _fit(
-            stages,
-            "retrain",
-            stages.config.retrain,
-            network,
-            "trainval",
-            lambda step: genome[None],
-        )
+        params = _fit(stages, "retrain", network, lambda step: genome[None])
     return params, network
 
 
-def _fit(stages: _Run, stage: str, schedule: Schedule, network, split: str, genomes):
+def _fit(stages: _Run, stage: str, network, genomes):
     config = stages.config
+    schedule, _ = _schedule(config, stages.source, stage)
+    split = stages.source.splits[_TRAINED_ON[stage]]
     with contextlib.closing(Checkpoints(stages.workdir / stage)) as checkpoints:
         return train.fit(
             stage,
             network,
-            stages.load(split),
+            loader.load(split, config.image_size),
             schedule,
             genomes,
             stages.seed(stage),
@@ -228,28 +235,20 @@ def _fit(stages: _Run, stage: str, schedule: Schedule, network, split: str, geno
 def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
     """Test accuracy of the last epoch, and all there is to say about the run."""
     config, source = stages.config, stages.source
-    test, correct, loss = source.splits["test"], 0, 0.0
     with stages.writer.stage("test"):
-        evaluate = search.make_evaluator(network, stages.mesh)
-        with stages.writer.progress("test", len(test), 0, "images") as progress:
-            for images, labels in stages.batches("test"):
-                part = evaluate(
-                    params, network.frozen, images[None], labels[None], genome[None, None]
-                )
-                correct, loss = correct + int(part[0][0, 0]), loss + float(part[1][0, 0])
-                progress.update(int((labels >= 0).sum()))
+        tests = _test(stages, network, params, genome)
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
     head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
     width = stages.space.width
     full = config.method == "full"
-    accuracy = correct / len(test)
-    stages.writer.log(stage="test", test_accuracy=accuracy, test_loss=loss / len(test))
     return {
         "task": config.task,
         "method": config.method,
         "seed": config.seed,
-        "test_accuracy": accuracy,
-        "test_loss": loss / len(test),
+        "shots": config.shots,
+        "test_accuracy": tests["test"]["accuracy"],
+        "test_loss": tests["test"]["loss"],
+        "more_tests": {name: value for name, value in tests.items() if name != "test"},
         "val_accuracy": best["val_accuracy"] if best else None,
         "genome": genome.tolist(),
         "params": trained - head if full else int(count_params(genome, width)),
@@ -269,6 +268,29 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
         },
         "devices": [device.device_kind for device in jax.devices()],
     }
+
+
+def _test(stages: _Run, network, params, genome) -> dict[str, dict[str, Any]]:
+    """For each test set, streamed: accuracy among the classes that it shows, and among all."""
+    evaluate = search.make_evaluator(network, stages.mesh)
+    results = {}
+    for name, split in {"test": stages.source.splits["test"], **stages.source.more_tests}.items():
+        classes = np.zeros(stages.source.num_classes, bool)
+        classes[list(split.classes) or slice(None)] = True
+        totals, waiting = np.zeros(3), np.zeros(3)
+        with stages.writer.progress(name, len(split), 0, "images") as progress:
+            for images, labels in stages.batches(split):
+                batch = images[None], labels[None], genome[None, None], classes
+                counts = evaluate(params, network.frozen, *batch)
+                totals += np.ravel(waiting)  # one batch late: the host goes on decoding
+                waiting = counts
+                progress.update(int((labels >= 0).sum()))
+        accuracy, among_all, loss = ((totals + np.ravel(waiting)) / len(split)).tolist()
+        results[name] = {"accuracy": accuracy, "loss": loss, "images": len(split)}
+        if split.classes:
+            results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
+        stages.writer.log(stage="test", test_set=name, **results[name])
+    return results
 
 
 def _resolve(config: Config) -> Config:

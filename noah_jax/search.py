@@ -49,25 +49,31 @@ class Candidate:
 
 
 def make_evaluator(network: Network, mesh: Mesh):
-    """The compiled `evaluate(params, frozen, images, labels, genomes)`.
+    """The compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
 
     Args of the result:
       images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
       genomes: `[calls, g, depth, modules]`: g genomes at a time go side by side.
+      classes: bool `[num_classes]`, those that a test set shows.
 
-    Returns, each `[calls, g]`: correct predictions (int32), summed cross-entropy (float32).
+    Returns, each `[calls, g]`: correct predictions among `classes` and among all (int32), summed
+    cross-entropy (float32).
     """
 
     @jax.jit
-    def evaluate(params, frozen, images, labels, genomes):
+    def evaluate(params, frozen, images, labels, genomes, classes):
         wide = genomes.shape[1] % mesh.size == 0  # else the images are spread, not the genomes
 
         def judge(genome, images, labels):
             logits = network.logits(params, frozen, images, genome)
-            right = (logits.argmax(-1) == labels).sum(dtype=jnp.int32)  # never at label -1
+            among = jnp.where(classes[None], logits, -jnp.inf)
+            right, right_of_all = (
+                (x.argmax(-1) == labels).sum(dtype=jnp.int32)  # never at label -1
+                for x in (among, logits)
+            )
             log_probability = jax.nn.log_softmax(logits)
             picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
-            return right, -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
+            return right, right_of_all, -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
 
         def call(_, genomes):
             genomes = sharding.spread(mesh, genomes)
@@ -78,8 +84,10 @@ def make_evaluator(network: Network, mesh: Mesh):
                 counts = jax.vmap(judge, (0, None, None))(genomes, images, labels)
                 return jax.tree.map(jnp.add, totals, counts), None
 
-            zero = jnp.zeros(len(genomes), jnp.int32), jnp.zeros(len(genomes), jnp.float32)
-            return None, jax.lax.scan(chunk, zero, (images, labels))[0]
+            zeros = [
+                jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)
+            ]
+            return None, jax.lax.scan(chunk, tuple(zeros), (images, labels))[0]
 
         return jax.lax.scan(call, None, genomes)[1]
 
@@ -102,13 +110,14 @@ def population_evaluator(
     total = int((labels >= 0).sum())
     chunks = sharding.replicate(mesh, (images, labels))
     evaluate = make_evaluator(network, mesh)
+    classes = np.ones(params["head"]["bias"].shape, bool)
     side_by_side = settings.genomes_per_call * mesh.size
     calls = -(-settings.population // side_by_side)
 
     def run(genomes):
         padded = np.resize(genomes, (calls * side_by_side, *genomes.shape[1:]))  # repeats
         calls_of = padded.reshape(calls, side_by_side, *genomes.shape[1:])
-        correct, loss = evaluate(params, network.frozen, *chunks, calls_of)
+        correct, _, loss = evaluate(params, network.frozen, *chunks, calls_of, classes)
         n = len(genomes)
         return np.ravel(correct)[:n] / total, np.ravel(loss)[:n] / total
 
