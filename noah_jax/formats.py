@@ -26,7 +26,7 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: the file cannot be read, or is of no known layout.
     """
     try:
-        return _convert(_read_raw(path), path)
+        return convert(_read_raw(path), path)
     except UserError:
         raise
     except Exception as error:  # a damaged file can make its reader raise anything
@@ -226,8 +226,12 @@ _FORMATS = (
 )
 
 
-def _convert(raw: dict[str, np.ndarray], path) -> dict[str, np.ndarray]:
-    """A file's tensors under our names; those that no table knows are kept under their own."""
+def convert(raw: Mapping[str, np.ndarray], path) -> dict[str, np.ndarray]:
+    """A file's tensors under our names; those that no table knows are kept under their own.
+
+    Raises:
+      UserError: they are of no known layout; the message names `path`.
+    """
     form = next((form for form in _FORMATS if form.mark in raw), None)
     if form is None:
         raise UserError(
