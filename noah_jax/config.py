@@ -40,7 +40,7 @@ def defaults() -> ConfigDict:
             "whole_val": False,  # few-shot: validate with all that is left, as the original did
             "augmentation": "none",  # or "randaugment", with erasing, mixup, cutmix, smoothing
             "center_crop": False,  # of evaluated images, enlarged by 8/7; else they are squeezed
-            "genome": "",  # a JSON file with a genome: skips supernet and search
+            "genome": "",  # a file, JSON or one of NOAH's YAMLs: skips supernet and search
             "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
             "drop_path": 0.1,
             "dropout": 0.1,

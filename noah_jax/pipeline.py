@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import noah_jax
-from noah_jax import data, loader, pretrained, report, search, sharding, train
+from noah_jax import data, interop, loader, pretrained, report, search, sharding, train
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
@@ -304,10 +304,14 @@ def _normalisation(config: Config) -> str:
 
 
 def _read_genome(config: Config, space: SearchSpace) -> np.ndarray:
-    """A genome from JSON: `best.json`, `result.json`, or the bare nested list."""
+    """A genome from JSON (`best.json`, `result.json`, the bare nested list), or NOAH's YAML."""
+    path = pathlib.Path(config.genome).expanduser()
     try:
-        value = json.loads(pathlib.Path(config.genome).expanduser().read_text())
-        rows = value["genome"] if isinstance(value, dict) else value
+        if path.suffix in (".yaml", ".yml"):
+            rows = interop.read_noah_yaml(path)
+        else:
+            value = json.loads(path.read_text())
+            rows = value["genome"] if isinstance(value, dict) else value
         genome = np.array(rows)
         fits = genome.shape == (space.blocks, len(MODULES)) and genome.dtype.kind == "i"
         if not fits or genome.min() < 0:
@@ -315,7 +319,8 @@ def _read_genome(config: Config, space: SearchSpace) -> np.ndarray:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"no genome in {config.genome} ({error}): expected JSON with {space.blocks} rows, one "
-            f"a block, of {len(MODULES)} sizes {MODULES}, plain or under the key genome"
+            f"a block, of {len(MODULES)} sizes {MODULES}, plain or under the key genome, or a "
+            f".yaml of NOAH's with as many blocks"
         ) from error
     return genome.astype(np.int32)
 
