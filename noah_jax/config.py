@@ -71,26 +71,40 @@ def defaults() -> ConfigDict:
     )
 
 
+def few_shot_defaults() -> ConfigDict:
+    """The same at the values of its recipe for few-shot and ImageNet."""
+    config = defaults()
+    config.shots = "16"
+    config.augmentation = "randaugment"
+    config.center_crop = True
+    config.space.vpt = config.space.lora = config.space.adapter = (5, 10, 50, 100)
+    config.supernet.epochs = 300
+    config.retrain.learning_rate = 5e-3
+    return config
+
+
 def expand(values: ConfigDict) -> list["Config"]:
     """The runs that a configuration stands for: its tasks × shots × methods × seeds, in that order.
 
     Raises:
       UserError: one message with all complaints about all of them.
     """
-    flat = values.to_dict()
+    flat, problems = values.to_dict(), []
     tasks, shots, methods = (
-        list(dict.fromkeys(str(flat.get(key, "")).split("+")))
-        for key in ("task", "shots", "method")
+        dict.fromkeys(str(flat.get(key, "")).split("+")) for key in ("task", "shots", "method")
     )
-    seed, seeds = flat.get("seed"), flat.pop("seeds", 1)
-    if type(seed) is not int or type(seeds) is not int or seeds < 1:
-        raise UserError(f"seed={seed!r}, seeds={seeds!r}: expected a number, and how many from it")
-    if unreadable := [number for number in shots if not number.isdecimal()]:
-        raise UserError(f"shots={'+'.join(unreadable)}: expected numbers of images joined by +")
-    configs, problems = [], []
+    if not all(number.isdecimal() for number in shots):
+        problems.append(f"shots={flat.get('shots')!r}: expected numbers of images joined by +")
+        shots = ["0"]
+    if type(seeds := flat.pop("seeds", 1)) is not int or seeds < 1:
+        problems.append(f"seeds={seeds!r}: expected how many, at least 1")
+        seeds = 1
+    configs = []
     for task, number, method, i in itertools.product(tasks, shots, methods, range(seeds)):
-        run = {"task": task, "shots": int(number), "method": method, "seed": seed + i}
-        config = _build(Config, flat | run, "", complaints := [])
+        run = flat | {"task": task, "shots": int(number), "method": method}
+        if type(run.get("seed")) is int:
+            run["seed"] += i
+        config = _build(Config, run, "", complaints := [])
         problems += complaints or _complaints(config)
         configs.append(config)
     if problems:

@@ -46,6 +46,8 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
         if task in tasks.IMAGENET:
             return _check(open_imagenet(folder.parent, shots), folder)
         return _check(open_folder(folder, facts, split_seed, shots), folder)
+    if shots and shots.lists:
+        raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
     if shots and (task in tasks.VTAB or task == "digits"):
         raise UserError(f"{task} has splits of its own, leave shots at 0")
     if task == "digits" and not data_dir:

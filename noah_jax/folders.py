@@ -109,6 +109,8 @@ def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str
       UserError: `shots.lists` is none of these.
     """
     lists = pathlib.Path(shots.lists).expanduser()
+    own = lists / f"{folder.name}.json", lists / folder.name  # where there are several tasks
+    lists = next((path for path in own if path.exists()), lists)
     coop, fgvc = lists.suffix == ".json", (lists / "images_variant_train.txt").is_file()
     if coop or fgvc:
         files = _read_coop(lists) if coop else _read_fgvc(lists)

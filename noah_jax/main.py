@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from noah_jax import config as config_lib
-from noah_jax import pipeline, report
+from noah_jax import pipeline, tables
 from noah_jax.errors import UserError
 from noah_jax.pretrained import cache_dir
 
@@ -37,14 +37,24 @@ def main(_) -> None:
         workdirs.append(workdir / config.name if _WORKDIR.value and len(configs) > 1 else workdir)
     for config, workdir in zip(configs, workdirs, strict=True):
         pipeline.check(config, workdir)  # all before the first starts
-    results = []
+    results, failed = [], []
     for config, workdir in zip(configs, workdirs, strict=True):
-        result = pipeline.run(config, workdir)
+        try:
+            result = pipeline.run(config, workdir)
+        except UserError as error:
+            if len(configs) == 1:
+                raise
+            print(f"error in {workdir}: {error}", file=sys.stderr)
+            failed.append(str(workdir))
+            continue
         if result is not None:
             results.append(result)
             print(f"{workdir}/result.json: test accuracy {100 * result['test_accuracy']:.2f} %")
     if results:
-        print(report.table(results), flush=True)
+        one = len({(config.task, config.shots, config.seed) for config in configs}) == 1
+        print(tables.runs(results) if one else tables.benchmark(results), flush=True)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 
 
 def _parse(argv: list[str]) -> list[str]:

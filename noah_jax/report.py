@@ -1,18 +1,17 @@
-"""Results for people: a table on the terminal, report.html in the workdir."""
+"""Results for people: report.html in the workdir."""
 
 import base64
 import html
 import io
 import json
 import pathlib
-from typing import Any
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
 
 from noah_jax.space import MODULES
-from noah_jax.tasks import TASKS
+from noah_jax.tables import published
 from noah_jax.writer import write_text
 
 _COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c"}
@@ -35,27 +34,6 @@ td:first-child {{ color: #666; white-space: nowrap; }}
 {body}
 </body></html>
 """
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """One line a result: method, parameters, accuracy, and the published figure if there is one."""
-    header = ("task", "method", "seed", "params (M)", "test accuracy (%)", "published (%)")
-    rows = [header]
-    for result in results:
-        rows.append(
-            (
-                result["task"],
-                result["method"],
-                str(result["seed"]),
-                f"{result['params'] / 1e6:.4f}",
-                f"{100 * result['test_accuracy']:.2f}",
-                f"{published:.1f}" if (published := _published(result)) else "-",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    rows.insert(1, tuple("-" * width for width in widths))
-    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -81,15 +59,6 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _published(result) -> float | None:
-    """The paper's test accuracy in percent, for a run on the paper's backbone and image size."""
-    task = TASKS.get(result["task"])
-    setting = result["backbone"], result["image_size"]
-    if task is None or setting != ("vit_b16_in21k", 224):
-        return None
-    return task.published.get(result["method"])
-
-
 def _summary(result) -> str:
     correct = round(result["test_accuracy"] * (tests := result["images"]["test"]))
     facts = {
@@ -103,8 +72,13 @@ def _summary(result) -> str:
     }
     if result["val_accuracy"] is not None:
         facts["Validation"] = f"{100 * result['val_accuracy']:.1f} % with the supernet's weights"
-    if published := _published(result):
-        facts["Published"] = f"{published:.1f} % (NOAH, table 1)"
+    if figure := published(result):
+        facts["Published"] = f"{figure:.1f} % (NOAH, table 1)"
+    for name, test in result["more_tests"].items():
+        among = f" among its {test['classes']} classes" if "classes" in test else ""
+        facts[name] = f"{100 * test['accuracy']:.2f} % of {test['images']} images right{among}"
+        if "accuracy_among_all" in test:
+            facts[name] += f", {100 * test['accuracy_among_all']:.2f} % among all"
     return f'<p class="big">{100 * result["test_accuracy"]:.2f} %</p>' + _rows(facts)
 
 

@@ -186,6 +186,8 @@ FEW_SHOT = {
     "oxford_pets": Task(37, "oxford_iiit_pet:4.*.*"),
 }
 
+FEW_SHOT_MEANS = {1: 41.0, 2: 50.7, 4: 59.1, 8: 67.8, 16: 76.5}  # of NOAH over the five, by shots
+
 DOMAINS = {  # all in ImageNet's classes
     "imagenet_v2": Task(1000, "imagenet_v2/matched-frequency:3.*.*"),
     "imagenet_sketch": Task(1000, "imagenet_sketch:1.*.*"),
