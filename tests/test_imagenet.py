@@ -1,0 +1,88 @@
+"""ImageNet and the other domains: 1,000 classes in order of their synsets, whatever a set shows."""
+
+import PIL.Image
+import pytest
+
+from noah_jax import data
+from noah_jax.errors import UserError
+from noah_jax.shots import Shots
+
+SYNSETS = [f"n{10_000 + 7 * label:08d}" for label in range(1000)]
+
+
+def _image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (2, 2)).save(path, quality=20)
+
+
+def _label(split, index):
+    image, label = split.read(index)
+    image.close()
+    return label
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two training images and a validation image of each class; parts of the other domains."""
+    home = tmp_path_factory.mktemp("home")
+    _image(home / "one.jpg")
+    content = (home / "one.jpg").read_bytes()
+
+    def put(*parts):
+        path = home.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    for label, synset in enumerate(SYNSETS):
+        for number in range(2):
+            put("imagenet", "train", synset, f"{synset}_{number}.JPEG")
+        put("imagenet", "val", synset, f"ILSVRC2012_val_{label:08d}.JPEG")
+        put("imagenetv2", "imagenetv2-matched-frequency-format-val", str(label), "0.jpeg")
+    for label in range(0, 1000, 5):
+        put("imagenet-rendition", "imagenet-r", SYNSETS[label], "art 0.jpg")
+    return home
+
+
+def test_domains_have_imagenets_classes(home):
+    source = data.open_source("imagenet", str(home), 0, Shots(1, 0))
+    sizes = {name: len(split) for name, split in source.splits.items()}
+    assert sizes == {"train": 1000, "val": 1000, "trainval": 1000, "test": 1000}
+    train, val = (source.splits[name] for name in ("train", "val"))
+    assert not set(train.names) & set(val.names)
+    for split in source.splits.values():
+        labels = [_label(split, index) for index in range(0, 1000, 99)]
+        assert [SYNSETS[label] for label in labels] == [
+            split.names[index].split("/")[1] for index in range(0, 1000, 99)
+        ]
+    assert set(source.more_tests) == {"imagenet_v2", "imagenet_r"}  # the others are not there
+    v2, r = source.more_tests["imagenet_v2"], source.more_tests["imagenet_r"]
+    for index in range(0, 1000, 111):  # folders are sorted as names: 0, 1, 10, 100, …
+        assert _label(v2, index) == int(v2.names[index].split("/")[1])
+    assert v2.classes == ()
+    assert r.classes == tuple(range(0, 1000, 5)) and _label(r, 3) == 15
+
+
+def test_noahs_lists_of_imagenet(home, tmp_path):
+    lists = tmp_path / "annotations"
+    lists.mkdir()
+    rows = [f"{synset}/{synset}_0.JPEG {label}\n" for label, synset in enumerate(SYNSETS)]
+    (lists / "train_meta.list.num_shot_1.seed_0").write_text("".join(rows))
+    rows = [f"{synset}/{synset}_1.JPEG {label}\n" for label, synset in enumerate(SYNSETS)]
+    (lists / "unofficial_val_list_4_shot16seed0").write_text("".join(rows))
+    tests = [f"{SYNSETS[i]}/ILSVRC2012_val_{i:08d}.JPEG {i}\n" for i in range(1000)]
+    (lists / "val_meta.list").write_text("".join(tests))
+    source = data.open_source("imagenet", str(home), 0, Shots(1, 0, str(lists)))
+    assert source.splits["train"].names[7] == f"train/{SYNSETS[7]}/{SYNSETS[7]}_0.JPEG"
+    assert source.splits["test"].names[7].startswith("val/")
+    assert source.more_tests["imagenet_r"].classes == tuple(range(0, 1000, 5))
+
+
+def test_what_is_no_imagenet(home, tmp_path):
+    for part in ("train", "val"):
+        for synset in SYNSETS[:3]:
+            _image(tmp_path / "imagenet" / part / synset / "0.jpg")
+    with pytest.raises(UserError, match="has 3 classes, expected 1000 folders in train/"):
+        data.open_source("imagenet", str(tmp_path), 0, Shots(1, 0))
+    _image(tmp_path / "imagenet" / "val" / "n99999999" / "0.jpg")
+    with pytest.raises(UserError, match="n99999999 is no class of ImageNet"):
+        data.open_source("imagenet", str(tmp_path), 0, Shots(1, 0))

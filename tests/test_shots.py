@@ -1,0 +1,51 @@
+"""Few-shot drawing: disjoint, balanced, nested, the same each time, and no label read in vain."""
+
+import numpy as np
+import pytest
+
+from noah_jax.shots import Shots
+
+LABELS = np.random.default_rng(0).integers(0, 10, 2000)
+
+
+def _split(shots, labels=LABELS, classes=10):
+    return shots.split(lambda index: labels[index], len(labels), classes)
+
+
+@pytest.mark.parametrize(("number", "val"), [(1, 1), (4, 4), (16, 4)])
+def test_as_many_of_each_class_as_asked_for(number, val):
+    train, validation = _split(Shots(number, seed=0))
+    np.testing.assert_array_equal(np.bincount(LABELS[train]), [number] * 10)
+    np.testing.assert_array_equal(np.bincount(LABELS[validation]), [val] * 10)
+    assert not set(train) & set(validation) and len(set(train)) == len(train)
+
+
+def test_fewer_shots_are_among_more_of_the_same_seed_only():
+    one, sixteen = (set(_split(Shots(number, seed=3))[0]) for number in (1, 16))
+    assert one < sixteen
+    assert _split(Shots(16, seed=3)) == _split(Shots(16, seed=3))
+    assert not set(_split(Shots(1, seed=4))[0]) == one
+
+
+def test_all_that_is_left_can_validate():
+    train, val = _split(Shots(2, seed=0, whole_val=True))
+    assert len(train) == 20 and sorted(train + val) == list(range(2000))
+    assert Shots(2, 0, whole_val=True).val(None, 7, 3) == list(range(7))
+
+
+def test_a_small_class_gives_what_it_has():
+    train, val = _split(Shots(4, seed=0), np.array([0] * 50 + [1] * 5 + [2] * 2), 3)
+    labels = np.array([0] * 50 + [1] * 5 + [2] * 2)
+    assert np.bincount(labels[train]).tolist() == [4, 4, 2]
+    assert np.bincount(labels[val], minlength=3).tolist() == [4, 1, 0]
+
+
+def test_reading_stops_when_all_classes_are_full():
+    read = []
+
+    def label(index):
+        read.append(index)
+        return index % 10
+
+    Shots(1, seed=0).split(label, 1_000_000, 10)
+    assert len(read) == len(set(read)) < 200
