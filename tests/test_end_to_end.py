@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -88,12 +89,15 @@ def home(tmp_path_factory):
     return home
 
 
-def _run(home, workdir, *flags, task="colours", code=0):
+def _command(home, workdir, *flags, task="colours"):
     command = [sys.executable, "-m", "noah_jax.main", f"--config=configs/folder.py:{home / task}"]
     command += [f"--workdir={workdir}", f"--config.weights={home / 'ti16.safetensors'}"]
-    done = subprocess.run(
-        [*command, *TINY, *flags], capture_output=True, text=True, cwd=ROOT, env=os.environ
-    )
+    return [*command, *TINY, *flags]
+
+
+def _run(home, workdir, *flags, task="colours", code=0):
+    command = _command(home, workdir, *flags, task=task)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done
 
@@ -171,6 +175,50 @@ def test_baselines_in_one_go(home, tmp_path):
         result = json.loads((workdir / "result.json").read_text())
         assert result["method"] == method and result["val_accuracy"] is None
         assert (workdir / "report.html").is_file() and not (workdir / "supernet").exists()
+
+
+def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
+    """Three tasks × two methods × two seeds, killed in the fifth of the twelve runs."""
+    for name in ("hues", "tints"):
+        shutil.copytree(home / "colours", home / name)
+    tasks = "+".join(str(home / name) for name in ("colours", "hues", "tints"))
+    flags = ["--config.method=linear+lora", "--config.seeds=2"]
+    flags += ["--config.retrain.epochs=1", "--config.retrain.warmup_epochs=0"]
+    whole = _run(home, tmp_path / "whole", *flags, task=tasks).stdout
+
+    command = _command(home, tmp_path / "killed", *flags, task=tasks)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        finished = (line for line in running.stdout if "test accuracy" in line)
+        for _ in range(4):
+            next(finished)
+        while "retrain …" not in running.stdout.readline():
+            pass
+        running.kill()
+    runs = tmp_path / "killed"
+    assert len(list(runs.glob("*/result.json"))) == 4 and len(list(runs.iterdir())) == 5
+    again = _run(home, tmp_path / "killed", *flags, task=tasks).stdout
+    assert again.count("retrain …") == 8
+
+    table = whole.splitlines()[-6:]
+    assert again.splitlines()[-6:] == table
+    assert table[0].startswith("test accuracy (%)") and table[1].split() == ["linear", "lora"]
+    assert [line.split()[0] for line in table[3:]] == ["colours", "hues", "tints"]
+    scores = [
+        100 * json.loads((runs / f"hues-lora-s{seed}/result.json").read_text())["test_accuracy"]
+        for seed in (0, 1)
+    ]
+    expected = f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}"
+    assert table[4].endswith(expected)
+
+
+def test_one_run_that_fails_does_not_stop_the_others(home, tmp_path):
+    done = _run(
+        *(home, tmp_path / "runs", "--config.method=linear+lora", "--config.retrain.epochs=1"),
+        *("--config.retrain.warmup_epochs=0", "--config.retrain.learning_rate=1e30"),
+        code=2,
+    )
+    assert "runs failed" in done.stderr and "the loss is" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
