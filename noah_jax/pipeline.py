@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import noah_jax
-from noah_jax import data, interop, loader, pretrained, report, search, sharding, train
+from noah_jax import data, evaluation, interop, loader, pretrained, report, search, sharding, train
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
@@ -188,13 +188,13 @@ def _search(stages: _Run) -> dict[str, Any] | None:
     if config.stage == "supernet":
         return None
     with stages.writer.stage("search"):
-        evaluate = search.population_evaluator(
+        judge = evaluation.population_evaluator(
             network, params, stages.batches(stages.source.splits["val"]), config.search, stages.mesh
         )
         ranked = search.evolve(
             space,
             config.search,
-            evaluate,
+            judge,
             stages.seed("search"),
             workdir / "search",
             stages.writer,
@@ -271,21 +271,21 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
 
 
 def _test(stages: _Run, network, params, genome) -> dict[str, dict[str, Any]]:
-    """For each test set, streamed: accuracy among the classes that it shows, and among all."""
-    evaluate = search.make_evaluator(network, stages.mesh)
+    """For each test set: accuracy among the classes that it shows, and among all."""
+    judge = evaluation.make_evaluator(network, stages.mesh)
     results = {}
     for name, split in {"test": stages.source.splits["test"], **stages.source.more_tests}.items():
-        classes = np.zeros(stages.source.num_classes, bool)
-        classes[list(split.classes) or slice(None)] = True
-        totals, waiting = np.zeros(3), np.zeros(3)
         with stages.writer.progress(name, len(split), 0, "images") as progress:
-            for images, labels in stages.batches(split):
-                batch = images[None], labels[None], genome[None, None], classes
-                counts = evaluate(params, network.frozen, *batch)
-                totals += np.ravel(waiting)  # one batch late: the host goes on decoding
-                waiting = counts
-                progress.update(int((labels >= 0).sum()))
-        accuracy, among_all, loss = ((totals + np.ravel(waiting)) / len(split)).tolist()
+            totals = evaluation.score_stream(
+                network,
+                params,
+                stages.batches(split),
+                genome,
+                split.classes,
+                judge,
+                progress.update,
+            )
+        accuracy, among_all, loss = (totals / len(split)).tolist()
         results[name] = {"accuracy": accuracy, "loss": loss, "images": len(split)}
         if split.classes:
             results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}

@@ -3,18 +3,13 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from noah_jax import sharding
 from noah_jax.config import Search
 from noah_jax.errors import UserError
 from noah_jax.space import SearchSpace
-from noah_jax.train import Network
 from noah_jax.writer import Writer, write_json
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
@@ -46,82 +41,6 @@ class Candidate:
     def from_json(cls, values: dict) -> "Candidate":
         genome = np.array(values["genome"], np.int32)
         return cls(genome, values["params"], values["val_accuracy"], values["val_loss"])
-
-
-def make_evaluator(network: Network, mesh: Mesh):
-    """The compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
-
-    Args of the result:
-      images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
-      genomes: `[calls, g, depth, modules]`: g genomes at a time go side by side.
-      classes: bool `[num_classes]`, those that a test set shows.
-
-    Returns, each `[calls, g]`: correct predictions among `classes` and among all (int32), summed
-    cross-entropy (float32).
-    """
-
-    @jax.jit
-    def evaluate(params, frozen, images, labels, genomes, classes):
-        wide = genomes.shape[1] % mesh.size == 0  # else the images are spread, not the genomes
-
-        def judge(genome, images, labels):
-            logits = network.logits(params, frozen, images, genome)
-            among = jnp.where(classes[None], logits, -jnp.inf)
-            right, right_of_all = (
-                (x.argmax(-1) == labels).sum(dtype=jnp.int32)  # never at label -1
-                for x in (among, logits)
-            )
-            log_probability = jax.nn.log_softmax(logits)
-            picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
-            return right, right_of_all, -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
-
-        def call(_, genomes):
-            genomes = sharding.spread(mesh, genomes)
-
-            def chunk(totals, batch):
-                images, labels = batch
-                images = images if wide else sharding.spread(mesh, images)
-                counts = jax.vmap(judge, (0, None, None))(genomes, images, labels)
-                return jax.tree.map(jnp.add, totals, counts), None
-
-            zeros = [
-                jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)
-            ]
-            return None, jax.lax.scan(chunk, tuple(zeros), (images, labels))[0]
-
-        return jax.lax.scan(call, None, genomes)[1]
-
-    return evaluate
-
-
-def population_evaluator(
-    network: Network,
-    params,
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
-    settings: Search,
-    mesh: Mesh,
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """`genomes [n, depth, modules]` → accuracy `[n]`, mean loss `[n]`, for n up to the population.
-
-    The batches, see `loader.batches`, are put on the devices once. A population is padded to one
-    shape.
-    """
-    images, labels = (np.stack(part) for part in zip(*batches, strict=True))
-    total = int((labels >= 0).sum())
-    chunks = sharding.replicate(mesh, (images, labels))
-    evaluate = make_evaluator(network, mesh)
-    classes = np.ones(params["head"]["bias"].shape, bool)
-    side_by_side = settings.genomes_per_call * mesh.size
-    calls = -(-settings.population // side_by_side)
-
-    def run(genomes):
-        padded = np.resize(genomes, (calls * side_by_side, *genomes.shape[1:]))  # repeats
-        calls_of = padded.reshape(calls, side_by_side, *genomes.shape[1:])
-        correct, _, loss = evaluate(params, network.frozen, *chunks, calls_of, classes)
-        n = len(genomes)
-        return np.ravel(correct)[:n] / total, np.ravel(loss)[:n] / total
-
-    return run
 
 
 def check_budget(space: SearchSpace, settings: Search) -> None:

@@ -1,21 +1,16 @@
-"""The evolution's promises, on a cheap stand-in for accuracy; the evaluator on a real model."""
+"""The evolution's promises, on a cheap stand-in for accuracy."""
 
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from noah_jax import search, sharding
 from noah_jax.config import Search
 from noah_jax.errors import UserError
-from noah_jax.search import Candidate, evolve, population_evaluator
+from noah_jax.search import Candidate, evolve
 from noah_jax.space import MODULES, SearchSpace
-from noah_jax.train import Network, trainable
 from noah_jax.writer import Writer
-from tests.conftest import TINY
 
 SPACE = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 SETTINGS = Search(
@@ -126,35 +121,3 @@ def test_ties_go_to_the_lower_loss_then_to_fewer_parameters():
     )
     ranked = sorted([worse, better, small, exact], key=lambda candidate: candidate.rank)
     assert ranked == [exact, small, better, worse]
-
-
-def test_population_evaluator_equals_one_by_one_in_one_compilation(
-    tiny_vit, random_genome, monkeypatch
-):
-    """Any population, any genomes: one compilation; images that fill no batch do not count."""
-    compiled = []
-    make = search.make_evaluator
-    monkeypatch.setattr(
-        search, "make_evaluator", lambda *args: compiled.append(make(*args)) or compiled[-1]
-    )
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (13, 16, 16, 3)).astype(np.uint8)
-    graphdef, params, frozen = nnx.split(tiny_vit, trainable("noah"), ...)
-    network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
-    genomes = np.stack([random_genome(seed) for seed in range(20)])
-    logits = np.stack(
-        [tiny_vit((images / 127.5 - 1).astype(np.float32), genome) for genome in genomes]
-    )
-    labels = logits[3].argmax(-1).astype(np.int32)
-    labels[:4] = (labels[:4] + 1) % TINY.num_classes
-    filled = np.pad(images, ((0, 2), (0, 0), (0, 0), (0, 0))).reshape(3, 5, 16, 16, 3)
-    batches = zip(filled, np.pad(labels, (0, 2), constant_values=-1).reshape(3, 5), strict=True)
-    evaluate = population_evaluator(network, params, batches, SETTINGS, sharding.make_mesh())
-    accuracy, loss = evaluate(genomes)
-    np.testing.assert_allclose(accuracy, (logits.argmax(-1) == labels).mean(-1), atol=1e-6)
-    assert accuracy[3] == 9 / 13
-    log_probability = jax.nn.log_softmax(logits)[:, np.arange(13), labels]
-    np.testing.assert_allclose(loss, -log_probability.mean(-1), rtol=1e-4)
-    few = evaluate(genomes[5:8])
-    np.testing.assert_allclose(few[0], accuracy[5:8], atol=1e-6)
-    assert len(compiled) == 1 and compiled[0]._cache_size() == 1

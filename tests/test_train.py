@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from noah_jax import search, sharding, train
+from noah_jax import evaluation, sharding, train
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Schedule
 from noah_jax.errors import UserError
@@ -233,11 +233,12 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
                 Writer(tmp_path / name),
             )
         losses.append(_losses(tmp_path / name))
-        evaluate = search.make_evaluator(placed, mesh)
+        evaluate = evaluation.make_evaluator(placed, mesh)
+        shown = np.ones(TINY.num_classes, bool)
         chunks = data[0].reshape(2, 10, 16, 16, 3), data[1].reshape(2, 10)
         for shape in ((2, 2), (4, 1)):  # genomes spread over the devices, and images
             stacked = genome.reshape(*shape, *genome.shape[1:])
-            predictions.append(np.ravel(evaluate(params, frozen, *chunks, stacked)[1]))
+            predictions.append(np.ravel(evaluate(params, frozen, *chunks, stacked, shown)[2]))
     np.testing.assert_allclose(*losses, rtol=1e-4)
     for other in predictions[1:]:
         np.testing.assert_allclose(predictions[0], other, rtol=1e-3)
