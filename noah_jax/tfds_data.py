@@ -40,7 +40,7 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
             ours: _Records(builder, part) for ours, part in task.vtab_splits(examples).items()
         }
     opened = {ours: _split(name, builder, task, records) for ours, records in splits.items()}
-    with opened["train"].read(0)[0] as image:
+    with _image(_parser(builder)(splits["train"][0])) as image:
         encoding = image.format.lower()
     return Source(opened, task.num_classes, encoding, _domains(task, data_dir))
 
@@ -84,7 +84,7 @@ def _split(name: str, builder, task: Task, records: _Records) -> Split:
 
     def read(index):
         example = parse(records[index])
-        image = PIL.Image.open(io.BytesIO(example["image"]))
+        image = _image(example)
         if task.binary:
             image = image.point(lambda value: 255 * value)
         return image, int(task.label(example))
@@ -95,6 +95,10 @@ def _split(name: str, builder, task: Task, records: _Records) -> Split:
         classes = {label(index) for index in range(len(records))}
     names = [f"{name} {records.name} example {index}" for index in range(len(records))]
     return Split(names, read, tuple(sorted(classes)))
+
+
+def _image(example: dict) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(example["image"]))
 
 
 def _labels(builder, task: Task, records: _Records) -> Callable[[int], int]:
