@@ -1,8 +1,6 @@
-"""Sources, on real files: folders, lists, broken images, digits, a prepared TFDS dataset."""
+"""Sources, on real files: folders, lists, broken images, digits."""
 
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
@@ -10,7 +8,6 @@ import pytest
 
 from noah_jax import data, loader
 from noah_jax.errors import UserError
-from noah_jax.tasks import VTAB
 
 
 @pytest.fixture
@@ -183,66 +180,3 @@ def test_unknown_task_suggests_the_nearest():
 def test_unprepared_dataset_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match="python -m noah_jax.data prepare cifar100 --data_dir="):
         data.open_source("cifar100", str(tmp_path), 0)
-
-
-def test_splits_are_vtabs():
-    assert VTAB["cifar100"].vtab_splits({"train": 50_000, "test": 10_000}) == {
-        "train": "train[:800]",
-        "val": "train[45000:45200]",
-        "trainval": "train[:800]+train[45000:45200]",
-        "test": "test",
-    }
-    assert VTAB["caltech101"].vtab_splits({"train": 3059, "test": 9})["val"] == "train[2753:2953]"
-
-
-PREPARE = """
-import pathlib, sys
-import numpy as np
-import tensorflow_datasets as tfds
-from noah_jax import data
-
-raw, data_dir = map(pathlib.Path, sys.argv[1:])
-tfds.download.DownloadManager.download_and_extract = lambda self, url: str(raw)
-data.prepare(["cifar100"], str(data_dir))
-"""
-
-READ = """
-import sys
-from noah_jax import data, loader
-
-source = data.open_source("cifar100", sys.argv[1], 0)
-images, labels = loader.load(source.splits["trainval"], 32)
-assert "tensorflow" not in sys.modules, "TensorFlow was imported"
-print({name: len(split) for name, split in source.splits.items()}, source.encoding)
-print(labels.tolist() == (images[:, 0, 0, 0] % 100).tolist())
-print(len(set(map(bytes, images[:, 0, 1, :2]))))
-"""
-
-
-def test_tfds_with_the_real_builder_and_without_tensorflow_when_reading(tmp_path):
-    """CIFAR-100's own builder on raw files of its format: 50,000 + 100 images.
-
-    The first pixel holds label and the second the number, so that splits can be told apart.
-    """
-    raw = tmp_path / "cifar-100-binary"
-    raw.mkdir()
-    for name, classes in (("coarse", 20), ("fine", 100)):
-        path = raw / f"{name}_label_names.txt"
-        path.write_text("\n".join(f"{name}{i}" for i in range(classes)))
-    for name, count in (("train", 50_000), ("test", 100)):
-        rows = np.zeros((count, 2 + 3 * 1024), np.uint8)
-        number = np.arange(count)
-        rows[:, 1] = rows[:, 2] = number % 100  # fine label, red of the first pixel
-        rows[:, 3], rows[:, 3 + 1024] = number % 256, number // 256
-        rows.tofile(raw / f"{name}.bin")
-    for script, arguments in (
-        (PREPARE, (tmp_path, tmp_path / "tfds")),
-        (READ, (tmp_path / "tfds",)),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    sizes, labels_match, distinct = done.stdout.splitlines()
-    assert sizes == "{'train': 800, 'val': 200, 'trainval': 1000, 'test': 100} png"
-    assert labels_match == "True" and distinct == "1000"
