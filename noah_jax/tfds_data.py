@@ -130,10 +130,8 @@ def _prepared(name: str, task: Task, data_dir: str):
         others = sorted(path.name for path in folder.parent.glob("*.*.*"))
         there = f" (there is version {', '.join(others)}, which is not read)" if others else ""
         raise UserError(
-            f"{name} is not prepared in {folder}{there}: run "
-            f"`python -m noah_jax.data prepare {name}"
-            + (f" --data_dir={data_dir}`" if data_dir else "`")
-            + ", or give a folder with --config.data_dir"
+            f"{name} is not prepared in {folder}{there}: run {_command(name, data_dir)}, or give a "
+            "folder with --config.data_dir"
         )
     return builder
 
@@ -152,8 +150,13 @@ def _builder(name: str, task: Task, data_dir: str):
         raise UserError(
             f"{name} in {data_dir or 'the default data folder of TFDS'} cannot be read: {error}\n"
             f"Expected {task.tfds} in array_record format: move that one away and run "
-            f"`python -m noah_jax.data prepare {name}`"
+            f"{_command(name, data_dir)}"
         ) from error
+
+
+def _command(name: str, data_dir: str) -> str:
+    option = f" --data_dir={data_dir}" if data_dir else ""
+    return f"`python -m noah_jax.data prepare {name}{option}`"
 
 
 # --- Preparation ---------------------------------------------------------------------------------
@@ -192,11 +195,11 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
         try:
             builder.download_and_prepare()
         except Exception as error:  # TFDS and the network raise many kinds
-            files = ", ".join(info.filename for info in builder.url_infos.values())
-            problems.append(
-                f"{name}: {type(error).__name__}: {error}\n"
-                f"Files that can be had elsewhere are taken from {manual}, if they have the names "
-                f"{files}."
-            )
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+            if files := [info.filename for info in builder.url_infos.values() if info.filename]:
+                problems[-1] += (
+                    f"\nFiles that can be had elsewhere are taken from {manual}, if they have the "
+                    f"names {', '.join(files)}."
+                )
     if problems:
         raise UserError("not prepared:\n\n" + "\n\n".join(problems))
