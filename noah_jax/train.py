@@ -1,7 +1,8 @@
 """Training what trains: the supernet with random genomes, a subnet with its own.
 
-A run is a pure function of its inputs, the seed and the step: batch, genome and dropout of a step
-come from the seed and the step's number alone.
+A run is a pure function of its inputs, the seed and the step: batch, genome, augmentation and
+dropout of a step come from the seed and the step's number alone. Images that are used as they are
+stay on the devices, and an epoch is one call; augmented ones are streamed, and a step is one call.
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from noah_jax import sharding
+from noah_jax import augment, sharding
+from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Schedule
 from noah_jax.errors import UserError
@@ -45,10 +47,14 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def logits(self, params, frozen, images, genome, key=None):
-        """uint8 images `[b, h, w, 3]` → float32 `[b, classes]`; with a key, as in training."""
+    def normalise(self, images):
+        """uint8 images `[b, h, w, 3]` → float32."""
         x = images.astype(jnp.float32) / 255.0
-        x = (x - jnp.array([[[self.mean]]])) / jnp.array([[[self.std]]])
+        return (x - jnp.array([[[self.mean]]])) / jnp.array([[[self.std]]])
+
+    def logits(self, params, frozen, images, genome, key=None):
+        """Images, uint8 or normalised → float32 `[b, classes]`; with a key, as in training."""
+        x = self.normalise(images) if images.dtype == jnp.uint8 else images
         model = nnx.merge(self.graphdef, params, frozen)
         return model(x, genome, train=key is not None, key=key)
 
@@ -117,14 +123,11 @@ def make_optimizer(schedule: Schedule, steps_per_epoch: int) -> optax.GradientTr
     return optax.adamw(learning_rate, weight_decay=schedule.weight_decay, mask=decayed)
 
 
-def make_epoch(
-    network: Network, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
-):
-    """The compiled `epoch(state, frozen, images, labels, genomes, first_step, seed)`.
+def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh: Mesh):
+    """`update(state, frozen, images, labels, genomes, key)` → the new state and the loss.
 
-    `state` is `(params, optimiser state)` and is donated. Of `genomes` `[steps, g, depth, modules]`
-    for all steps of an epoch, each of a step's g genomes gets an equal part of the batch. Returns
-    the new state and the losses `[steps]`. All but the number of steps is traced: one compilation.
+    `state` is `(params, optimiser state)`. Each of the genomes `[g, depth, modules]` gets an equal
+    part of the batch. Labels are classes `[b]`, or distributions `[b, classes]`.
     """
 
     def loss(params, frozen, images, labels, genomes, key):
@@ -135,7 +138,29 @@ def make_epoch(
             params, frozen, images, genomes, jax.random.split(key, groups)
         )
         logits = logits.reshape(-1, logits.shape[-1])
+        if labels.ndim == 2:
+            return optax.softmax_cross_entropy(logits, labels).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def update(state, frozen, images, labels, genomes, key):
+        params, optimizer_state = state
+        value, gradient = jax.value_and_grad(loss)(params, frozen, images, labels, genomes, key)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return (optax.apply_updates(params, updates), optimizer_state), value
+
+    return update
+
+
+def make_epoch(
+    network: Network, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
+):
+    """The compiled `epoch(state, frozen, images, labels, genomes, first_step, seed)`.
+
+    `state` is donated, see `_make_update`; `genomes` `[steps, g, depth, modules]` are for all steps
+    of the epoch. Returns the new state and the losses `[steps]`. All but the number of steps is
+    traced: one compilation.
+    """
+    update = _make_update(network, optimizer, mesh)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def epoch(state, frozen, images, labels, genomes, first_step, seed):
@@ -146,18 +171,62 @@ def make_epoch(
         batches = order[: steps * batch_size].reshape(steps, batch_size)
 
         def step(state, inputs):
-            params, optimizer_state = state
             number, batch, genomes = inputs
             key = jax.random.fold_in(dropout_key, number)
-            value, gradient = jax.value_and_grad(loss)(
-                params, frozen, images[batch], labels[batch], genomes, key
-            )
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            return (optax.apply_updates(params, updates), optimizer_state), value
+            return update(state, frozen, images[batch], labels[batch], genomes, key)
 
         return jax.lax.scan(step, state, (first_step + jnp.arange(steps), batches, genomes))
 
     return epoch
+
+
+def make_augmented_step(
+    network: Network, optimizer: optax.GradientTransformation, num_classes: int, mesh: Mesh
+):
+    """The compiled `step(state, frozen, images, labels, genomes, number, seed)`.
+
+    As one step of `make_epoch`, with the part of the augmentation that is done on the device.
+    Returns the new state and the loss.
+    """
+    update = _make_update(network, optimizer, mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, frozen, images, labels, genomes, number, seed):
+        mix_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
+        images = network.normalise(sharding.spread(mesh, images))
+        images, targets = augment.mix(images, labels, num_classes, mix_key)
+        return update(state, frozen, images, targets, genomes, dropout_key)
+
+    return step
+
+
+def _resident(network, optimizer, data, batch_size, seed, mesh):
+    """`run(state, genomes, first_step)` → the state after an epoch and its mean loss."""
+    epoch = make_epoch(network, optimizer, batch_size, mesh)
+    images, labels = sharding.replicate(mesh, data)
+
+    def run(state, genomes, first_step):
+        numbers = np.int32(first_step), np.uint32(seed)
+        state, losses = epoch(state, network.frozen, images, labels, genomes, *numbers)
+        return state, losses.mean()
+
+    return run
+
+
+def _streamed(network, optimizer, data, batch_size, seed, mesh, first_step):
+    """As `_resident`; calls must follow each other, from `first_step` on."""
+    step = make_augmented_step(network, optimizer, data.num_classes, mesh)
+    batches = augment.stream(data.split, data.size, batch_size, seed, first_step)
+
+    def run(state, genomes, first_step):
+        total = 0.0
+        for number, drawn in enumerate(genomes, first_step):
+            numbers = np.int32(number), np.uint32(seed)
+            state, loss = step(state, network.frozen, *next(batches), drawn, *numbers)
+            total += loss  # not fetched: the device must not wait for the host
+        return state, total / len(genomes)
+
+    return run
 
 
 def steps_per_epoch(stage: str, schedule: Schedule, images: int) -> int:
@@ -177,7 +246,7 @@ def steps_per_epoch(stage: str, schedule: Schedule, images: int) -> int:
 def fit(
     stage: str,
     network: Network,
-    data: tuple[np.ndarray, np.ndarray],
+    data: tuple[np.ndarray, np.ndarray] | Augmented,
     schedule: Schedule,
     genomes: Callable[[int], np.ndarray],
     seed: int,
@@ -189,19 +258,19 @@ def fit(
     """Trains to the end of `schedule`, from the newest checkpoint if there is one.
 
     Args:
-      data: uint8 images `[n, h, w, 3]` and int32 labels `[n]`; put on the devices whole, once.
+      data: uint8 images `[n, h, w, 3]` and int32 labels `[n]`, put on the devices whole, once; or
+        images that are augmented and streamed.
       genomes: step → `[g, depth, modules]`, a pure function.
 
     Returns:
       The trained params.
 
     Raises:
-      UserError: see `steps_per_epoch`.
+      UserError: see `steps_per_epoch` and `augment.stream`; or the loss is not finite.
     """
-    steps = steps_per_epoch(stage, schedule, len(data[1]))
+    streamed = isinstance(data, Augmented)
+    steps = steps_per_epoch(stage, schedule, len(data.split if streamed else data[1]))
     optimizer = make_optimizer(schedule, steps)
-    run_epoch = make_epoch(network, optimizer, schedule.batch_size, mesh)
-    images, labels = sharding.replicate(mesh, data)
     params = jax.tree.map(jnp.copy, network.params)  # the epoch donates it, the network is kept
     state = sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
     first = 0
@@ -209,11 +278,13 @@ def fit(
         first = checkpoints.latest // steps
         state = _from_saved(state, checkpoints.load(_to_saved(state)))
         writer.say(f"  {stage} goes on after epoch {first}")
+    inputs = network, optimizer, data, schedule.batch_size, seed, mesh
+    run_epoch = _streamed(*inputs, first * steps) if streamed else _resident(*inputs)
     seen: tuple[int, jax.Array] | None = None
     with writer.progress(stage, schedule.epochs, first, "epochs") as progress:
 
-        def report(epoch, losses):  # one epoch late, so that the device never waits for the host
-            loss = float(losses.mean())
+        def report(epoch, loss):  # one epoch late, so that the device never waits for the host
+            loss = float(loss)
             if not math.isfinite(loss):
                 raise UserError(
                     f"{stage}: the loss is {loss} in epoch {epoch + 1}; start again with a lower "
@@ -225,12 +296,10 @@ def fit(
         for epoch in range(first, schedule.epochs):
             numbers = range(epoch * steps, (epoch + 1) * steps)
             drawn = np.stack([genomes(number) for number in numbers])
-            state, losses = run_epoch(
-                state, network.frozen, images, labels, drawn, np.int32(numbers[0]), np.uint32(seed)
-            )
+            state, loss = run_epoch(state, drawn, numbers[0])
             if seen:
                 report(*seen)
-            seen = epoch, losses
+            seen = epoch, loss
             if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == schedule.epochs:
                 report(*seen)
                 seen = None

@@ -7,13 +7,16 @@ import json
 import jax
 import numpy as np
 import optax
+import PIL.Image
 import pytest
 from flax import nnx
 
 from noah_jax import evaluation, sharding, train
+from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Schedule
 from noah_jax.errors import UserError
+from noah_jax.loader import Split
 from noah_jax.space import MODULES, SearchSpace
 from noah_jax.vit import ViT
 from noah_jax.writer import Writer
@@ -39,6 +42,18 @@ def data():
     labels = np.arange(20, dtype=np.int32) % TINY.num_classes
     images = rng.integers(0, 40, (20, 16, 16, 3)) + 45 * labels[:, None, None, None]
     return images.astype(np.uint8), labels
+
+
+@pytest.fixture
+def augmented():
+    """As `data`, but each class has a colour that augmentation leaves recognisable."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20, dtype=np.int32) % TINY.num_classes
+    colours = np.array([(9, 1, 1), (1, 9, 1), (1, 1, 9), (9, 9, 1), (9, 1, 9)]) * 22
+    pixels = rng.integers(0, 40, (20, 16, 16, 3)) + colours[labels][:, None, None]
+    images = [PIL.Image.fromarray(image.astype(np.uint8)) for image in pixels]
+    split = Split([f"image {i}" for i in range(20)], lambda i: (images[i].copy(), labels[i]))
+    return Augmented(split, TINY.image_size, TINY.num_classes)
 
 
 def genomes(step):
@@ -128,8 +143,26 @@ def test_only_full_fine_tuning_moves_the_backbone(tiny_vit, data, tmp_path, meth
     assert not _equal(before["blocks"]["adapter"], after["blocks"]["adapter"])
 
 
-def test_interrupted_equals_uninterrupted(network, data, tmp_path):
+def test_augmented_training_learns_in_one_compilation(network, augmented, tmp_path, monkeypatch):
+    """The loss falls, slowly since its targets are mixed; the images as they are become clear."""
+    compiled = []
+    make = train.make_augmented_step
+    monkeypatch.setattr(
+        train, "make_augmented_step", lambda *args: compiled.append(make(*args)) or compiled[-1]
+    )
+    params = _fit(network, augmented, tmp_path, Schedule(100, 8, 1e-2, 1e-4, 1), every=100)
+    assert compiled[0]._cache_size() == 1
+    losses = _losses(tmp_path)
+    assert len(losses) == 100 and np.mean(losses[-20:]) < np.mean(losses[:5]) - 0.1
+    images, labels = zip(*map(augmented.split.read, range(20)), strict=True)
+    logits = jax.jit(network.logits)(params, network.frozen, np.stack(images), genomes(0)[0])
+    assert (logits.argmax(axis=1) == np.array(labels)).mean() > 0.8
+
+
+@pytest.mark.parametrize("kind", ["data", "augmented"])
+def test_interrupted_equals_uninterrupted(network, kind, tmp_path, request):
     """Stopped after epoch 2 of 4 by an exception, as a reader of genomes would raise it."""
+    data = request.getfixturevalue(kind)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     expected = _fit(network, data, whole)

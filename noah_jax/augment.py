@@ -1,0 +1,230 @@
+"""The augmentation of NOAH's few-shot and ImageNet runs, as timm 0.5.4 does it.
+
+On the host, image by image (`stream`): random resized crop, flip, RandAugment
+`rand-m9-mstd0.5-inc1`. On the device, batch by batch (`mix`): random erasing, then mixup or cutmix,
+and smoothed labels. All values are the defaults of NOAH's supernet_train_prompt.py.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import PIL.Image
+from PIL import ImageEnhance, ImageOps
+from PIL.Image import Resampling, Transform, Transpose
+
+from noah_jax.errors import UserError
+from noah_jax.loader import Split, rgb
+
+_ATTEMPTS = 10  # at a box that fits, for the crop and for the erasing
+_CROP_AREA, _CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+_LAYERS, _OPERATION_PROBABILITY = 2, 0.5
+_MAGNITUDE, _MAGNITUDE_STD, _MAGNITUDE_MAX = 9.0, 0.5, 10.0
+_FILL = (124, 116, 104)  # ImageNet's mean
+_ERASE_PROBABILITY, _ERASE_AREA, _ERASE_RATIO = 0.25, (0.02, 1 / 3), (0.3, 1 / 0.3)
+_MIXUP_ALPHA, _CUTMIX_PROBABILITY = 0.8, 0.5
+_SMOOTHING = 0.1
+_BATCHES_AHEAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmented:
+    """Training data that is read and augmented anew in every epoch.
+
+    Attributes:
+      size: of the augmented images, in pixels.
+      num_classes: of the targets.
+    """
+
+    split: Split
+    size: int
+    num_classes: int
+
+
+def stream(
+    split: Split, size: int, batch_size: int, seed: int, first_step: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
+
+    Every epoch has another order and leaves out the images that fill no batch. A batch is a pure
+    function of its step and the seed.
+
+    Raises:
+      UserError: an image cannot be read; it is named.
+    """
+
+    def read(index, rng):
+        try:
+            image, label = split.read(index)
+            with image:
+                return augment(image, size, rng), np.int32(label)
+        except Exception as error:  # Pillow's readers raise whatever a broken file provokes
+            raise UserError(f"an image cannot be read: {split.names[index]}: {error}") from error
+
+    whole_batches = len(split) // batch_size * batch_size
+    order = grain.MapDataset.range(len(split)).seed(seed).shuffle()[:whole_batches].repeat()
+    images = order.random_map(read)[first_step * batch_size :]
+    options = grain.ReadOptions(
+        num_threads=os.cpu_count() or 1, prefetch_buffer_size=_BATCHES_AHEAD * batch_size
+    )
+    return iter(images.to_iter_dataset(options).batch(batch_size))
+
+
+def augment(image: PIL.Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """uint8 `[size, size, 3]`: random resized crop, flip, RandAugment.
+
+    Raises:
+      ValueError: see `loader.rgb`.
+    """
+    image = rgb(image)
+    image = image.crop(crop_box(*image.size, rng)).resize((size, size), Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        image = image.transpose(Transpose.FLIP_LEFT_RIGHT)
+    for name in rng.choice(list(OPERATIONS), _LAYERS):
+        if rng.random() < _OPERATION_PROBABILITY:
+            magnitude = np.clip(rng.normal(_MAGNITUDE, _MAGNITUDE_STD), 0.0, _MAGNITUDE_MAX)
+            image = OPERATIONS[name](image, float(magnitude) / 10, int(rng.choice((-1, 1))))
+    return np.asarray(image)
+
+
+def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom: area and ratio drawn until the box fits, at last the centre."""
+    for _ in range(_ATTEMPTS):
+        area = rng.uniform(*_CROP_AREA) * width * height
+        ratio = math.exp(rng.uniform(*np.log(_CROP_RATIO)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(width - w, endpoint=True))
+            top = int(rng.integers(height - h, endpoint=True))
+            return left, top, left + w, top + h
+    w = min(width, round(height * _CROP_RATIO[1]))
+    h = min(height, round(width / _CROP_RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+# --- RandAugment: timm's "increasing" operations -------------------------------------------------
+# Each takes an RGB image, the level (magnitude / 10) and, for those with two directions, the sign.
+
+
+def _affine(image, *matrix):
+    return image.transform(
+        image.size, Transform.AFFINE, matrix, Resampling.BICUBIC, fillcolor=_FILL
+    )
+
+
+def _enhance(kind):
+    return lambda image, level, sign: kind(image).enhance(max(0.1, 1 + sign * level * 0.9))
+
+
+def _posterize(image, level, _):
+    """Keeps 4 … 0 bits; of Pillow's own function, recent versions refuse 0 (a black image)."""
+    mask = 256 - 2 ** (4 + int(level * 4))
+    return image.point([value & mask for value in range(256)] * 3)
+
+
+def _solarize_add(image, level, _):
+    add = int(level * 110)
+    return image.point([min(255, v + add) if v < 128 else v for v in range(256)] * 3)
+
+
+OPERATIONS = {
+    "auto_contrast": lambda image, level, sign: ImageOps.autocontrast(image),
+    "equalize": lambda image, level, sign: ImageOps.equalize(image),
+    "invert": lambda image, level, sign: ImageOps.invert(image),
+    "rotate": lambda image, level, sign: image.rotate(
+        sign * level * 30, Resampling.BICUBIC, fillcolor=_FILL
+    ),
+    "posterize": _posterize,
+    "solarize": lambda image, level, sign: ImageOps.solarize(image, 256 - int(level * 256)),
+    "solarize_add": _solarize_add,
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
+    "shear_x": lambda image, level, sign: _affine(image, 1, sign * level * 0.3, 0, 0, 1, 0),
+    "shear_y": lambda image, level, sign: _affine(image, 1, 0, 0, sign * level * 0.3, 1, 0),
+    "translate_x": lambda image, level, sign: _affine(
+        image, 1, 0, sign * level * 0.45 * image.width, 0, 1, 0
+    ),
+    "translate_y": lambda image, level, sign: _affine(
+        image, 1, 0, 0, 0, 1, sign * level * 0.45 * image.height
+    ),
+}
+
+
+# --- On the device -------------------------------------------------------------------------------
+
+
+def mix(
+    images: jax.Array, labels: jax.Array, num_classes: int, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Random erasing, then mixup or cutmix of the batch with its own reverse.
+
+    The middle image of an odd batch is its own partner (timm refuses odd batches).
+
+    Args:
+      images: normalised, float32 `[b, h, w, 3]`.
+      labels: int `[b]`.
+
+    Returns:
+      The images, and float32 targets `[b, num_classes]` that sum to 1.
+    """
+    erase_key, share_key = jax.random.split(key)
+    images = jax.vmap(erase)(images, jax.random.split(erase_key, len(images)))
+    own = own_share(*images.shape[1:3], share_key)  # [h w]
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), _SMOOTHING)
+
+    def blend(x, own):
+        return own * x + (1 - own) * x[::-1]
+
+    return blend(images, own[None, :, :, None]), blend(targets, own.mean())
+
+
+def erase(image: jax.Array, key: jax.Array) -> jax.Array:
+    """A quarter of the normalised images `[h, w, 3]` get a box of standard normal noise."""
+    height, width, _ = image.shape
+    keys = jax.random.split(key, 6)
+    area = jax.random.uniform(keys[0], _ATTEMPTS, jnp.float32, *_ERASE_AREA) * height * width
+    ratio = jnp.exp(jax.random.uniform(keys[1], _ATTEMPTS, jnp.float32, *np.log(_ERASE_RATIO)))
+    heights = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
+    widths = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
+    fits = (heights < height) & (widths < width)
+    h, w = heights[jnp.argmax(fits)], widths[jnp.argmax(fits)]
+    top = jax.random.randint(keys[2], (), 0, height - h + 1)
+    left = jax.random.randint(keys[3], (), 0, width - w + 1)
+    erased = fits.any() & jax.random.bernoulli(keys[4], _ERASE_PROBABILITY)
+    box = _inside(top, top + h, height)[:, None] & _inside(left, left + w, width)[None]
+    noise = jax.random.normal(keys[5], image.shape)
+    return jnp.where((box & erased)[:, :, None], noise, image)
+
+
+def own_share(height: int, width: int, key: jax.Array) -> jax.Array:
+    """How much of each pixel `[height, width]` stays in its image; the rest is the partner's.
+
+    Mixup: λ ~ Beta(0.8, 0.8) everywhere. Cutmix: 0 in a box of 1 - λ of the area around any pixel,
+    cut off at the image's edge, and 1 outside; λ ~ Beta(1, 1). The mean is the share of the label.
+    """
+    keys = jax.random.split(key, 5)
+    mixup = jax.random.beta(keys[0], _MIXUP_ALPHA, _MIXUP_ALPHA)
+    side = jnp.sqrt(jax.random.uniform(keys[1]))  # 1 - λ is uniform as λ is
+    half_h = (height * side).astype(jnp.int32) // 2
+    half_w = (width * side).astype(jnp.int32) // 2
+    y = jax.random.randint(keys[2], (), 0, height)
+    x = jax.random.randint(keys[3], (), 0, width)
+    rows, columns = _inside(y - half_h, y + half_h, height), _inside(x - half_w, x + half_w, width)
+    box = rows[:, None] & columns[None]
+    cutmix = jax.random.bernoulli(keys[4], _CUTMIX_PROBABILITY)
+    return jnp.where(cutmix, 1 - box.astype(jnp.float32), mixup)
+
+
+def _inside(start, stop, size):
+    """bool `[size]`: start ≤ position < stop."""
+    position = jnp.arange(size)
+    return (start <= position) & (position < stop)
