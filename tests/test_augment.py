@@ -233,6 +233,7 @@ def test_share_of_mixup_and_cutmix():
     mixup = share[~cutmix]
     assert (mixup == mixup[:, :1, :1]).all()
     assert scipy.stats.kstest(mixup[:, 0, 0], scipy.stats.beta(0.8, 0.8).cdf).pvalue > 1e-3
+    assert abs(mixup[:, 0, 0].std() - 0.310) < 0.01  # of Beta(1, 1): 0.289
     heights, widths = _boxes(share[cutmix] == 0)
     rng, expected = np.random.default_rng(0), []
     for _ in range(4000):
