@@ -25,6 +25,7 @@ from flax import nnx
 
 import noah_jax
 from noah_jax import data, evaluation, interop, loader, pretrained, report, search, sharding, train
+from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
@@ -217,11 +218,15 @@ def _fit(stages: _Run, stage: str, network, genomes):
     config = stages.config
     schedule, _ = _schedule(config, stages.source, stage)
     split = stages.source.splits[_TRAINED_ON[stage]]
+    if config.augmentation == "randaugment":
+        examples = Augmented(split, config.image_size, stages.source.num_classes)
+    else:
+        examples = loader.load(split, config.image_size)
     with contextlib.closing(Checkpoints(stages.workdir / stage)) as checkpoints:
         return train.fit(
             stage,
             network,
-            loader.load(split, config.image_size),
+            examples,
             schedule,
             genomes,
             stages.seed(stage),
