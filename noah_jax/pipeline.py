@@ -221,7 +221,7 @@ def _fit(stages: _Run, stage: str, network, genomes):
     if config.augmentation == "randaugment":
         examples = Augmented(split, config.image_size, stages.source.num_classes)
     else:
-        examples = loader.load(split, config.image_size)
+        examples = loader.load(split, config.image_size, config.center_crop)
     with contextlib.closing(Checkpoints(stages.workdir / stage)) as checkpoints:
         return train.fit(
             stage,
