@@ -14,8 +14,8 @@ from ml_collections import config_flags
 
 from noah_jax import config as config_lib
 from noah_jax import pipeline, tables
+from noah_jax.downloads import cache_dir
 from noah_jax.errors import UserError
-from noah_jax.pretrained import cache_dir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(

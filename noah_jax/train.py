@@ -27,7 +27,7 @@ from noah_jax.vit import ViT, ViTConfig
 from noah_jax.writer import Writer
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
-_NOT_DECAYED = ("bias", "scale", "cls_token", "pos_embed")
+_NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
 
 
 @dataclasses.dataclass(frozen=True)

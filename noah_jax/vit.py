@@ -1,5 +1,6 @@
 """Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
 
+The same code is DeiT, DINO, DINOv2 (with registers too), MAE's encoder and CLIP's image tower.
 Blocks are stacked, one set of arrays `[depth, ...]`, and run by `lax.scan`: compile time does not
 grow with depth. The genome is an argument like the images are; no shape depends on it.
 """
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from noah_jax.prompts import Adapter, LoRA, VisualPrompts, drop
+from noah_jax.prompts import Adapter, LoRA, VisualPrompts, drop, quick_gelu
 from noah_jax.space import MODULES
 
 _SHAPES = {  # width, depth, heads
@@ -20,8 +21,15 @@ _SHAPES = {  # width, depth, heads
     "s": (384, 12, 6),
     "b": (768, 12, 12),
     "l": (1024, 24, 16),
+    "h": (1280, 32, 16),
 }
 _PATCH_SIZES = (8, 14, 16, 32)
+_VARIANTS = {
+    "": {},
+    "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
+    "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
+    "_dist": {"registers": 1},  # distilled DeiT, its distillation token
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +42,11 @@ class ViTConfig:
     patch_size: int
     image_size: int = 224
     num_classes: int = 1000
+    registers: int = 0  # tokens between class token and patches, without a position
+    pre_norm: bool = False  # a layer norm before the first block, and no bias in the embedding
+    quick_gelu: bool = False  # in the MLP, instead of the exact GELU
+    epsilon: float = 1e-6  # of the layer norms
+    antialias: bool = False  # how a position table of another size is interpolated
     drop_path: float = 0.1  # of the last block; linear over depth from 0
     dropout: float = 0.1  # inside the prompt modules
     dtype: str = "float32"  # of the computation; trainable parameters and logits are float32
@@ -48,15 +61,19 @@ class ViTConfig:
 
     @classmethod
     def named(cls, name: str, **overrides) -> "ViTConfig":
-        """`vit_<ti|s|b|l><patch size>`, e.g. `vit_b16`; ValueError for any other name."""
-        match = re.fullmatch(r"vit_(ti|s|b|l)(\d+)", name)
-        if not match or int(match[2]) not in _PATCH_SIZES:
+        """E.g. `vit_b16`, `vit_s14_reg4`, `vit_l14_clip`; ValueError for a name that means nothing.
+
+        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. At the end `_clip` stands for CLIP's image
+        tower, `_reg4` for DINOv2 with registers, `_dist` for the distilled DeiT.
+        """
+        match = re.fullmatch(r"vit_([a-z]+)(\d+)(_\w+)?", name)
+        shape, patch_size, variant = match.groups("") if match else ("", "0", "")
+        if shape not in _SHAPES or int(patch_size) not in _PATCH_SIZES or variant not in _VARIANTS:
             raise ValueError(
-                f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>, "
-                f"patch size one of {_PATCH_SIZES}"
+                f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>"
+                f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
             )
-        width, depth, heads = _SHAPES[match[1]]
-        return cls(width, depth, heads, int(match[2]), **overrides)
+        return cls(*_SHAPES[shape], int(patch_size), **_VARIANTS[variant], **overrides)
 
     @property
     def grid(self) -> int:
@@ -69,10 +86,11 @@ class Block(nnx.Module):
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.heads, self.dropout = config.heads, config.dropout
-        self.norm1 = _layer_norm(d, rngs)
+        self.quick_gelu = config.quick_gelu
+        self.norm1 = _layer_norm(config, rngs)
         self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
         self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
-        self.norm2 = _layer_norm(d, rngs)
+        self.norm2 = _layer_norm(config, rngs)
         self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
         vpt, lora, adapter = (max_sizes[name] for name in MODULES)
@@ -87,7 +105,8 @@ class Block(nnx.Module):
         if self.vpt is not None:
             x, live = self.vpt(x, live, vpt, self.dropout, keys[0])
         x = x + drop(self.attention(x, live, lora, keys[1]), drop_path, keys[2], per_example=True)
-        h = self.fc2(jax.nn.gelu(self.fc1(self.norm2(x).astype(x.dtype)), approximate=False))
+        h = self.fc1(self.norm2(x).astype(x.dtype))
+        h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
         h = drop(h, drop_path, keys[3], per_example=True)
         if self.adapter is not None:
             h = self.adapter(h, adapter, self.dropout, keys[4])
@@ -122,9 +141,17 @@ class ViT(nnx.Module):
         self.max_vpt = max_sizes["vpt"]
         d, dtype = config.width, jnp.dtype(config.dtype)
         normal = nnx.initializers.truncated_normal(0.02)
-        self.patch_embed = nnx.Linear(3 * config.patch_size**2, d, dtype=dtype, rngs=rngs)
+        self.patch_embed = nnx.Linear(
+            3 * config.patch_size**2, d, use_bias=not config.pre_norm, dtype=dtype, rngs=rngs
+        )
         self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, d), jnp.float32))
         self.pos_embed = nnx.Param(normal(rngs.params(), (1, 1 + config.grid**2, d), jnp.float32))
+        self.register_tokens = (
+            nnx.Param(normal(rngs.params(), (1, config.registers, d), jnp.float32))
+            if config.registers
+            else None
+        )
+        self.norm_pre = _layer_norm(config, rngs) if config.pre_norm else None
 
         @nnx.split_rngs(splits=config.depth)
         @nnx.vmap
@@ -132,25 +159,31 @@ class ViT(nnx.Module):
             return Block(config, max_sizes, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.norm = _layer_norm(d, rngs)
+        self.norm = _layer_norm(config, rngs)
         self.head = nnx.Linear(
             d, config.num_classes, kernel_init=normal, dtype=jnp.float32, rngs=rngs
         )
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """`[b, h, w, 3]` → class token, patches, empty prompt slots: `[b, 1 + grid² + r, d]`."""
+        """`[b, h, w, 3]` → `[b, n, d]`: class token, registers, patches, empty prompt slots."""
         b, side, grid = len(images), self.config.image_size, self.config.grid
         if images.shape[1:] != (side, side, 3):
             raise ValueError(f"expected images [b, {side}, {side}, 3], got {list(images.shape)}")
         p, dtype = self.config.patch_size, jnp.dtype(self.config.dtype)
         patches = images.astype(dtype).reshape(b, grid, p, grid, p, 3).swapaxes(2, 3)
         x = self.patch_embed(patches.reshape(b, grid * grid, p * p * 3))
-        cls_token = jnp.broadcast_to(self.cls_token[...].astype(dtype), (b, 1, x.shape[-1]))
-        x = jnp.concatenate([cls_token, x], axis=1) + self.pos_embed[...].astype(dtype)
+        positions = self.pos_embed[...].astype(dtype)
+        prefix = self.cls_token[...].astype(dtype) + positions[:, :1]
+        if self.register_tokens is not None:
+            prefix = jnp.concatenate([prefix, self.register_tokens[...].astype(dtype)], axis=1)
+        prefix = jnp.broadcast_to(prefix, (b, *prefix.shape[1:]))
+        x = jnp.concatenate([prefix, x + positions[:, 1:]], axis=1)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x).astype(dtype)
         return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
 
     def features(self, images, genome, key=None) -> jax.Array:
-        """All tokens after the last block, not normalised: `[b, 1 + grid² + r, d]`."""
+        """All tokens after the last block, not normalised: `[b, n, d]`, as in `embed`."""
         if genome.shape != (expected := (self.config.depth, len(MODULES))):
             raise ValueError(f"expected a genome of shape {expected}, got {genome.shape}")
         graphdef, blocks = nnx.split(self.blocks)
@@ -186,6 +219,12 @@ class ViT(nnx.Module):
         return self.head(self.norm(tokens[:, 0]))
 
 
-def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Its input may be of any dtype, its output is float32."""
-    return nnx.LayerNorm(width, epsilon=1e-6, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
+    return nnx.LayerNorm(
+        config.width,
+        epsilon=config.epsilon,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from noah_jax.pretrained import cache_dir
+from noah_jax.downloads import cache_dir
 from noah_jax.space import MODULES
 from noah_jax.vit import ViT, ViTConfig
 

