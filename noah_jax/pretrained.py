@@ -140,11 +140,7 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
     absent = {name: 0 for name in MODULES}
     model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
     _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
-    tensors = read(name_or_path)
-    if "pos_embed" in tensors:
-        tokens = 1 + config.grid**2
-        tensors["pos_embed"] = resize_positions(tensors["pos_embed"], tokens, config.antialias)
-    return fit(abstract, tensors, name_or_path)
+    return fit(abstract, read(name_or_path), name_or_path, config.antialias)
 
 
 def read(name_or_path: str) -> dict[str, np.ndarray]:
@@ -166,8 +162,10 @@ def read(name_or_path: str) -> dict[str, np.ndarray]:
     return read_file(path)
 
 
-def fit(abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str) -> nnx.State:
-    """`tensors` arranged like the state `abstract`, blocks stacked.
+def fit(
+    abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str, antialias: bool = False
+) -> nnx.State:
+    """`tensors` arranged like the state `abstract`: blocks stacked, the position table resized.
 
     Raises:
       UserError: tensors are missing, left over or of another shape; all are listed.
@@ -182,6 +180,8 @@ def fit(abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str) -> 
         else:
             names, expected = [".".join(path)], shape
         found = [tensors.pop(name, None) for name in names]
+        if names == ["pos_embed"] and found[0] is not None and found[0].ndim == 3:
+            found = [resize_positions(found[0], expected[1], antialias)]
         complaints = [
             f"missing {name} {list(expected)}"
             if tensor is None
@@ -212,8 +212,6 @@ def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) ->
     Bicubic with half-pixel centres, as PyTorch's `interpolate`. Without antialiasing it is what
     NOAH, early versions of timm, DINOv2 and Hugging Face do; DINOv2 with registers antialiases.
     """
-    if table.ndim != 3:
-        return table
     old, new = (int(n**0.5 + 0.5) for n in (table.shape[1] - 1, tokens - 1))
     if old == new or old**2 != table.shape[1] - 1 or new**2 != tokens - 1:
         return table

@@ -39,6 +39,8 @@ def sliced_logits(weights, images, genome):
     ]
     x = np.stack(patches, 1) @ w["patch_embed"]["kernel"] + w["patch_embed"]["bias"]
     x = np.concatenate([np.repeat(w["cls_token"], b, 0), x], 1) + w["pos_embed"]
+    if "register_tokens" in w:
+        x = np.concatenate([x[:, :1], np.repeat(w["register_tokens"], b, 0), x[:, 1:]], 1)
     fixed = x.shape[1]
     for i, (vpt, lora, adapter) in enumerate(genome):
         block = jax.tree.map(lambda leaf, i=i: leaf[i], w["blocks"])
@@ -85,6 +87,19 @@ def test_masked_equals_sliced(tiny_vit, random_genome):
     assert run._cache_size() == 1
     zeros = np.zeros((TINY.depth, 3), np.int32)
     assert np.abs(run(state, zeros) - run(state, random_genome(1))).max() > 1e-2
+
+
+def test_registers_leave_the_prompts_at_the_end(random_genome):
+    model = ViT(dataclasses.replace(TINY, registers=3), MAX_SIZES, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(model)
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
+    images = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
+    run = jax.jit(lambda state, genome: nnx.merge(graphdef, state)(images, genome))
+    for seed in range(4):
+        genome = random_genome(seed)
+        expected = sliced_logits(nnx.to_pure_dict(state), images, genome)
+        np.testing.assert_allclose(run(state, genome), expected, atol=1e-4, err_msg=f"{genome}")
 
 
 def test_population_is_one_more_axis(tiny_vit, random_genome):
@@ -148,10 +163,15 @@ def test_training_mode_drops_and_needs_a_key(tiny_vit, random_genome):
 def test_named_configs():
     config = ViTConfig.named("vit_b16", image_size=224, num_classes=100)
     assert (config.width, config.depth, config.heads, config.grid) == (768, 12, 12, 14)
+    config = ViTConfig.named("vit_l14_clip")
+    assert config.pre_norm and config.quick_gelu and config.epsilon == 1e-5
+    assert ViTConfig.named("vit_s14_reg4").registers == 4
+    assert ViTConfig.named("vit_b16_dist").registers == 1
+    for name in ("vit_b15", "vit_x16", "vit_b16_reg5", "clip_vit_b16"):
+        with pytest.raises(ValueError, match="unknown ViT"):
+            ViTConfig.named(name)
     with pytest.raises(ValueError, match="use 210 or 224"):
         ViTConfig.named("vit_s14", image_size=215)
-    with pytest.raises(ValueError, match="unknown ViT"):
-        ViTConfig.named("vit_b15")
 
 
 @pytest.mark.parametrize("image_size", [32, 48])  # the size of the weights, and another
