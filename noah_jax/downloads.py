@@ -170,6 +170,7 @@ def _copy(reply, file, size: int) -> str | None:
         initial=file.tell(),
         unit="B",
         unit_scale=True,
+        dynamic_ncols=True,
         disable=not sys.stderr.isatty(),
     ) as bar:
         while True:

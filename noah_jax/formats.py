@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class From:
+class _From:
     """How one of our tensors is made from those of a file."""
 
     names: tuple[str, ...]
@@ -39,29 +39,29 @@ def _last(x):  # [..., out] -> [in, out]
     return x.reshape(-1, x.shape[-1])
 
 
-def _same(names: Mapping[str, str]) -> dict[str, From]:
-    return {ours: From((theirs,), lambda x: x) for ours, theirs in names.items()}
+def _same(names: Mapping[str, str]) -> dict[str, _From]:
+    return {ours: _From((theirs,), lambda x: x) for ours, theirs in names.items()}
 
 
-def _torch(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, From]:
+def _torch(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, _From]:
     """PyTorch's layers, each a weight and a bias; several of theirs lie side by side in ours."""
     table = {}
     for ours, theirs in layers.items():
         theirs = (theirs,) if isinstance(theirs, str) else theirs
         weights = tuple(f"{name}.weight" for name in theirs)
         if "norm" in ours:
-            table[f"{ours}.scale"] = From(weights, _join)
+            table[f"{ours}.scale"] = _From(weights, _join)
         else:
-            table[f"{ours}.kernel"] = From(weights, _conv if ours == "patch_embed" else _linear)
-        table[f"{ours}.bias"] = From(tuple(f"{name}.bias" for name in theirs), _join)
+            table[f"{ours}.kernel"] = _From(weights, _conv if ours == "patch_embed" else _linear)
+        table[f"{ours}.bias"] = _From(tuple(f"{name}.bias" for name in theirs), _join)
     return table
 
 
-def _distilled(token: str, positions: str) -> dict[str, From]:
+def _distilled(token: str, positions: str) -> dict[str, _From]:
     """DeiT's distillation token: second in the position table, a register of ours."""
     return {
-        "register_tokens": From((token, positions), lambda x, table: x + table[:, 1:2]),
-        "pos_embed": From((positions,), lambda table: np.delete(table, 1, axis=1)),
+        "register_tokens": _From((token, positions), lambda x, table: x + table[:, 1:2]),
+        "pos_embed": _From((positions,), lambda table: np.delete(table, 1, axis=1)),
     }
 
 
@@ -85,15 +85,15 @@ _GOOGLE = _same(
         "norm.bias": "Transformer/encoder_norm/bias",
     }
 ) | {
-    "patch_embed.kernel": From(("embedding/kernel",), _last),
-    "blocks.{i}.qkv.kernel": From(
+    "patch_embed.kernel": _From(("embedding/kernel",), _last),
+    "blocks.{i}.qkv.kernel": _From(
         tuple(f"{_ATTENTION}{part}/kernel" for part in ("query", "key", "value")),
         lambda *parts: _columns(*(x.reshape(len(x), -1) for x in parts)),
     ),
-    "blocks.{i}.qkv.bias": From(
+    "blocks.{i}.qkv.bias": _From(
         tuple(f"{_ATTENTION}{part}/bias" for part in ("query", "key", "value")), _join
     ),
-    "blocks.{i}.proj.kernel": From((_ATTENTION + "out/kernel",), _last),
+    "blocks.{i}.proj.kernel": _From((_ATTENTION + "out/kernel",), _last),
 }
 
 _TIMM = _same(
@@ -117,9 +117,9 @@ _TIMM = _same(
     }
 )
 _TIMM_REGISTERS = _TIMM | {
-    "register_tokens": From(("reg_token",), lambda x: x),
+    "register_tokens": _From(("reg_token",), lambda x: x),
     # The class token has its position added already.
-    "pos_embed": From(("pos_embed",), lambda table: np.pad(table, ((0, 0), (1, 0), (0, 0)))),
+    "pos_embed": _From(("pos_embed",), lambda table: np.pad(table, ((0, 0), (1, 0), (0, 0)))),
 }
 
 _LAYER = "encoder.layer.{i}."
@@ -160,8 +160,8 @@ _DINOV2 = (
 # An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous, `_read_onnx` names them.
 _MATRIX = "matrix.{i}."
 _ONNX = _DINOV2 | {
-    "pos_embed": From(("position.class", "position.grid"), _columns),
-    "blocks.{i}.qkv.kernel": From(
+    "pos_embed": _From(("position.class", "position.grid"), _columns),
+    "blocks.{i}.qkv.kernel": _From(
         tuple(_MATRIX + part for part in ("query", "key", "value")), _columns
     ),
     **_same({f"blocks.{{i}}.{name}.kernel": _MATRIX + name for name in ("proj", "fc1", "fc2")}),
@@ -169,8 +169,8 @@ _ONNX = _DINOV2 | {
 
 _CLIP_LAYER = "encoder.layers.{i}."
 _CLIP = {
-    "cls_token": From(("embeddings.class_embedding",), lambda x: x[None, None]),
-    "pos_embed": From(("embeddings.position_embedding.weight",), lambda table: table[None]),
+    "cls_token": _From(("embeddings.class_embedding",), lambda x: x[None, None]),
+    "pos_embed": _From(("embeddings.position_embedding.weight",), lambda table: table[None]),
 } | _torch(
     {
         "patch_embed": "embeddings.patch_embedding",
@@ -187,10 +187,10 @@ _CLIP = {
 
 _OPEN_CLIP_BLOCK = "visual.transformer.resblocks.{i}."
 _OPEN_CLIP = {
-    "cls_token": From(("visual.class_embedding",), lambda x: x[None, None]),
-    "pos_embed": From(("visual.positional_embedding",), lambda table: table[None]),
-    "blocks.{i}.qkv.kernel": From((_OPEN_CLIP_BLOCK + "attn.in_proj_weight",), _linear),
-    "blocks.{i}.qkv.bias": From((_OPEN_CLIP_BLOCK + "attn.in_proj_bias",), _join),
+    "cls_token": _From(("visual.class_embedding",), lambda x: x[None, None]),
+    "pos_embed": _From(("visual.positional_embedding",), lambda table: table[None]),
+    "blocks.{i}.qkv.kernel": _From((_OPEN_CLIP_BLOCK + "attn.in_proj_weight",), _linear),
+    "blocks.{i}.qkv.bias": _From((_OPEN_CLIP_BLOCK + "attn.in_proj_bias",), _join),
 } | _torch(
     {
         "patch_embed": "visual.conv1",

@@ -36,14 +36,14 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _convert(raw: _Raw, path: pathlib.Path) -> dict[str, np.ndarray]:
     """A file's tensors under our names; those that no table knows are kept under their own."""
-    form = next((form for form in FORMATS if form[0] in raw), None)
-    if form is None:
+    known = [(table, ignored) for mark, table, ignored in FORMATS if mark in raw]
+    if not known:
         raise UserError(
             f"the tensors in {path} are of no known layout: expected one of the tensors "
             f"{', '.join(mark for mark, _, _ in FORMATS)}; "
             f"it has {', '.join(sorted(raw)[:5])} …"
         )
-    _, table, ignored = form
+    table, ignored = known[0]
     left = {name for name in raw if not re.fullmatch(ignored, name)}
     numbers = [re.search(r"(?:block_|blocks\.|layers?\.)(\d+)", name) for name in left]
     depth = 1 + max((int(match[1]) for match in numbers if match), default=0)
