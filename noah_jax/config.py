@@ -39,7 +39,7 @@ def defaults() -> ConfigDict:
             "lists": "",  # published few-shot lists, see folders.py, to use instead of drawing
             "whole_val": False,  # few-shot: validate with all that is left, as the original did
             "augmentation": "none",  # or "randaugment", with erasing, mixup, cutmix, smoothing
-            "center_crop": False,  # of images that are not augmented, enlarged by 8/7; else squeezed
+            "center_crop": False,  # of images that are not augmented, enlarged by 8/7
             "genome": "",  # a file, JSON or one of NOAH's YAMLs: skips supernet and search
             "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
             "drop_path": 0.1,

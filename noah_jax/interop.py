@@ -3,6 +3,7 @@
 Facts about them are from the PyTorch original, github.com/ZhangYuanhan-AI/NOAH.
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -12,9 +13,9 @@ import yaml
 from flax import nnx
 
 from noah_jax.errors import UserError
-from noah_jax.formats import convert
 from noah_jax.pretrained import fit
 from noah_jax.vit import ViT
+from noah_jax.weights import convert
 
 # --- Genomes -------------------------------------------------------------------------------------
 
@@ -135,4 +136,7 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     head = {"head.weight": "head.kernel", "head.bias": "head.bias"}
     ours |= {head[name]: np.asarray(theirs[name]).T for name in head if name in theirs}
     source = "NOAH's state dict"
-    nnx.update(model, fit(nnx.state(model), convert(theirs, source) | ours, source))
+    backbone = convert(
+        {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
+    )
+    nnx.update(model, fit(nnx.state(model), backbone | ours, source))

