@@ -22,7 +22,8 @@ import numpy as np
 import PIL.Image
 from flax import nnx
 
-from noah_jax import evaluation, folders, loader, sharding, train
+from noah_jax import evaluation, folders, loader, sharding
+from noah_jax.network import Network, trainable
 from noah_jax.vit import ViT, ViTConfig
 
 _FILES = 1000
@@ -49,9 +50,9 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
     split = folders.file_split(folder, rows)
     config = ViTConfig(width=32, depth=1, heads=1, patch_size=32, image_size=size, num_classes=10)
     graphdef, params, frozen = nnx.split(
-        ViT(config, _NO_PROMPTS, rngs=nnx.Rngs(0)), train.trainable("linear"), ...
+        ViT(config, _NO_PROMPTS, rngs=nnx.Rngs(0)), trainable("linear"), ...
     )
-    network = train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
     genome = np.zeros((1, 3), np.int32)
     evaluate = evaluation.make_evaluator(network, sharding.make_mesh())
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from noah_jax import sharding
 from noah_jax.config import Search
-from noah_jax.train import Network
+from noah_jax.network import Network
 
 
 def make_evaluator(network: Network, mesh: Mesh):

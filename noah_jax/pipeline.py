@@ -29,6 +29,7 @@ from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
+from noah_jax.network import Network, make_network
 from noah_jax.shots import Shots
 from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
 from noah_jax.vit import ViTConfig
@@ -60,10 +61,10 @@ class _Run:
     mesh: jax.sharding.Mesh
     writer: Writer
 
-    def network(self, max_sizes: dict[str, int], stream: str) -> train.Network:
+    def network(self, max_sizes: dict[str, int], stream: str) -> Network:
         normalisation = pretrained.NORMALISATIONS[_normalisation(self.config)]
         method = self.config.method
-        return train.make_network(
+        return make_network(
             self.vit,
             max_sizes,
             self.backbone,
@@ -163,7 +164,8 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
 
 def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:
     """How to train in that stage, and on how many images: few can be less than a batch."""
-    schedule, images = getattr(config, stage), len(source.splits[_TRAINED_ON[stage]])
+    schedule = config.supernet if stage == "supernet" else config.retrain
+    images = len(source.splits[_TRAINED_ON[stage]])
     if config.shots and images < schedule.batch_size:
         groups = config.supernet.genomes_per_step
         schedule = dataclasses.replace(schedule, batch_size=images // groups * groups)

@@ -5,7 +5,6 @@ dropout of a step come from the seed and the step's number alone. Images that ar
 stay on the devices, and an epoch is one call; augmented ones are streamed, and a step is one call.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -22,86 +21,11 @@ from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Schedule
 from noah_jax.errors import UserError
-from noah_jax.prompts import PromptParam
-from noah_jax.vit import ViT, ViTConfig
+from noah_jax.network import Network
 from noah_jax.writer import Writer
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
 _NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A ViT in three parts, so that what is frozen has neither gradient nor optimiser state.
-
-    Attributes:
-      graphdef: NNX's static part.
-      params: what trains, float32.
-      frozen: the rest; matrices in the dtype of the computation, vectors float32.
-      mean, std: of the pixel values in [0, 1].
-    """
-
-    graphdef: nnx.GraphDef
-    params: nnx.State
-    frozen: nnx.State
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalise(self, images):
-        """uint8 images `[b, h, w, 3]` → float32."""
-        x = images.astype(jnp.float32) / 255.0
-        return (x - jnp.array([[[self.mean]]])) / jnp.array([[[self.std]]])
-
-    def logits(self, params, frozen, images, genome, key=None):
-        """Images, uint8 or normalised → float32 `[b, classes]`; with a key, as in training."""
-        x = self.normalise(images) if images.dtype == jnp.uint8 else images
-        model = nnx.merge(self.graphdef, params, frozen)
-        return model(x, genome, train=key is not None, key=key)
-
-
-_FRESH = nnx.Any(PromptParam, nnx.PathContains("head"))  # what no pre-trained weights fill
-
-
-def trainable(method: str):
-    """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
-    return nnx.Param if method == "full" else _FRESH
-
-
-def make_network(
-    config: ViTConfig,
-    max_sizes: dict[str, int],
-    backbone: nnx.State,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
-    method: str,
-    seed: int,
-    mesh: Mesh,
-) -> Network:
-    """Fresh prompt modules and head on pre-trained weights.
-
-    Args:
-      backbone: the ViT without prompt modules and head, see `pretrained.backbone`.
-    """
-
-    def init():
-        model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
-        return nnx.split(model, _FRESH, ...)
-
-    graphdef, _, _ = nnx.eval_shape(init)
-    fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
-    model = nnx.merge(graphdef, fresh, backbone)
-    graphdef, params, frozen = nnx.split(model, trainable(method), ...)
-    frozen = jax.tree_util.tree_map_with_path(
-        lambda path, x: x.astype(config.dtype) if "kernel" in jax.tree_util.keystr(path) else x,
-        frozen,
-    )
-    mean, std = normalisation
-    return Network(
-        graphdef,
-        sharding.replicate(mesh, params),
-        sharding.replicate(mesh, frozen),
-        mean,
-        std,
-    )
 
 
 def make_optimizer(schedule: Schedule, steps_per_epoch: int) -> optax.GradientTransformation:

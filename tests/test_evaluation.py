@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from noah_jax import evaluation, sharding
-from noah_jax.train import Network, trainable
+from noah_jax.network import Network, trainable
 from tests.conftest import TINY
 from tests.test_search import SETTINGS
 

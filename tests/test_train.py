@@ -17,6 +17,7 @@ from noah_jax.checkpoint import Checkpoints
 from noah_jax.config import Schedule
 from noah_jax.errors import UserError
 from noah_jax.loader import Split
+from noah_jax.network import Network, trainable
 from noah_jax.space import MODULES, SearchSpace
 from noah_jax.vit import ViT
 from noah_jax.writer import Writer
@@ -30,9 +31,9 @@ SPACE = SearchSpace(SIZES, (6, 12), TINY.depth, TINY.width)
 @pytest.fixture
 def network(tiny_vit):
     mesh = sharding.make_mesh()
-    graphdef, params, frozen = nnx.split(tiny_vit, train.trainable("noah"), ...)
+    graphdef, params, frozen = nnx.split(tiny_vit, trainable("noah"), ...)
     params, frozen = sharding.replicate(mesh, (params, frozen))
-    return train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    return Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.fixture
@@ -133,8 +134,8 @@ def test_only_full_fine_tuning_moves_the_backbone(tiny_vit, data, tmp_path, meth
     """The trained model's backbone against the one it was made of, bit for bit."""
     parts = nnx.PathContains("blocks"), nnx.PathContains("patch_embed"), ...
     before, patch_before, _ = jax.tree.map(np.array, nnx.split(tiny_vit, *parts)[1:])
-    graphdef, params, frozen = nnx.split(tiny_vit, train.trainable(method), ...)
-    network = train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    graphdef, params, frozen = nnx.split(tiny_vit, trainable(method), ...)
+    network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
     trained = nnx.merge(graphdef, _fit(network, data, tmp_path), frozen)
     after, patch_after, _ = nnx.split(trained, *parts)[1:]
     assert _equal(patch_before, patch_after) != moves
@@ -192,9 +193,9 @@ def test_every_image_once_an_epoch(data):
     """Nothing dropped and nothing learnt, an epoch's mean loss is that of the whole set."""
     config = dataclasses.replace(TINY, drop_path=0.0, dropout=0.0)
     graphdef, params, frozen = nnx.split(
-        ViT(config, MAX_SIZES, rngs=nnx.Rngs(0)), train.trainable("noah"), ...
+        ViT(config, MAX_SIZES, rngs=nnx.Rngs(0)), trainable("noah"), ...
     )
-    network = train.Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
     genome = np.ones((TINY.depth, 3), np.int32)
     log_probability = jax.nn.log_softmax(network.logits(params, frozen, data[0], genome))
     expected = -log_probability[np.arange(20), data[1]].mean()

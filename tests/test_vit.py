@@ -12,7 +12,7 @@ import transformers
 from flax import nnx
 
 from noah_jax import pretrained
-from noah_jax.train import trainable
+from noah_jax.network import trainable
 from noah_jax.vit import ViT, ViTConfig
 from tests.conftest import MAX_SIZES, TINY
 
