@@ -51,8 +51,9 @@ def main(_) -> None:
             results.append(result)
             print(f"{workdir}/result.json: test accuracy {100 * result['test_accuracy']:.2f} %")
     if results:
-        one = len({(config.task, config.shots, config.seed) for config in configs}) == 1
-        print(tables.runs(results) if one else tables.benchmark(results), flush=True)
+        alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
+        one_number = alike and not any(result["more_tests"] for result in results)
+        print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 

@@ -32,6 +32,7 @@ from noah_jax.errors import UserError
 from noah_jax.network import Network, make_network
 from noah_jax.shots import Shots
 from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
+from noah_jax.tasks import TASKS
 from noah_jax.vit import ViTConfig
 from noah_jax.writer import Writer, write_json
 
@@ -122,6 +123,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
         f"{config.task}: {config.method}, seed {config.seed}, {counts} images of "
         f"{stages.source.num_classes} classes, in {workdir}"
     )
+    if absent := _absent_tests(config, stages.source):
+        stages.writer.say(f"  not there, so not tested: {', '.join(absent)}")
     best = None
     if config.genome:
         genome = _read_genome(config, stages.space)
@@ -160,6 +163,11 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     backbone = _backbone(config.vit(1, config.dtype), config.weights or config.backbone)
     mesh, writer = sharding.make_mesh(), Writer(workdir)
     return _Run(config, workdir, source, space, vit, backbone, mesh, writer)
+
+
+def _absent_tests(config: Config, source: loader.Source) -> list[str]:
+    wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
+    return [name for name in wanted if name not in source.more_tests]
 
 
 def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:

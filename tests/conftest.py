@@ -1,5 +1,6 @@
 """Two CPU devices and no implicit rank promotion: set before JAX starts."""
 
+import io
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,6 +10,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
 
@@ -57,3 +59,27 @@ def random_genome():
         return genome.astype(np.int32)
 
     return make
+
+
+SYNSETS = [f"n{10_000 + 7 * label:08d}" for label in range(1000)]
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+    """Two training images and a validation image of each class; parts of V2 and R."""
+    home, image = tmp_path_factory.mktemp("imagenet"), io.BytesIO()
+    PIL.Image.new("RGB", (2, 2)).save(image, "jpeg", quality=20)
+
+    def put(*parts):
+        path = home.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image.getvalue())
+
+    for label, synset in enumerate(SYNSETS):
+        for number in range(2):
+            put("imagenet", "train", synset, f"{synset}_{number}.JPEG")
+        put("imagenet", "val", synset, f"ILSVRC2012_val_{label:08d}.JPEG")
+        put("imagenetv2", "imagenetv2-matched-frequency-format-val", str(label), "0.jpeg")
+    for label in range(0, 1000, 5):
+        put("imagenet-rendition", "imagenet-r", SYNSETS[label], "art 0.jpg")
+    return home

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from configs import demo, folder, vtab
+from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
 from noah_jax.space import MODULES
@@ -67,7 +67,55 @@ def test_config_strings(tmp_path):
     assert len(config_lib.expand(demo.get_config("lora+lora"))) == 1
 
 
-@pytest.mark.parametrize("text", ["cifar100,sed=1", "cifar100,seed=one", "cifar100,1", "a,space=1"])
+def test_benchmarks_are_expanded(tmp_path):
+    runs = config_lib.expand(vtab.get_config("all,method=lora+noah,seeds=3"))
+    assert len(runs) == 19 * 2 * 3 and len({run.name for run in runs}) == len(runs)
+    assert [run.name for run in runs[:4]] == [
+        "cifar100-lora-s0",
+        "cifar100-lora-s1",
+        "cifar100-lora-s2",
+        "cifar100-noah-s0",
+    ]
+    runs = config_lib.expand(vtab.get_config("specialized+kitti+mine,seed=7"))
+    assert [run.task for run in runs] == [
+        *("patch_camelyon", "eurosat", "resisc45", "diabetic_retinopathy", "kitti", "mine")
+    ]
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    runs = config_lib.expand(folder.get_config(f"{tmp_path}/cat+{tmp_path}/dog"))
+    assert [(run.task, run.data_dir) for run in runs] == [
+        (name, str(tmp_path.resolve())) for name in ("cat", "dog")
+    ]
+    with pytest.raises(UserError, match="several tasks must be in one folder"):
+        folder.get_config(f"{tmp_path}/cat+{tmp_path.parent}")
+
+
+def test_few_shot_and_imagenet_have_the_papers_recipe():
+    runs = config_lib.expand(fewshot.get_config("all,shots=1+16,seed=2"))
+    assert [run.name for run in runs[:3]] == [
+        "stanford_cars-1shot-noah-s2",
+        "stanford_cars-16shot-noah-s2",
+        "food101-1shot-noah-s2",
+    ]
+    (imagenet,) = config_lib.expand(domain.get_config())
+    assert (imagenet.task, imagenet.shots) == ("imagenet", 16)
+    for run in (*runs, imagenet):
+        assert run.augmentation == "randaugment" and run.center_crop and not run.whole_val
+        assert (run.supernet.epochs, run.supernet.learning_rate) == (300, 5e-4)
+        assert (run.retrain.epochs, run.retrain.learning_rate) == (100, 5e-3)
+        assert all(size == (5, 10, 50, 100) for size in run.search_space().sizes.values())
+    with pytest.raises(
+        UserError, match=r"(?s)shots='two': expected numbers.*seeds=0: expected how"
+    ):
+        config_lib.expand(fewshot.get_config("food101,shots=two,seeds=0"))
+    with pytest.raises(UserError, match="lists and whole_val are for few-shot runs: set shots"):
+        config_lib.expand(vtab.get_config("svhn,whole_val=True"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cifar100,whole_val=1", "cifar100,sed=1", "cifar100,seed=one", "cifar100,1", "a,space=1"],
+)
 def test_bad_config_strings(text):
     with pytest.raises(UserError, match="config string"):
         vtab.get_config(text)

@@ -89,14 +89,15 @@ def home(tmp_path_factory):
     return home
 
 
-def _command(home, workdir, *flags, task="colours"):
-    command = [sys.executable, "-m", "noah_jax.main", f"--config=configs/folder.py:{home / task}"]
+def _command(home, workdir, *flags, config=None):
+    config = config or f"configs/folder.py:{home / 'colours'}"
+    command = [sys.executable, "-m", "noah_jax.main", f"--config={config}"]
     command += [f"--workdir={workdir}", f"--config.weights={home / 'ti16.safetensors'}"]
     return [*command, *TINY, *flags]
 
 
-def _run(home, workdir, *flags, task="colours", code=0):
-    command = _command(home, workdir, *flags, task=task)
+def _run(home, workdir, *flags, config=None, code=0):
+    command = _command(home, workdir, *flags, config=config)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done
@@ -181,12 +182,12 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     """Three tasks × two methods × two seeds, killed in the fifth of the twelve runs."""
     for name in ("hues", "tints"):
         shutil.copytree(home / "colours", home / name)
-    tasks = "+".join(str(home / name) for name in ("colours", "hues", "tints"))
+    config = f"configs/vtab.py:colours+hues+tints,data_dir={home}"
     flags = ["--config.method=linear+lora", "--config.seeds=2"]
     flags += ["--config.retrain.epochs=1", "--config.retrain.warmup_epochs=0"]
-    whole = _run(home, tmp_path / "whole", *flags, task=tasks).stdout
+    whole = _run(home, tmp_path / "whole", *flags, config=config).stdout
 
-    command = _command(home, tmp_path / "killed", *flags, task=tasks)
+    command = _command(home, tmp_path / "killed", *flags, config=config)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
         finished = (line for line in running.stdout if "test accuracy" in line)
         for _ in range(4):
@@ -196,7 +197,7 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
         running.kill()
     runs = tmp_path / "killed"
     assert len(list(runs.glob("*/result.json"))) == 4 and len(list(runs.iterdir())) == 5
-    again = _run(home, tmp_path / "killed", *flags, task=tasks).stdout
+    again = _run(home, tmp_path / "killed", *flags, config=config).stdout
     assert again.count("retrain …") == 8
 
     table = whole.splitlines()[-6:]
@@ -209,6 +210,22 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     ]
     expected = f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}"
     assert table[4].endswith(expected)
+
+
+def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path):
+    config = f"configs/domain.py:imagenet,data_dir={imagenet},shots=1,method=linear"
+    done = _run(home, tmp_path / "run", "--config.retrain.batch_size=250", config=config)
+    assert "not there, so not tested: imagenet_sketch, imagenet_a" in done.stdout
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["images"] == {"train": 1000, "val": 1000, "trainval": 1000, "test": 1000}
+    tests = result["more_tests"]
+    assert tests["imagenet_v2"]["accuracy"] == result["test_accuracy"]  # the same grey images
+    assert tests["imagenet_v2"]["images"] == 1000 and "classes" not in tests["imagenet_v2"]
+    assert tests["imagenet_r"]["classes"] == 200
+    assert tests["imagenet_r"]["accuracy"] == 1 / 200  # all are told to be the same one of the 200
+    rows = [line.split() for line in done.stdout.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["imagenet,", "imagenet_v2,", "imagenet_r,"]
+    assert rows[2][-1] == "0.50"
 
 
 def test_one_run_that_fails_does_not_stop_the_others(home, tmp_path):

@@ -6,8 +6,7 @@ import pytest
 from noah_jax import data
 from noah_jax.errors import UserError
 from noah_jax.shots import Shots
-
-SYNSETS = [f"n{10_000 + 7 * label:08d}" for label in range(1000)]
+from tests.conftest import SYNSETS
 
 
 def _image(path):
@@ -21,30 +20,8 @@ def _label(split, index):
     return label
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Two training images and a validation image of each class; parts of the other domains."""
-    home = tmp_path_factory.mktemp("home")
-    _image(home / "one.jpg")
-    content = (home / "one.jpg").read_bytes()
-
-    def put(*parts):
-        path = home.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    for label, synset in enumerate(SYNSETS):
-        for number in range(2):
-            put("imagenet", "train", synset, f"{synset}_{number}.JPEG")
-        put("imagenet", "val", synset, f"ILSVRC2012_val_{label:08d}.JPEG")
-        put("imagenetv2", "imagenetv2-matched-frequency-format-val", str(label), "0.jpeg")
-    for label in range(0, 1000, 5):
-        put("imagenet-rendition", "imagenet-r", SYNSETS[label], "art 0.jpg")
-    return home
-
-
-def test_domains_have_imagenets_classes(home):
-    source = data.open_source("imagenet", str(home), 0, Shots(1, 0))
+def test_domains_have_imagenets_classes(imagenet):
+    source = data.open_source("imagenet", str(imagenet), 0, Shots(1, 0))
     sizes = {name: len(split) for name, split in source.splits.items()}
     assert sizes == {"train": 1000, "val": 1000, "trainval": 1000, "test": 1000}
     train, val = (source.splits[name] for name in ("train", "val"))
@@ -62,7 +39,7 @@ def test_domains_have_imagenets_classes(home):
     assert r.classes == tuple(range(0, 1000, 5)) and _label(r, 3) == 15
 
 
-def test_noahs_lists_of_imagenet(home, tmp_path):
+def test_noahs_lists_of_imagenet(imagenet, tmp_path):
     lists = tmp_path / "annotations"
     lists.mkdir()
     rows = [f"{synset}/{synset}_0.JPEG {label}\n" for label, synset in enumerate(SYNSETS)]
@@ -71,13 +48,13 @@ def test_noahs_lists_of_imagenet(home, tmp_path):
     (lists / "unofficial_val_list_4_shot16seed0").write_text("".join(rows))
     tests = [f"{SYNSETS[i]}/ILSVRC2012_val_{i:08d}.JPEG {i}\n" for i in range(1000)]
     (lists / "val_meta.list").write_text("".join(tests))
-    source = data.open_source("imagenet", str(home), 0, Shots(1, 0, str(lists)))
+    source = data.open_source("imagenet", str(imagenet), 0, Shots(1, 0, str(lists)))
     assert source.splits["train"].names[7] == f"train/{SYNSETS[7]}/{SYNSETS[7]}_0.JPEG"
     assert source.splits["test"].names[7].startswith("val/")
     assert source.more_tests["imagenet_r"].classes == tuple(range(0, 1000, 5))
 
 
-def test_what_is_no_imagenet(home, tmp_path):
+def test_what_is_no_imagenet(imagenet, tmp_path):
     for part in ("train", "val"):
         for synset in SYNSETS[:3]:
             _image(tmp_path / "imagenet" / part / synset / "0.jpg")
