@@ -57,13 +57,17 @@ def benchmark(results: Sequence[Result]) -> str:
     """A row a task, a column a method: mean ± standard deviation over seeds, (published).
 
     Below them, where their tasks are complete: VTAB-1k's groups, the mean of its tasks and that of
-    its groups; the mean of the few-shot sets at each number of shots.
+    its groups; the mean of the few-shot sets at each number of shots; parameters without the head.
     """
-    methods = list(dict.fromkeys(result["method"] for result in results))
-    columns = [_column([r for r in results if r["method"] == method]) for method in methods]
+    by_method: dict[str, list[Result]] = {}
+    for result in results:
+        by_method.setdefault(result["method"], []).append(result)
+    columns = [_column(own) for own in by_method.values()]
     names = dict.fromkeys(name for column in columns for name in column)
-    rows = [("", *methods)]
+    rows = [("", *by_method)]
     rows += [(name, *(str(column.get(name, "-")) for column in columns)) for name in names]
+    params = (np.mean([result["params"] for result in own]) for own in by_method.values())
+    rows.append(("parameters (M)", *(f"{number / 1e6:.3f}" for number in params)))
     return f"{METRIC}, mean ± deviation over seeds (published)\n{_aligned(rows)}"
 
 

@@ -200,10 +200,11 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     again = _run(home, tmp_path / "killed", *flags, config=config).stdout
     assert again.count("retrain …") == 8
 
-    table = whole.splitlines()[-6:]
-    assert again.splitlines()[-6:] == table
+    table = whole.splitlines()[-7:]
+    assert again.splitlines()[-7:] == table
     assert table[0].startswith("test accuracy (%)") and table[1].split() == ["linear", "lora"]
-    assert [line.split()[0] for line in table[3:]] == ["colours", "hues", "tints"]
+    rows = ["colours", "hues", "tints", "parameters"]
+    assert [line.split()[0] for line in table[3:]] == rows
     scores = [
         100 * json.loads((runs / f"hues-lora-s{seed}/result.json").read_text())["test_accuracy"]
         for seed in (0, 1)
@@ -223,7 +224,7 @@ def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path)
     assert tests["imagenet_v2"]["images"] == 1000 and "classes" not in tests["imagenet_v2"]
     assert tests["imagenet_r"]["classes"] == 200
     assert tests["imagenet_r"]["accuracy"] == 1 / 200  # all are told to be the same one of the 200
-    rows = [line.split() for line in done.stdout.splitlines()[-3:]]
+    rows = [line.split() for line in done.stdout.splitlines()[-4:-1]]
     assert [row[0] for row in rows] == ["imagenet,", "imagenet_v2,", "imagenet_r,"]
     assert rows[2][-1] == "0.50"
 

@@ -20,7 +20,8 @@ def _result(task, method, seed, accuracy, shots=0, backbone="vit_b16_in21k", mor
 
 def _cells(results):
     """Row → method → what stands in the cell."""
-    _, header, _, *lines = tables.benchmark(results).splitlines()
+    _, header, _, *lines, last = tables.benchmark(results).splitlines()
+    assert last.split() == ["parameters", "(M)", *["0.075"] * len(header.split())]
     starts = [header.index(method) for method in header.split()]
     return {
         line[: starts[0]].strip(): dict(
