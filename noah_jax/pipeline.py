@@ -175,8 +175,9 @@ def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedu
     schedule = config.supernet if stage == "supernet" else config.retrain
     images = len(source.splits[_TRAINED_ON[stage]])
     if config.shots and images < schedule.batch_size:
-        groups = config.supernet.genomes_per_step
-        schedule = dataclasses.replace(schedule, batch_size=images // groups * groups)
+        groups = config.supernet.genomes_per_step if stage == "supernet" else 1
+        batch_size = max(images // groups, 1) * groups
+        schedule = dataclasses.replace(schedule, batch_size=batch_size)
     return schedule, images
 
 

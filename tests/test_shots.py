@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from noah_jax import pipeline, train
+from noah_jax.config import expand, few_shot_defaults
+from noah_jax.errors import UserError
+from noah_jax.loader import Source, Split
 from noah_jax.shots import Shots
 
 LABELS = np.random.default_rng(0).integers(0, 10, 2000)
@@ -49,3 +53,26 @@ def test_reading_stops_when_all_classes_are_full():
 
     Shots(1, seed=0).split(label, 1_000_000, 10)
     assert len(read) == len(set(read)) < 200
+
+
+def _batch_sizes(train_images, trainval_images):
+    """Of a supernet with four genomes a step, and of a subnet; the recipe's are 64."""
+    values = few_shot_defaults()
+    values.update(task="few", supernet={"genomes_per_step": 4})
+    (config,) = expand(values)
+    counts = {"train": train_images, "trainval": trainval_images}
+    splits = {name: Split(["image"] * count, None) for name, count in counts.items()}
+    stages = {
+        stage: pipeline._schedule(config, Source(splits, 2, "jpeg"), stage)
+        for stage in ("supernet", "retrain")
+    }
+    for stage, schedule in stages.items():
+        train.steps_per_epoch(stage, *schedule)
+    return [schedule.batch_size for schedule, _ in stages.values()]
+
+
+def test_few_images_are_one_batch():
+    assert _batch_sizes(37, 41) == [36, 41]
+    assert _batch_sizes(64, 80) == [64, 64]
+    with pytest.raises(UserError, match="supernet.batch_size=4, but there are only 3"):
+        _batch_sizes(3, 6)
