@@ -75,7 +75,7 @@ def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
 def _open(path: pathlib.Path) -> Iterator[Raw]:
     """The tensors of a file; of a big one only those are read that are asked for."""
     if path.suffix == ".npz":
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.lib.npyio.NpzFile(path, allow_pickle=False) as arrays:  # np.load guesses the format
             yield {name: functools.partial(arrays.__getitem__, name) for name in arrays}
     elif path.suffix == ".safetensors":
         from safetensors import safe_open

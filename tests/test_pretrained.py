@@ -169,6 +169,12 @@ def test_damaged_files_are_named(tmp_path, name):
         pretrained.read(path)
 
 
+def test_a_web_page_is_not_taken_for_a_pickle(tmp_path):
+    (tmp_path / "w.npz").write_text("<html>404</html>")
+    with pytest.raises(UserError, match="not a zip file"):
+        pretrained.read(tmp_path / "w.npz")
+
+
 def test_npz_with_pickled_objects_is_refused(tmp_path):
     np.savez(tmp_path / "w.npz", **{"embedding/kernel": np.array([{}], dtype=object)})
     with pytest.raises(UserError, match="cannot read weights"):
