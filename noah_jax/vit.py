@@ -54,9 +54,10 @@ class ViTConfig:
     def __post_init__(self):
         if self.image_size % self.patch_size:
             below = self.image_size // self.patch_size * self.patch_size
+            near = sorted({below or self.patch_size, below + self.patch_size})
             raise ValueError(
                 f"image_size {self.image_size} is not divisible by the patch size "
-                f"{self.patch_size}; use {below or self.patch_size} or {below + self.patch_size}"
+                f"{self.patch_size}; use {' or '.join(map(str, near))}"
             )
 
     @classmethod

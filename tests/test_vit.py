@@ -172,6 +172,8 @@ def test_named_configs():
             ViTConfig.named(name)
     with pytest.raises(ValueError, match="use 210 or 224"):
         ViTConfig.named("vit_s14", image_size=215)
+    with pytest.raises(ValueError, match="use 14$"):
+        ViTConfig.named("vit_s14", image_size=5)
 
 
 @pytest.mark.parametrize("image_size", [32, 48])  # the size of the weights, and another
