@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 from flax import nnx
 
 from noah_jax import downloads, pretrained
@@ -132,6 +134,20 @@ def test_layer_scale_is_folded_into_the_projections(tmp_path):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_files_in_half_precision_become_float32(dtype, tmp_path):
+    halves = {
+        name: torch.tensor(x).to(dtype) for name, x in _timm(np.random.default_rng(0)).items()
+    }
+    path = tmp_path / "half.safetensors"
+    safetensors.torch.save_file(halves, path)
+    tensors = pretrained.read(path)
+    assert {x.dtype for x in tensors.values()} == {np.dtype("float32")}
+    expected = halves["blocks.1.attn.qkv.weight"].float().numpy().T
+    np.testing.assert_array_equal(tensors["blocks.1.qkv.kernel"], expected)
+    pretrained.load(_vit(), path)
+
+
 def test_all_mismatches_in_one_message(tmp_path):
     timm = _timm(np.random.default_rng(0))
     del timm["blocks.1.mlp.fc1.bias"], timm["norm.bias"]
@@ -224,8 +240,6 @@ def test_the_default_backbone_equals_onnxruntime(saliency_onnx):
 
 
 def test_position_table_resize_equals_torch():
-    import torch
-
     table = np.random.default_rng(0).normal(size=(1, 1 + 14 * 14, 8)).astype(np.float32)
     for side in (5, 7, 14, 20):
         for antialias in (False, True):
