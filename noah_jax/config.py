@@ -311,8 +311,9 @@ def _complaints(c: Config):
         elif not c.normalisation:
             yield f"weights need a normalisation: one of {', '.join(NORMALISATIONS)}"
     for key in ("weights", "genome"):
-        if (path := getattr(c, key)) and not pathlib.Path(path).expanduser().is_file():
-            yield f"{key}={path}: no such file"
+        if (path := getattr(c, key)) and not (file := pathlib.Path(path).expanduser()).is_file():
+            found = "a folder, name the file in it" if file.is_dir() else "no such file"
+            yield f"{key}={path}: {found}"
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"
     yield from _number_complaints(c)
