@@ -207,9 +207,8 @@ def _require_https(address: str) -> None:
 
 def _stated(headers) -> tuple[str, str] | None:
     """Kind and hexadecimal value of the checksum in the headers of an answer."""
-    linked = headers.get("X-Linked-ETag", "").strip(
-        '"'
-    )  # the Hugging Face hub, before it redirects
+    # The Hugging Face hub states it before it redirects.
+    linked = headers.get("X-Linked-ETag", "").strip('"')
     if re.fullmatch("[0-9a-f]{64}", linked):
         return "sha256", linked
     google = re.search(r"md5=([\w+/=]+)", ",".join(headers.get_all("X-Goog-Hash", [])))

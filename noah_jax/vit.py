@@ -64,8 +64,9 @@ class ViTConfig:
     def named(cls, name: str, **overrides) -> "ViTConfig":
         """E.g. `vit_b16`, `vit_s14_reg4`, `vit_l14_clip`; ValueError for a name that means nothing.
 
-        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. At the end `_clip` stands for CLIP's image
-        tower, `_reg4` for DINOv2 with registers, `_dist` for the distilled DeiT.
+        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. At the end `_clip` stands for the image
+        tower of OpenAI's CLIP (its GELU is not that of OpenCLIP's own models, and no file tells),
+        `_reg4` for DINOv2 with registers, `_dist` for the distilled DeiT.
         """
         match = re.fullmatch(r"vit_([a-z]+)(\d+)(_\w+)?", name)
         shape, patch_size, variant = match.groups("") if match else ("", "0", "")
