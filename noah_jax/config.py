@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from ml_collections import ConfigDict
 
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, nearest
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
 from noah_jax.space import MODULES, OPERATORS, SearchSpace
 from noah_jax.vit import ViTConfig
@@ -305,7 +305,8 @@ def _complaints(c: Config):
     if c.backbone not in BACKBONES:
         if not c.weights:
             yield (
-                f"backbone={c.backbone!r} has no weights of its own: give --config.weights=PATH, "
+                f"backbone={c.backbone!r} has no weights of its own"
+                f"{nearest(c.backbone, BACKBONES)}: give --config.weights=PATH, "
                 f"or one of the names {', '.join(BACKBONES)}"
             )
         elif not c.normalisation:

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from noah_jax import tasks
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, nearest
 from noah_jax.folders import open_folder
 from noah_jax.imagenet import open_imagenet
 from noah_jax.loader import Source, Split, decode, rgb
@@ -53,9 +53,10 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     if task == "digits" and not data_dir:
         return _digits(split_seed)
     if facts is None:
+        known = [*tasks.TASKS, "digits"]
         raise UserError(
-            f"unknown task {task!r}{tasks.nearest(task)}: expected {', '.join(tasks.TASKS)}, "
-            f"digits, or a folder at {folder}"
+            f"unknown task {task!r}{nearest(task, known)}: expected {', '.join(known)}, "
+            f"or a folder at {folder}"
         )
     return open_tfds(task, data_dir, shots)
 
@@ -116,7 +117,7 @@ def _prepare(names: list[str], data_dir: str) -> None:
     """See `prepare`; UserError also for names that are not known."""
     known = {name: {name: task} for name, task in (tasks.TASKS | tasks.DOMAINS).items()}
     known |= _BENCHMARKS
-    if unknown := [name + tasks.nearest(name) for name in names if name not in known]:
+    if unknown := [name + nearest(name, known) for name in names if name not in known]:
         raise UserError(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
     prepare(list(dict.fromkeys(task for name in names for task in known[name])), data_dir)
 

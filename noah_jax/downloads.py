@@ -112,7 +112,9 @@ def _https_download(address: str, path: pathlib.Path, sha256: str) -> None:
     for last in (False, True):
         stated = _transfer(address, part, etag)
         try:
-            _check(part, *(("sha256", sha256) if sha256 else stated))
+            if (expected := ("sha256", sha256) if sha256 else stated) is None:
+                raise OSError("the server states neither its length nor a checksum")
+            _check(part, *expected)
             break
         except OSError:
             part.unlink()
@@ -123,8 +125,11 @@ def _https_download(address: str, path: pathlib.Path, sha256: str) -> None:
     etag.unlink()
 
 
-def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str, str]:
-    """Completes `part`; returns kind and value of the checksum that the server states."""
+def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str, str] | None:
+    """Completes `part`; returns kind and value of the checksum that the server states.
+
+    The value is empty if it states only the length, and all is None if not even that.
+    """
     _require_https(address)
     for _ in range(_ATTEMPTS):
         headers, start = {"User-Agent": "noah_jax"}, 0
@@ -157,7 +162,8 @@ def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str
                 file.seek(start)
                 problem = _copy(reply, file, size)
             if problem is None:
-                return _stated(reply.headers) or redirects.stated or ("", "")
+                length_only = None if size == -1 else ("", "")
+                return _stated(reply.headers) or redirects.stated or length_only
     raise OSError(problem)
 
 

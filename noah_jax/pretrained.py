@@ -168,7 +168,7 @@ def fit(
     """`tensors` arranged like the state `abstract`: blocks stacked, the position table resized.
 
     Raises:
-      UserError: tensors are missing, left over or of another shape; all are listed.
+      UserError: tensors are missing, left over, not finite or of another shape; all are listed.
     """
     tensors, problems, filled = dict(tensors), [], []
     for path, variable in nnx.to_flat_state(abstract):
@@ -192,6 +192,8 @@ def fit(
         problems += complaints
         if not complaints:  # stacked at once, so that no second copy of a big model exists
             array = np.stack(found) if stacked else found[0]
+            if not np.isfinite(array).all():
+                problems.append(f"{'.'.join(path)} has values that are not finite")
             filled.append((path, variable.replace(array.astype(variable.dtype, copy=False))))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in tensors.items()]
     if problems:

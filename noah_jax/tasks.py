@@ -4,7 +4,6 @@ VTAB-1k's splits and labels are those of its reference code (google-research/tas
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any
@@ -249,9 +248,3 @@ def select(names: str, benchmark: Mapping[str, Task]) -> str:
         members = [task for task, facts in benchmark.items() if name in ("all", facts.group)]
         chosen += members or [name]
     return "+".join(dict.fromkeys(chosen))
-
-
-def nearest(name: str) -> str:
-    """The tasks whose names are most like `name`, for a message; empty if none is."""
-    near = difflib.get_close_matches(name, [*TASKS, "digits"])
-    return f" (did you mean {' or '.join(near)}?)" if near else ""

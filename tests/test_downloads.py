@@ -34,7 +34,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self.send_response(206 if start else 200)
-        self._headers(headers | {"Content-Length": str(len(body) - start)})
+        if server.states_length:
+            headers["Content-Length"] = str(len(body) - start)
+        self._headers(headers)
         end = start + server.lengths.pop(0) if server.lengths else len(body)
         self.wfile.write(body[start:end])
         self.wfile.flush()
@@ -57,6 +59,7 @@ def server(tmp_path, monkeypatch):
     server.body, server.headers, server.ranges = BODY, {"ETag": '"1"'}, True
     server.asked = []  # the Range of each request
     server.lengths = []  # after how many bytes each of the first answers breaks off
+    server.states_length = True
     server.redirects = {}
     server.hold = threading.Event()  # until when a broken answer stays open
     server.hold.set()
@@ -112,6 +115,16 @@ def test_a_server_that_sends_no_parts(server, headers):
     server.lengths, server.ranges, server.headers = [100_000], False, headers
     assert downloads.fetch(server.address).read_bytes() == BODY
     assert len(server.asked) == 2
+
+
+def test_a_server_that_states_nothing_is_not_believed(server, tmp_path):
+    """The connection's end could be the file's, or not."""
+    server.states_length = False
+    with pytest.raises(UserError, match="states neither its length nor a checksum"):
+        downloads.fetch(server.address)
+    assert _names(tmp_path) == []
+    path = downloads.fetch(server.address, hashlib.sha256(BODY).hexdigest())
+    assert path.read_bytes() == BODY
 
 
 def test_a_changed_file_is_not_appended_to_the_old(server):

@@ -169,6 +169,30 @@ def test_all_mismatches_in_one_message(tmp_path):
     ]
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    """Else the training's first loss would be blamed on the learning rate."""
+    timm = _timm(np.random.default_rng(0))
+    timm["blocks.1.mlp.fc1.weight"][3, 5] = np.inf
+    timm["norm.bias"][0] = np.nan
+    safetensors.numpy.save_file(timm, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError) as error:
+        pretrained.load(_vit(), tmp_path / "odd.safetensors")
+    assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
+        "blocks.fc1.kernel has values that are not finite",
+        "norm.bias has values that are not finite",
+    ]
+
+
+def test_what_to_do_with_files_of_pytorch_and_with_shards(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"PK")
+    with pytest.raises(UserError, match="converted with safetensors.torch.save_file"):
+        pretrained.read(tmp_path / "w.pth")
+    shard = tmp_path / "model-00001-of-00002.safetensors"
+    safetensors.numpy.save_file({"encoder.layer.0.output.dense.bias": np.zeros(3)}, shard)
+    with pytest.raises(UserError, match="one of several shards"):
+        pretrained.read(shard)
+
+
 def test_a_deeper_file_does_not_fit(tmp_path):
     timm = _timm(np.random.default_rng(0))
     safetensors.numpy.save_file(timm, tmp_path / "deep.safetensors")
