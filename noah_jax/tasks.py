@@ -245,6 +245,8 @@ def select(names: str, benchmark: Mapping[str, Task]) -> str:
     """
     chosen = []
     for name in names.split("+"):
-        members = [task for task, facts in benchmark.items() if name in ("all", facts.group)]
+        members = [
+            task for task, facts in benchmark.items() if name in ("all", facts.group or "all")
+        ]
         chosen += members or [name]
     return "+".join(dict.fromkeys(chosen))

@@ -108,6 +108,9 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         UserError, match=r"(?s)shots='two': expected numbers.*seeds=0: expected how"
     ):
         config_lib.expand(fewshot.get_config("food101,shots=two,seeds=0"))
+    for text in ("shots=1", "food101+,shots=1"):
+        with pytest.raises(UserError, match="task is empty"):
+            config_lib.expand(fewshot.get_config(text))
     with pytest.raises(UserError, match="lists and whole_val are for few-shot runs: set shots"):
         config_lib.expand(vtab.get_config("svhn,whole_val=True"))
 
