@@ -284,6 +284,8 @@ def _complaints(c: Config):
     """Everything that is wrong with well-typed settings, a line each."""
     if not c.task:
         yield "task is empty: name it after the colon, as in --config=configs/vtab.py:cifar100"
+    if pathlib.PurePath(c.task).name != c.task:  # it names the workdir, too
+        yield f"task={c.task!r}: expected the name of a folder in --config.data_dir, not a path"
     if c.method not in METHODS:
         yield f"method={c.method!r}: expected one of {', '.join(METHODS)}, or several joined by +"
     if c.stage not in (*STAGES, "all"):

@@ -115,6 +115,13 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         config_lib.expand(vtab.get_config("svhn,whole_val=True"))
 
 
+@pytest.mark.parametrize("task", ["/data/mine", "../mine", "mine/"])
+def test_a_path_is_no_task(task):
+    """It would become a part of the workdir's path, and lead out of the folder that was given."""
+    with pytest.raises(UserError, match="expected the name of a folder"):
+        config_lib.expand(vtab.get_config(f"cifar100+{task}"))
+
+
 @pytest.mark.parametrize(
     "text",
     ["cifar100,whole_val=1", "cifar100,sed=1", "cifar100,seed=one", "cifar100,1", "a,space=1"],
