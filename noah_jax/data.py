@@ -107,10 +107,13 @@ def _digits(seed: int) -> Source:
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
-    """Whether this is a dataset's folder inside TFDS's data folder: it holds versions."""
+    """Whether this is a dataset's folder inside TFDS's data folder.
+
+    It holds versions, or what a killed preparation leaves, incomplete.XXXXXX_<version>.
+    """
     config = re.sub(r"^[^/]*/?|:.*", "", facts.tfds) if facts else ""
     versions = [*folder.glob("*"), *(folder / config).glob("*")]
-    return any(re.fullmatch(r"\d+\.\d+\.\d+.*", path.name) for path in versions)
+    return any(re.fullmatch(r"(incomplete\.\w+_)?\d+\.\d+\.\d+", path.name) for path in versions)
 
 
 def _prepare(names: list[str], data_dir: str) -> None:

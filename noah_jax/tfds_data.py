@@ -127,7 +127,7 @@ def _prepared(name: str, task: Task, data_dir: str):
     builder = _builder(name, task, data_dir)
     if not builder.is_prepared():
         folder = pathlib.Path(builder.data_path)
-        others = sorted(path.name for path in folder.parent.glob("*.*.*"))
+        others = sorted(path.name for path in folder.parent.glob("[0-9]*.*.*"))
         there = f" (there is version {', '.join(others)}, which is not read)" if others else ""
         raise UserError(
             f"{name} is not prepared in {folder}{there}: run {_command(name, data_dir)}, or give a "

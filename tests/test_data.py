@@ -177,6 +177,10 @@ def test_unknown_task_suggests_the_nearest():
         data.open_source("cifar10", "", 0)
 
 
-def test_unprepared_dataset_says_what_to_run(tmp_path):
-    with pytest.raises(UserError, match="python -m noah_jax.data prepare cifar100 --data_dir="):
+@pytest.mark.parametrize("left", ["", "cifar100/incomplete.D9AMRU_3.0.2"])
+def test_unprepared_dataset_says_what_to_run(tmp_path, left):
+    """Also where its preparation was killed."""
+    (tmp_path / left).mkdir(parents=True, exist_ok=True)
+    message = "is not prepared in [^ ]*: run `python -m noah_jax.data prepare cifar100 --data_dir="
+    with pytest.raises(UserError, match=message):
         data.open_source("cifar100", str(tmp_path), 0)
