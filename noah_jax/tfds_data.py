@@ -175,14 +175,20 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
     """
     facts = TASKS | DOMAINS
     named = {facts[name].tfds: name for name in tasks}  # tasks can share a dataset
-    builders = {name: _builder(name, facts[name], data_dir) for name in named.values()}
-    todo = {name: builder for name, builder in builders.items() if not builder.is_prepared()}
-    for name in builders.keys() - todo.keys():
-        print(f"{name} is prepared already, in {builders[name].data_path}")
+    todo, problems = {}, []
+    for name in named.values():
+        try:
+            builder = _builder(name, facts[name], data_dir)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if builder.is_prepared():
+            print(f"{name} is prepared already, in {builder.data_path}")
+        else:
+            todo[name] = builder
     sizes = {name: GIGABYTES.get(facts[name].tfds.split(":")[0], 0.0) for name in todo}
     if todo:
         print(f"{', '.join(todo)}: {sum(sizes.values()):.2f} GB to download", flush=True)
-    problems = []
     for name, builder in todo.items():
         manual = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
         wanted = MANUAL.get(facts[name].tfds.split(":")[0], ())

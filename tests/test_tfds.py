@@ -265,6 +265,12 @@ def test_failed_download_says_where_files_are_taken_from(tmp_path, monkeypatch):
         data.prepare(["dsprites_loc"], str(tmp_path))
 
 
+def test_a_set_that_cannot_be_prepared_does_not_stop_the_others(data_dir, capsys):
+    with pytest.raises(UserError, match="TFDS does not have fgvc_aircraft"):
+        data.prepare(["fgvc_aircraft", "dtd"], data_dir)
+    assert "dtd is prepared already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("task", "there", "missing"),
     [
