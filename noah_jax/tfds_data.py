@@ -144,8 +144,9 @@ def _builder(name: str, task: Task, data_dir: str):
             f"TFDS does not have {name}: put its images into <dir>/{name} and give "
             "--config.data_dir=<dir>, with --config.lists=<folder of its lists>"
         )
+    folder = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
     try:
-        return tfds.builder(task.tfds, data_dir=data_dir or None, file_format="array_record")
+        return tfds.builder(task.tfds, data_dir=folder, file_format="array_record")
     except (ValueError, AssertionError) as error:
         raise UserError(
             f"{name} in {data_dir or 'the default data folder of TFDS'} cannot be read: {error}\n"

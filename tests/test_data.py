@@ -178,9 +178,12 @@ def test_unknown_task_suggests_the_nearest():
 
 
 @pytest.mark.parametrize("left", ["", "cifar100/incomplete.D9AMRU_3.0.2"])
-def test_unprepared_dataset_says_what_to_run(tmp_path, left):
+def test_unprepared_dataset_says_what_to_run(tmp_path, left, monkeypatch):
     """Also where its preparation was killed."""
     (tmp_path / left).mkdir(parents=True, exist_ok=True)
     message = "is not prepared in [^ ]*: run `python -m noah_jax.data prepare cifar100 --data_dir="
     with pytest.raises(UserError, match=message):
         data.open_source("cifar100", str(tmp_path), 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f"is not prepared in {tmp_path}/cifar100/3"):
+        data.open_source("cifar100", "~", 0)
