@@ -25,7 +25,8 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
       shots: what to draw; None = VTAB-1k's splits.
 
     Raises:
-      UserError: it is not prepared there, or in another format or version.
+      UserError: it is not prepared there, or in another format or version; or shots that leave
+        nothing to validate with.
     """
     task = TASKS[name]
     builder = _prepared(name, task, data_dir)
@@ -33,6 +34,8 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     if shots:
         pool = _Records(builder, task.pool)
         train, val = shots.split(_labels(builder, task, pool), len(pool), task.num_classes)
+        if not val:
+            raise UserError(f"{name}: shots={shots.number} leaves nothing to validate with")
         splits = {"train": pool.take(train), "val": pool.take(val), "trainval": pool.take(train)}
         splits["test"] = _Records(builder, task.test_split(examples))
     else:

@@ -203,6 +203,11 @@ def test_few_shot_task(data_dir, task, classes, tests):
     assert len(set(every)) == len(every)
 
 
+def test_something_must_be_left_to_validate_with(data_dir):
+    with pytest.raises(UserError, match="oxford_pets: shots=2000 leaves nothing to validate with"):
+        data.open_source("oxford_pets", data_dir, 0, Shots(2000, seed=0))
+
+
 def test_imagenet_and_its_domains(data_dir):
     """A class has the same number everywhere: the place of its synset among ImageNet's."""
     source = data.open_source("imagenet", data_dir, 0, Shots(2, seed=0))
