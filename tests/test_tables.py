@@ -44,6 +44,8 @@ def test_published_figures_stand_beside_comparable_runs_only():
     assert first.split() == ["cifar100", "noah", "3", "0.0747", "70.12", "69.6"]
     assert second.split()[1] == "lora" and second.split()[-1] == "-"
     assert _cells([other])["cifar100"]["lora"] == "70.00"
+    few = _result("cifar100", "noah", 0, 0.4, shots=8)
+    assert tables.published(few) is None and tables.published(few | {"shots": 0}) == 69.6
 
 
 def test_vtab_has_the_means_of_the_paper():
