@@ -40,9 +40,11 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     """
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
-    if shots is None and (task in tasks.FEW_SHOT or task in tasks.IMAGENET):
+    in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)
+    few_only = task in tasks.IMAGENET or (task in tasks.FEW_SHOT and not in_folder)
+    if few_only and shots is None:
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
-    if data_dir and folder.is_dir() and not _is_tfds(folder, facts):
+    if in_folder:
         if task in tasks.IMAGENET:
             return _check(open_imagenet(folder.parent, shots), folder)
         return _check(open_folder(folder, facts, split_seed, shots), folder)

@@ -136,6 +136,8 @@ def test_few_of_ones_own_images(tmp_path):
     }
     names = [name for split in ("train", "val", "test") for name in source.splits[split].names]
     assert len(set(names)) == 20
+    (tmp_path / "animals").rename(tmp_path / "food101")  # one's own, too, and not only few of it
+    assert len(_open(tmp_path, None, "food101")[1]["train"]) == 26
 
 
 def test_few_shot_tasks_need_shots_and_others_have_none(tmp_path):
