@@ -52,7 +52,7 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
     if shots and (task in tasks.VTAB or task == "digits"):
         raise UserError(f"{task} has splits of its own, leave shots at 0")
-    if task == "digits" and not data_dir:
+    if task == "digits":
         return _digits(split_seed)
     if facts is None:
         known = [*tasks.TASKS, "digits"]

@@ -162,8 +162,9 @@ def test_folders_that_cannot_be_split(classes):
         _open(classes.parent / "void")
 
 
-def test_digits_are_the_real_ones():
-    source = data.open_source("digits", "", 0)
+@pytest.mark.parametrize("data_dir", ["", "/no/folder/of/digits"])
+def test_digits_are_the_real_ones(data_dir):
+    source = data.open_source("digits", data_dir, 0)
     sizes = {name: len(split) for name, split in source.splits.items()}
     assert sizes == {"train": 800, "val": 200, "trainval": 1000, "test": 797}
     names = [name for split in ("train", "val", "test") for name in source.splits[split].names]
