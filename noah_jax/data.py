@@ -65,9 +65,10 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
 
 def _check(source: Source, origin: pathlib.Path) -> Source:
     """The source, if every split has examples, all images open and all labels are in range."""
-    problems = [f"{name} has no images" for name, split in source.splits.items() if not len(split)]
+    splits = {**source.splits, **source.more_tests}
+    problems = [f"{name} has no images" for name, split in splits.items() if not len(split)]
     seen: set[str] = set()
-    for split in source.splits.values():
+    for split in splits.values():
         new = [index for index, name in enumerate(split.names) if name not in seen]
         seen.update(split.names)  # trainval repeats what train and val have
         for index, result in zip(new, decode(split, new, _glance) if new else (), strict=True):

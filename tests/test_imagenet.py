@@ -1,5 +1,7 @@
 """ImageNet and the other domains: 1,000 classes in order of their synsets, whatever a set shows."""
 
+import shutil
+
 import PIL.Image
 import pytest
 
@@ -52,6 +54,20 @@ def test_noahs_lists_of_imagenet(imagenet, tmp_path):
     assert source.splits["train"].names[7] == f"train/{SYNSETS[7]}/{SYNSETS[7]}_0.JPEG"
     assert source.splits["test"].names[7].startswith("val/")
     assert source.more_tests["imagenet_r"].classes == tuple(range(0, 1000, 5))
+
+
+def test_images_of_the_other_domains_are_looked_at_too(imagenet):
+    """Not only after hours of training."""
+    broken = imagenet / "imagenet-rendition" / "imagenet-r" / SYNSETS[0] / "broken.jpg"
+    sketch = imagenet / "imagenet-sketch"
+    broken.write_bytes(b"no image")
+    (sketch / "images").mkdir(parents=True)
+    try:
+        with pytest.raises(UserError, match="(?s)imagenet_sketch has no images.*broken.jpg"):
+            data.open_source("imagenet", str(imagenet), 0, Shots(1, 0))
+    finally:
+        broken.unlink()
+        shutil.rmtree(sketch)
 
 
 def test_what_is_no_imagenet(imagenet, tmp_path):
