@@ -55,7 +55,7 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     if task == "digits":
         return _digits(split_seed)
     if facts is None:
-        known = [*tasks.TASKS, "digits"]
+        known = [*tasks.TASKS, "digits", *tasks.GROUPS]
         raise UserError(
             f"unknown task {task!r}{nearest(task, known)}: expected {', '.join(known)}, "
             f"or a folder at {folder}"

@@ -176,6 +176,8 @@ def test_digits_are_the_real_ones(data_dir):
 def test_unknown_task_suggests_the_nearest():
     with pytest.raises(UserError, match="unknown task 'cifar10' .did you mean cifar100"):
         data.open_source("cifar10", "", 0)
+    with pytest.raises(UserError, match="unknown task 'naturel' .did you mean natural"):
+        data.open_source("naturel", "", 0)
 
 
 @pytest.mark.parametrize("left", ["", "cifar100/incomplete.D9AMRU_3.0.2"])
