@@ -63,24 +63,35 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     return open_tfds(task, data_dir, shots)
 
 
+_FINE: set[tuple[pathlib.Path, str]] = set()  # images that were looked at in this process
+
+
 def _check(source: Source, origin: pathlib.Path) -> Source:
-    """The source, if every split has examples, all images open and all labels are in range."""
+    """The source, if its splits have examples, images that open, and labels in range.
+
+    Raises:
+      UserError: all that is wrong; also if images to train on are in the test.
+    """
     splits = {**source.splits, **source.more_tests}
     problems = [f"{name} has no images" for name, split in splits.items() if not len(split)]
-    seen: set[str] = set()
     for split in splits.values():
-        new = [index for index, name in enumerate(split.names) if name not in seen]
-        seen.update(split.names)  # trainval repeats what train and val have
+        problems += [
+            f"{name} has label {label}, expected 0 … {source.num_classes - 1}"
+            for name, label in zip(split.names, split.labels, strict=True)
+            if not 0 <= label < source.num_classes
+        ]
+        new = [index for index, name in enumerate(split.names) if (origin, name) not in _FINE]
         for index, result in zip(new, decode(split, new, _glance) if new else (), strict=True):
             if isinstance(result, str):
                 problems.append(result)
-            elif not 0 <= result[1] < source.num_classes:
-                problems.append(
-                    f"{split.names[index]} has label {result[1]}, "
-                    f"expected 0 … {source.num_classes - 1}"
-                )
+            else:
+                _FINE.add((origin, split.names[index]))
+    shared = sorted({*source.splits["trainval"].names} & {*source.splits["test"].names})
+    if shared:
+        problems.append(f"{len(shared)} images are in trainval and in the test: {shared[0]} …")
     if problems:
-        raise UserError(f"the data in {origin} cannot be used:\n  " + "\n  ".join(problems))
+        lines = "\n  ".join(dict.fromkeys(problems))
+        raise UserError(f"the data in {origin} cannot be used:\n  {lines}")
     return source
 
 
@@ -137,4 +148,8 @@ if __name__ == "__main__":
     try:
         _prepare(arguments.tasks, arguments.data_dir)
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on", file=sys.stderr)
+        sys.exit(130)

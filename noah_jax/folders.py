@@ -60,6 +60,7 @@ def file_split(folder: pathlib.Path, rows: Rows, classes: tuple[int, ...] = ()) 
         [str(path) for path, _ in rows],
         lambda index: (PIL.Image.open(folder / rows[index][0]), rows[index][1]),
         classes,
+        [label for _, label in rows],
     )
 
 

@@ -24,11 +24,13 @@ class Split:
       names: for messages, one an example.
       read: index → image and class; may raise anything on a broken one.
       classes: the classes to choose among, where they are not all that the task has.
+      labels: of all examples, where they are known without reading them.
     """
 
     names: Sequence[str]
     read: Callable[[int], tuple[PIL.Image.Image, int]]
     classes: tuple[int, ...] = ()
+    labels: Sequence[int] = ()
 
     def __len__(self):
         return len(self.names)

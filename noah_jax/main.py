@@ -41,7 +41,7 @@ def main(_) -> None:
     for config, workdir in zip(configs, workdirs, strict=True):
         try:
             result = pipeline.run(config, workdir)
-        except UserError as error:
+        except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # the last: out of memory
             if len(configs) == 1:
                 raise
             print(f"error in {workdir}: {error}", file=sys.stderr)

@@ -103,7 +103,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
       What `result.json` holds, or None if an earlier stage was asked for as the last.
 
     Raises:
-      UserError: something is wrong with the input; before anything is written.
+      UserError: something is wrong with the input, before anything is written; or the training
+        diverges.
     """
     _refuse_other_config(config, workdir)
     result_file = workdir / "result.json"

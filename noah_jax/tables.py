@@ -44,15 +44,16 @@ def _comparable(result: Result) -> bool:
 
 
 class _Cell(NamedTuple):
-    """Accuracies in percent, one a seed, and the published figure."""
+    """Accuracy in percent for each seed, and the published figure."""
 
-    scores: Sequence[float]
+    scores: dict[int, float]
     figure: float | None
 
     def __str__(self):
-        spread = f" ± {np.std(self.scores, ddof=1):.2f}" if len(self.scores) > 1 else ""
+        scores = list(self.scores.values())
+        spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
         figure = "" if self.figure is None else f" ({self.figure:.1f})"
-        return f"{np.mean(self.scores):.2f}{spread}{figure}"
+        return f"{np.mean(scores):.2f}{spread}{figure}"
 
 
 def benchmark(results: Sequence[Result]) -> str:
@@ -77,19 +78,23 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
     """One method's cells, means included, by the names of their rows."""
     cells: dict[tuple[str, int], _Cell] = {}
     for result in results:
-        tests = {name: test["accuracy"] for name, test in result["more_tests"].items()}
-        for name, accuracy in {result["task"]: result["test_accuracy"], **tests}.items():
+        tests = {result["task"]: result["test_accuracy"]}
+        for name, test in result["more_tests"].items():
+            tests[name] = test["accuracy"]
+            if "accuracy_among_all" in test:
+                tests[f"{name} among all classes"] = test["accuracy_among_all"]
+        for name, accuracy in tests.items():
             figure = published(result) if name == result["task"] else None
-            cell = cells.setdefault((name, result["shots"]), _Cell([], figure))
-            cell.scores.append(100 * accuracy)
+            cell = cells.setdefault((name, result["shots"]), _Cell({}, figure))
+            cell.scores[result["seed"]] = 100 * accuracy
     column = {
-        f"{name}, {shots} shots" if shots else name: cell for (name, shots), cell in cells.items()
+        f"{name}, {shots}-shot" if shots else name: cell for (name, shots), cell in cells.items()
     }
     for shots in sorted({shots for _, shots in cells}):
         mean = _mean([cells.get((name, shots)) for name in FEW_SHOT])
         if mean and all(map(_comparable, results)) and results[0]["method"] == "noah":
             mean = mean._replace(figure=FEW_SHOT_MEANS.get(shots))
-        column[f"mean of {len(FEW_SHOT)}, {shots} shots"] = mean
+        column[f"mean of {len(FEW_SHOT)}, {shots}-shot"] = mean
     tasks = {
         group: [cells.get((name, 0)) for name, task in VTAB.items() if task.group == group]
         for group in GROUPS
@@ -102,12 +107,14 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
 
 
 def _mean(cells: Sequence[_Cell | None]) -> _Cell | None:
-    """Seed by seed; None if a cell is missing or lacks a seed."""
-    if None in cells or len({len(cell.scores) for cell in cells}) > 1:
+    """Seed by seed; None if a cell is missing or has other seeds."""
+    if None in cells or any(cell.scores.keys() != cells[0].scores.keys() for cell in cells):
         return None
     figures = [cell.figure for cell in cells]
-    scores = np.mean([cell.scores for cell in cells], axis=0)
-    return _Cell(scores.tolist(), None if None in figures else float(np.mean(figures)))
+    scores = {
+        seed: float(np.mean([cell.scores[seed] for cell in cells])) for seed in cells[0].scores
+    }
+    return _Cell(scores, None if None in figures else float(np.mean(figures)))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ Preparation writes array_record, whose records are read one by one in any order.
 
 import io
 import pathlib
+import shlex
 import textwrap
 from collections.abc import Callable, Sequence
 
@@ -159,7 +160,7 @@ def _builder(name: str, task: Task, data_dir: str):
 
 
 def _command(name: str, data_dir: str) -> str:
-    option = f" --data_dir={data_dir}" if data_dir else ""
+    option = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     return f"`python -m noah_jax.data prepare {name}{option}`"
 
 

@@ -80,6 +80,15 @@ def test_all_missing_and_broken_images_and_labels_are_named(lists):
         assert sum(expected in line for line in lines) == 1, expected
 
 
+def test_images_that_are_trained_on_and_tested_with(lists):
+    with open(lists / "test.txt", "a") as file:
+        file.write("images/train800/000004.jpg 1\nimages/train800/000005.jpg 9\n")
+    with pytest.raises(UserError) as error:
+        _open(lists)
+    for message in ("2 images are in trainval and in the test", "000005.jpg has label 9"):
+        assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -89,11 +89,16 @@ def test_few_shot_sets_and_domains():
         for seed in (1, 2)
     ]
     cells = _cells(results)
-    assert cells["food101, 16 shots"]["noah"] == "80.00 ± 0.00"
-    assert cells["mean of 5, 2 shots"]["noah"] == "10.00 ± 0.00 (50.7)"
-    domains = {"imagenet_v2": {"accuracy": 0.25}}
+    assert cells["food101, 16-shot"]["noah"] == "80.00 ± 0.00"
+    assert cells["mean of 5, 2-shot"]["noah"] == "10.00 ± 0.00 (50.7)"
+    domains = {
+        "imagenet_v2": {"accuracy": 0.25},
+        "imagenet_r": {"accuracy": 0.3, "accuracy_among_all": 0.2},
+    }
     cells = _cells([_result("imagenet", "noah", 0, 0.5, shots=16, more_tests=domains)])
     assert cells == {
-        "imagenet, 16 shots": {"noah": "50.00"},
-        "imagenet_v2, 16 shots": {"noah": "25.00"},
+        "imagenet, 16-shot": {"noah": "50.00"},
+        "imagenet_v2, 16-shot": {"noah": "25.00"},
+        "imagenet_r, 16-shot": {"noah": "30.00"},
+        "imagenet_r among all classes, 16-shot": {"noah": "20.00"},
     }
