@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from noah_jax import sharding
-from noah_jax.config import Search
 from noah_jax.network import Network
+from noah_jax.settings import Search
 
 
 def make_evaluator(network: Network, mesh: Mesh):

@@ -1,9 +1,10 @@
-"""NOAH's own files: its subnet YAMLs as genomes, its state dict as the weights of a ViT.
+"""Files in: genomes, ours and NOAH's subnet YAMLs; NOAH's state dict as the weights of a ViT.
 
-Facts about them are from the PyTorch original, github.com/ZhangYuanhan-AI/NOAH.
+Facts about NOAH's are from the PyTorch original, github.com/ZhangYuanhan-AI/NOAH.
 """
 
 import functools
+import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from flax import nnx
 
 from noah_jax.errors import UserError
 from noah_jax.pretrained import fit
+from noah_jax.space import MODULES
 from noah_jax.vit import ViT
 from noah_jax.weights import convert
 
@@ -21,6 +23,35 @@ from noah_jax.weights import convert
 
 _COLUMNS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `space.MODULES`
 _MAX_BYTES = 1 << 16  # the original's have under 1,200
+
+
+def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
+    """The genome in `best.json`, `result.json`, a bare nested list, or one of NOAH's YAMLs.
+
+    Returns:
+      int32 `[blocks, modules]`.
+
+    Raises:
+      UserError: the file holds none, or one of another shape.
+    """
+    path = pathlib.Path(path).expanduser()
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            rows = read_noah_yaml(path)
+        else:
+            value = json.loads(path.read_text())
+            rows = value["genome"] if isinstance(value, dict) else value
+        genome = np.array(rows)
+        fits = genome.shape == (blocks, len(MODULES)) and genome.dtype.kind == "i"
+        if not fits or genome.min() < 0:
+            raise ValueError(f"it is {genome.dtype} {list(genome.shape)}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
+            f"{len(MODULES)} sizes {MODULES}, plain or under the key genome, or a .yaml of NOAH's "
+            f"with as many blocks"
+        ) from error
+    return genome.astype(np.int32)
 
 
 def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:

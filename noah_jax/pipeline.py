@@ -27,17 +27,14 @@ import noah_jax
 from noah_jax import data, evaluation, interop, loader, pretrained, report, search, sharding, train
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
-from noah_jax.config import Config, Schedule
 from noah_jax.errors import UserError
 from noah_jax.network import Network, make_network
+from noah_jax.settings import Config, Schedule, differences
 from noah_jax.shots import Shots
 from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
 from noah_jax.tasks import TASKS
 from noah_jax.vit import ViTConfig
 from noah_jax.writer import Writer, write_json
-
-# Keys that change how, not what is computed: a run may go on with others.
-_FREE_KEYS = ("stage", "eval_batch_size", "checkpoint_epochs", "search.genomes_per_call")
 
 _TRAINED_ON = {"supernet": "train", "retrain": "trainval"}
 
@@ -128,7 +125,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
         stages.writer.say(f"  not there, so not tested: {', '.join(absent)}")
     best = None
     if config.genome:
-        genome = _read_genome(config, stages.space)
+        genome = interop.read_genome(config.genome, stages.space.blocks)
     elif config.method == "noah":
         best = _search(stages)
         if config.stage in ("supernet", "search"):
@@ -149,7 +146,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     """What the stages share; all that can be wrong with the input shows here."""
     space = config.search_space()
     if config.genome:
-        _read_genome(config, space)
+        interop.read_genome(config.genome, space.blocks)
     elif config.method == "noah":
         search.check_budget(space, config.search)
     shots = None
@@ -320,54 +317,14 @@ def _normalisation(config: Config) -> str:
     return config.normalisation or pretrained.BACKBONES[config.backbone].normalisation
 
 
-def _read_genome(config: Config, space: SearchSpace) -> np.ndarray:
-    """A genome from JSON (`best.json`, `result.json`, the bare nested list), or NOAH's YAML."""
-    path = pathlib.Path(config.genome).expanduser()
-    try:
-        if path.suffix in (".yaml", ".yml"):
-            rows = interop.read_noah_yaml(path)
-        else:
-            value = json.loads(path.read_text())
-            rows = value["genome"] if isinstance(value, dict) else value
-        genome = np.array(rows)
-        fits = genome.shape == (space.blocks, len(MODULES)) and genome.dtype.kind == "i"
-        if not fits or genome.min() < 0:
-            raise ValueError(f"it is {genome.dtype} {list(genome.shape)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"no genome in {config.genome} ({error}): expected JSON with {space.blocks} rows, one "
-            f"a block, of {len(MODULES)} sizes {MODULES}, plain or under the key genome, or a "
-            f".yaml of NOAH's with as many blocks"
-        ) from error
-    return genome.astype(np.int32)
-
-
 def _refuse_other_config(config: Config, workdir: pathlib.Path) -> None:
     """Raises UserError if the workdir belongs to a run with other settings."""
     path = workdir / "config.json"
     if not path.is_file():
         return
-    old = _flat(json.loads(path.read_text()))
-    new = _flat(json.loads(json.dumps(dataclasses.asdict(_resolve(config)))))
-    unread = ["baseline."] if config.method == "noah" else ["supernet.", "search.", "space."]
-    different = [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
-        for key in sorted(old | new)
-        if old.get(key) != new.get(key)
-        and key not in _FREE_KEYS
-        and not key.startswith(tuple(unread))
-    ]
-    if different:
+    if different := differences(json.loads(path.read_text()), _resolve(config)):
         raise UserError(
             f"{workdir} belongs to a run with other settings:\n  "
             + "\n  ".join(different)
             + "\nChoose another with --workdir=DIR, or delete that one."
         )
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

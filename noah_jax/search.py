@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from noah_jax.config import Search
 from noah_jax.errors import UserError
+from noah_jax.settings import Search
 from noah_jax.space import SearchSpace
 from noah_jax.writer import Writer, write_json
 

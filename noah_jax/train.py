@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from noah_jax import augment, sharding
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
-from noah_jax.config import Schedule
 from noah_jax.errors import UserError
 from noah_jax.network import Network
+from noah_jax.settings import Schedule
 from noah_jax.writer import Writer
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5

@@ -8,6 +8,7 @@ import pytest
 
 from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
+from noah_jax import settings
 from noah_jax.errors import UserError
 from noah_jax.space import MODULES
 
@@ -202,12 +203,12 @@ def test_backbones_without_weights_or_normalisation(tmp_path):
 
 def test_every_key_is_read():
     """Each field of the checked settings is used somewhere in the package."""
-    package = pathlib.Path(config_lib.__file__).parent
-    files = [path for path in package.glob("*.py") if path.name != "config.py"]
-    code = "".join(path.read_text() for path in files)
-    own = pathlib.Path(config_lib.__file__).read_text()
-    code += own.split("class Config:")[1].split("def _build")[0]
-    for kind in (config_lib.Config, config_lib.Search, config_lib.SupernetSchedule):
+    files = {
+        path.name: path.read_text() for path in pathlib.Path(settings.__file__).parent.glob("*.py")
+    }
+    own = files.pop("settings.py").split("class Config:")[1]
+    code = "".join(files.values()) + own.split("def differences")[0]
+    for kind in (settings.Config, settings.Search, settings.SupernetSchedule):
         for field in dataclasses.fields(kind):
             use = rf"\b(config|settings|schedule|self|supernet)\.{field.name}\b"
             assert re.search(use, code), field.name

@@ -157,8 +157,11 @@ def test_noah_from_folder_to_report(home, tmp_path):
     other = _run(home, workdir, "--config.seed=1", code=2)
     assert "seed: 0 there, 1 now" in other.stderr
 
-    genome = f"--config.genome={workdir / 'best.json'}"
-    given = _run(home, tmp_path / "given", genome)
+    keys = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # NOAH's own file of that genome
+    columns = zip(keys, np.transpose(best["genome"]).tolist(), strict=True)
+    lines = "".join(f"  {key}: {column}\n" for key, column in columns)
+    (tmp_path / "subnet.yaml").write_text(f"RETRAIN:\n{lines}")
+    given = _run(home, tmp_path / "given", f"--config.genome={tmp_path / 'subnet.yaml'}")
     assert "supernet" not in given.stdout and not (tmp_path / "given/search").exists()
     value = json.loads((tmp_path / "given/result.json").read_text())
     assert value["genome"] == best["genome"] and value["test_loss"] == result["test_loss"]

@@ -1,6 +1,6 @@
 """NOAH's own files: subnet YAMLs, and its state dict against a plain sliced model in PyTorch."""
 
-import dataclasses
+import json
 import re
 
 import jax
@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from noah_jax import pipeline
-from noah_jax.config import defaults, expand
 from noah_jax.errors import UserError
-from noah_jax.interop import load_noah, read_noah_yaml
+from noah_jax.interop import load_noah, read_genome, read_noah_yaml
 from noah_jax.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(width=32, depth=3, heads=4, patch_size=8, image_size=16, num_classes=5)
@@ -97,21 +95,20 @@ def test_all_complaints_about_a_yaml_in_one_message(tmp_path):
         read_noah_yaml(tmp_path / "no_such.yaml")
 
 
-def test_a_run_takes_a_yaml_as_genome(tmp_path):
-    path = tmp_path / "subnet.yaml"
+def test_a_genome_comes_from_json_or_yaml(tmp_path):
+    """That a run takes one is tested with the real command."""
     lists = {"VISUAL_PROMPT_DIM": [5] * 12, "LORA_DIM": [0] * 12, "ADAPTER_DIM": [1] * 12}
-    path.write_text("RETRAIN:\n" + "".join(f"  {key}: {row}\n" for key, row in lists.items()))
-    values = defaults()
-    values.update(task="digits", genome=str(path))
-    (config,) = expand(values)
-    space = config.search_space()
-    assert pipeline._read_genome(config, space).tolist() == [[5, 0, 1]] * 12
-    with pytest.raises(UserError, match=r"subnet.yaml .*\[12, 3\].*24 rows"):
-        pipeline._read_genome(config, dataclasses.replace(space, blocks=24))
-    values.update(genome=str(tmp_path / "subnet.json"))
-    (tmp_path / "subnet.json").write_text(f'{{"genome": {[[5, 0, 1]] * 12}}}')
-    (config,) = expand(values)
-    assert pipeline._read_genome(config, space).tolist() == [[5, 0, 1]] * 12
+    yaml = "RETRAIN:\n" + "".join(f"  {key}: {row}\n" for key, row in lists.items())
+    rows = [[5, 0, 1]] * 12
+    for name, text in {
+        "subnet.yaml": yaml,
+        "best.json": json.dumps({"genome": rows, "params": 7}),
+        "bare.json": json.dumps(rows),
+    }.items():
+        (tmp_path / name).write_text(text)
+        assert read_genome(tmp_path / name, 12).tolist() == rows
+        with pytest.raises(UserError, match=rf"{name} .*\[12, 3\].*24 rows"):
+            read_genome(tmp_path / name, 24)
 
 
 # --- Weights -------------------------------------------------------------------------------------

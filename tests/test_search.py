@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from noah_jax.config import Search
 from noah_jax.errors import UserError
 from noah_jax.search import Candidate, evolve
+from noah_jax.settings import Search
 from noah_jax.space import MODULES, SearchSpace
 from noah_jax.writer import Writer
 

@@ -1,0 +1,244 @@
+"""Settings in their frozen form, and everything that can be wrong with them."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any
+
+from noah_jax.errors import nearest
+from noah_jax.pretrained import BACKBONES, NORMALISATIONS
+from noah_jax.space import MODULES, OPERATORS, SearchSpace
+from noah_jax.vit import ViTConfig
+
+METHODS = ("noah", "vpt", "lora", "adapter", "linear", "full")
+AUGMENTATIONS = ("none", "randaugment")
+STAGES = ("supernet", "search", "retrain", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetSchedule(Schedule):
+    genomes_per_step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The evolution (NOAH, section 3.3)."""
+
+    population: int
+    generations: int  # after the first, random one
+    parents: int
+    mutations: int
+    crossovers: int
+    m_prob: float
+    s_prob: float
+    budget_millions: float
+    operators: str
+    genomes_per_call: int
+
+    @property
+    def budget(self) -> int:
+        """Parameters that a genome may have, head excluded."""
+        return round(self.budget_millions * 1e6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    vpt: int
+    lora: int
+    adapter: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    vpt: tuple[int, ...]
+    lora: tuple[int, ...]
+    adapter: tuple[int, ...]
+    depths: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A complete, checked set of settings; the comments in `defaults` say what each means."""
+
+    task: str
+    method: str
+    stage: str
+    seed: int
+    backbone: str
+    weights: str
+    image_size: int
+    normalisation: str
+    data_dir: str
+    split_seed: int
+    shots: int
+    lists: str
+    whole_val: bool
+    augmentation: str
+    center_crop: bool
+    genome: str
+    dtype: str
+    drop_path: float
+    dropout: float
+    eval_batch_size: int
+    checkpoint_epochs: int
+    space: Choices
+    baseline: Sizes
+    supernet: SupernetSchedule
+    retrain: Schedule
+    search: Search
+
+    @property
+    def name(self) -> str:
+        """Of the run, among those of one configuration."""
+        shots = f"-{self.shots}shot" if self.shots else ""
+        return f"{self.task}{shots}-{self.method}-s{self.seed}"
+
+    @property
+    def arch(self) -> str:
+        """The ViT's name: the named backbone's, or `backbone` itself."""
+        return BACKBONES[self.backbone].arch if self.backbone in BACKBONES else self.backbone
+
+    def vit(self, num_classes: int, dtype: str) -> ViTConfig:
+        return ViTConfig.named(
+            self.arch,
+            image_size=self.image_size,
+            num_classes=num_classes,
+            drop_path=self.drop_path,
+            dropout=self.dropout,
+            dtype=dtype,
+        )
+
+    def search_space(self) -> SearchSpace:
+        """What the method may choose from; a single point for every method but NOAH."""
+        vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
+        if self.method == "noah":
+            sizes = {name: tuple(getattr(self.space, name)) for name in MODULES}
+            return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
+        sizes = {name: getattr(self.baseline, name) for name in MODULES if name == self.method}
+        return SearchSpace.single(sizes, vit.depth, vit.width)
+
+
+# Keys that change how, not what is computed: a run may go on with others.
+_FREE_KEYS = ("stage", "eval_batch_size", "checkpoint_epochs", "search.genomes_per_call")
+
+
+def differences(saved: dict[str, Any], config: Config) -> list[str]:
+    """Where a run whose settings were saved as JSON would come to another result, a line each."""
+    old, new = _flat(saved), _flat(json.loads(json.dumps(dataclasses.asdict(config))))
+    unread = ("baseline.",) if config.method == "noah" else ("supernet.", "search.", "space.")
+    return [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and key not in _FREE_KEYS and not key.startswith(unread)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
+def complaints(c: Config) -> Iterator[str]:
+    """Everything that is wrong with well-typed settings, a line each."""
+    if not c.task:
+        yield "task is empty: name it after the colon, as in --config=configs/vtab.py:cifar100"
+    if pathlib.PurePath(c.task).name != c.task:  # it names the workdir, too
+        yield f"task={c.task!r}: expected the name of a folder in --config.data_dir, not a path"
+    if c.method not in METHODS:
+        yield f"method={c.method!r}: expected one of {', '.join(METHODS)}, or several joined by +"
+    if c.stage not in (*STAGES, "all"):
+        yield f"stage={c.stage!r}: expected all or one of {', '.join(STAGES)}"
+    if c.stage in ("supernet", "search") and (c.method != "noah" or c.genome):
+        yield f"stage={c.stage}: only method=noah without a given genome has it"
+    if c.augmentation not in AUGMENTATIONS:
+        yield f"augmentation={c.augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}"
+    if (c.lists or c.whole_val) and not c.shots:
+        yield "lists and whole_val are for few-shot runs: set shots"
+    if c.lists and not pathlib.Path(c.lists).expanduser().exists():
+        yield f"lists={c.lists}: no such file or folder"
+    if c.dtype not in ("auto", "float32", "bfloat16"):
+        yield f"dtype={c.dtype!r}: expected auto, float32 or bfloat16"
+    if c.search.operators not in OPERATORS:
+        yield f"search.operators={c.search.operators!r}: expected one of {', '.join(OPERATORS)}"
+    if c.normalisation and c.normalisation not in NORMALISATIONS:
+        yield f"normalisation={c.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}"
+    if c.backbone not in BACKBONES:
+        if not c.weights:
+            yield (
+                f"backbone={c.backbone!r} has no weights of its own"
+                f"{nearest(c.backbone, BACKBONES)}: give --config.weights=PATH, "
+                f"or one of the names {', '.join(BACKBONES)}"
+            )
+        elif not c.normalisation:
+            yield f"weights need a normalisation: one of {', '.join(NORMALISATIONS)}"
+    for key in ("weights", "genome"):
+        if (path := getattr(c, key)) and not (file := pathlib.Path(path).expanduser()).is_file():
+            found = "a folder, name the file in it" if file.is_dir() else "no such file"
+            yield f"{key}={path}: {found}"
+    if c.genome and c.method != "noah":
+        yield f"genome={c.genome}: only method=noah takes one"
+    yield from _number_complaints(c)
+    for check in (lambda: c.vit(1, "float32"), c.search_space):
+        try:
+            check()
+        except ValueError as error:
+            yield f"{error}"
+
+
+def _number_complaints(c: Config):
+    for key in ("image_size", "eval_batch_size", "checkpoint_epochs", "search.population"):
+        yield from _at_least(c, key, 1)
+    for key in ("search.parents", "search.genomes_per_call", "supernet.genomes_per_step"):
+        yield from _at_least(c, key, 1)
+    for key in ("generations", "mutations", "crossovers"):
+        yield from _at_least(c, f"search.{key}", 0)
+    for name in ("vpt", "lora", "adapter"):
+        if c.method == name:
+            yield from _at_least(c, f"baseline.{name}", 1)
+    for key in ("seed", "split_seed"):
+        if not 0 <= attrgetter(key)(c) < 2**32:
+            yield f"{key}={attrgetter(key)(c)}: expected 0 … 2**32 - 1"
+    if c.search.mutations + c.search.crossovers > c.search.population:
+        yield "search.mutations + search.crossovers exceed search.population"
+    if not 0 < c.search.budget_millions < math.inf:
+        yield f"search.budget_millions={c.search.budget_millions}: expected a positive number"
+    for key in ("drop_path", "dropout", "search.m_prob", "search.s_prob"):
+        probability = attrgetter(key)(c)
+        if not 0 <= probability <= 1 or (key.startswith("drop") and probability == 1):
+            yield f"{key}={probability}: expected a probability (dropping everything is none)"
+    for stage in ("supernet", "retrain"):
+        schedule = getattr(c, stage)
+        for key in ("epochs", "batch_size"):
+            yield from _at_least(c, f"{stage}.{key}", 1)
+        rate, decay = schedule.learning_rate, schedule.weight_decay
+        if not 0 < rate < math.inf or not 0 <= decay < math.inf:
+            yield f"{stage}: learning_rate must be positive, weight_decay not negative"
+        if not 0 <= schedule.warmup_epochs < schedule.epochs:
+            yield (
+                f"{stage}.warmup_epochs={schedule.warmup_epochs}: expected fewer than the "
+                f"{schedule.epochs} {stage}.epochs"
+            )
+    if c.supernet.batch_size % max(1, c.supernet.genomes_per_step):
+        yield "supernet.batch_size must be divisible by supernet.genomes_per_step"
+
+
+def _at_least(config: Config, key: str, minimum: int):
+    if (value := attrgetter(key)(config)) < minimum:
+        yield f"{key}={value}: expected at least {minimum}"
