@@ -52,6 +52,11 @@ def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
         raise UserError(
             f"{folder} has {len(labels)} classes, expected {task.num_classes} folders in train/"
         )
+    if not files["test"]:
+        raise UserError(
+            f"{folder / 'val'} has no class folders: sort the validation images into <synset>/, as "
+            f"train/ is, or give NOAH's lists with --config.lists"
+        )
     splits = {name: file_split(folder, rows) for name, rows in files.items()}
     domains = {
         name: _domain(data_dir / place, labels)

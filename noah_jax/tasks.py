@@ -245,8 +245,6 @@ def select(names: str, benchmark: Mapping[str, Task]) -> str:
     """
     chosen = []
     for name in names.split("+"):
-        members = [
-            task for task, facts in benchmark.items() if name in ("all", facts.group or "all")
-        ]
-        chosen += members or [name]
+        whole = [task for task, facts in benchmark.items() if name in ("all", facts.group)]
+        chosen += whole if name and whole else [name]
     return "+".join(dict.fromkeys(chosen))

@@ -70,6 +70,14 @@ def test_images_of_the_other_domains_are_looked_at_too(imagenet):
         shutil.rmtree(sketch)
 
 
+def test_validation_images_as_the_archive_has_them(imagenet, tmp_path):
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet" / "train").symlink_to(imagenet / "imagenet" / "train")
+    _image(tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG")
+    with pytest.raises(UserError, match="val has no class folders: sort .* or give NOAH's lists"):
+        data.open_source("imagenet", str(tmp_path), 0, Shots(1, 0))
+
+
 def test_what_is_no_imagenet(imagenet, tmp_path):
     for part in ("train", "val"):
         for synset in SYNSETS[:3]:
