@@ -28,8 +28,8 @@ Few images, on the same two cores, seed 0: LoRA-8 on 16 images a class of cifar1
     python -m noah_jax.main --config=configs/folder.py:DIR/cifar10,method=lora,shots=16 \\
       --config.image_size=98 --config.retrain.epochs=100 --config.retrain.learning_rate=0.005
 
-53.30 %; with `--config.augmentation=randaugment` 45.70 %: the paper's strong augmentation costs more
-than it brings on these 32-pixel images, in 200 steps.
+53.30 %; with `--config.augmentation=randaugment` 45.70 %: in 200 steps on these 32-pixel images the
+paper's strong augmentation costs more than it brings.
 """
 
 import pathlib

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from noah_jax.downloads import cache_dir
@@ -83,3 +85,37 @@ def imagenet(tmp_path_factory):
     for label in range(0, 1000, 5):
         put("imagenet-rendition", "imagenet-r", SYNSETS[label], "art 0.jpg")
     return home
+
+
+@pytest.fixture(scope="session")
+def ti16(tmp_path_factory):
+    """A file with a random ViT-Ti/16 for 48 px, in timm's layout."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "cls_token": (1, 1, 192),
+        "pos_embed": (1, 1 + 9, 192),
+        "patch_embed.proj.weight": (192, 3, 16, 16),
+        "patch_embed.proj.bias": (192,),
+        "norm.weight": (192,),
+        "norm.bias": (192,),
+    }
+    for i in range(12):
+        for layer, (out, width) in {
+            "attn.qkv": (576, 192),
+            "attn.proj": (192, 192),
+            "mlp.fc1": (768, 192),
+            "mlp.fc2": (192, 768),
+        }.items():
+            shapes[f"blocks.{i}.{layer}.weight"] = (out, width)
+            shapes[f"blocks.{i}.{layer}.bias"] = (out,)
+        for norm in ("norm1", "norm2"):
+            shapes[f"blocks.{i}.{norm}.weight"] = shapes[f"blocks.{i}.{norm}.bias"] = (192,)
+    weights = {
+        name: np.ones(shape, np.float32)
+        if re.search(r"norm\d?\.weight", name)
+        else rng.normal(0, 0.05, shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "ti16.safetensors"
+    safetensors.numpy.save_file(weights, path)
+    return path

@@ -14,6 +14,7 @@ from noah_jax.errors import UserError
 from noah_jax.loader import load
 from noah_jax.shots import Shots
 from noah_jax.tasks import VTAB
+from tests.test_end_to_end import TINY
 from tests.tfds_raw.formats import number_in
 
 SPLITS = ("train", "val", "test")
@@ -230,6 +231,28 @@ def test_imagenet_and_its_domains(data_dir):
         np.testing.assert_array_equal(labels, expected[name][number_in(images) % 6])
         among = tuple(classes) if name in ("imagenet_a", "imagenet_r") else ()
         assert split.classes == among
+
+
+# --- From preparation to a result ----------------------------------------------------------------
+
+TRAIN = """
+import atexit, os, runpy, sys
+atexit.register(lambda: "tensorflow" in sys.modules and os._exit(77))
+runpy.run_module("noah_jax.main", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_training_does_without_tensorflow(data_dir, ti16, tmp_path):
+    config = f"configs/vtab.py:kitti+smallnorb_azi,data_dir={data_dir},method=linear"
+    flags = [f"--config={config}", f"--workdir={tmp_path}", f"--config.weights={ti16}", *TINY]
+    flags += ["--config.retrain.epochs=1", "--config.retrain.warmup_epochs=0"]
+    done = subprocess.run([sys.executable, "-c", TRAIN, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]  # 77: TensorFlow was imported
+    result = json.loads((tmp_path / "smallnorb_azi-linear-s0" / "result.json").read_text())
+    assert result["images"] == {"train": 800, "val": 200, "trainval": 1000, "test": 243}
+    assert [line.split()[0] for line in done.stdout.splitlines()[-3:-1]] == [
+        *("kitti", "smallnorb_azi")
+    ]
 
 
 # --- What is not there ---------------------------------------------------------------------------
