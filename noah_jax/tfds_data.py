@@ -178,6 +178,9 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
     Raises:
       UserError: some could not be prepared; each is named with what to do. The others are done.
     """
+    from tensorflow_datasets.core.download import downloader
+
+    downloader.MAX_RETRIES = 5  # its 10 need minutes to say that there is no network
     facts = TASKS | DOMAINS
     named = {facts[name].tfds: name for name in tasks}  # tasks can share a dataset
     todo, problems = {}, []
