@@ -35,8 +35,14 @@ def main(_) -> None:
     for config in configs:
         workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{config.name}").expanduser()
         workdirs.append(workdir / config.name if _WORKDIR.value and len(configs) > 1 else workdir)
-    for config, workdir in zip(configs, workdirs, strict=True):
-        pipeline.check(config, workdir)  # all before the first starts
+    problems = []
+    for config, workdir in zip(configs, workdirs, strict=True):  # all before the first starts
+        try:
+            pipeline.check(config, workdir)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
     results, failed = [], []
     for config, workdir in zip(configs, workdirs, strict=True):
         try:
@@ -60,7 +66,7 @@ def main(_) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every write
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every step
     try:
         rest = _flags(argv)
         if rest[1:]:

@@ -236,6 +236,16 @@ def test_bad_input_gives_one_message_and_leaves_nothing(home, tmp_path, flags, m
     assert done.stderr.startswith("error: ") and not (tmp_path / "run").exists()
 
 
+def test_all_tasks_that_are_not_prepared_are_named_at_once(home, tmp_path):
+    config = f"configs/vtab.py:svhn+colours+dtd,method=lora,seeds=2,data_dir={home}"
+    done = _run(home, tmp_path / "run", config=config, code=2)
+    assert done.stderr.startswith("error: svhn is not prepared in ")
+    for task in ("svhn", "dtd"):
+        command = f"`python -m noah_jax.data prepare {task} --data_dir={home}`"
+        assert done.stderr.count(command) == 1
+    assert not (tmp_path / "run").exists() and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "added", "messages"),
     [
