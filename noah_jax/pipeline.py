@@ -25,6 +25,7 @@ from flax import nnx
 
 import noah_jax
 from noah_jax import data, evaluation, interop, loader, pretrained, report, search, sharding, train
+from noah_jax.attention import can_fuse
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
@@ -158,6 +159,9 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
         train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
     train.steps_per_epoch("retrain", *_schedule(config, source, "retrain"))
     vit = config.vit(source.num_classes, config.dtype)
+    if config.attention == "auto":
+        fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
+        vit = dataclasses.replace(vit, fused_attention=fused)
     backbone = _backbone(config.vit(1, config.dtype), config.weights or config.backbone)
     mesh, writer = sharding.make_mesh(), Writer(workdir)
     return _Run(config, workdir, source, space, vit, backbone, mesh, writer)
@@ -275,6 +279,7 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
         "encoding": source.encoding,
         "backbone": config.backbone,
         "dtype": stages.vit.dtype,
+        "fused_attention": stages.vit.fused_attention,
         "versions": {
             "noah_jax": noah_jax.__version__,
             "python": platform.python_version(),

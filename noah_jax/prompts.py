@@ -8,6 +8,7 @@ Each holds its parameters at the maximum size and takes the size to use as a tra
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 
 class PromptParam(nnx.Param):
@@ -23,7 +24,7 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_examp
         return x
     shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape
     keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
-    keep = jax.random.bernoulli(key, keep_rate, shape)
+    keep = checkpoint_name(jax.random.bernoulli(key, keep_rate, shape), "kept")
     return jnp.where(keep, x / keep_rate.astype(x.dtype), jnp.zeros((), x.dtype))
 
 

@@ -91,6 +91,8 @@ class Config:
     center_crop: bool
     genome: str
     dtype: str
+    attention: str
+    rematerialise: bool
     drop_path: float
     dropout: float
     eval_batch_size: int
@@ -120,6 +122,7 @@ class Config:
             drop_path=self.drop_path,
             dropout=self.dropout,
             dtype=dtype,
+            rematerialise=self.rematerialise,
         )
 
     def search_space(self) -> SearchSpace:
@@ -133,7 +136,10 @@ class Config:
 
 
 # Keys that change how, not what is computed: a run may go on with others.
-_FREE_KEYS = ("stage", "eval_batch_size", "checkpoint_epochs", "search.genomes_per_call")
+_FREE_KEYS = (
+    *("stage", "attention", "rematerialise", "eval_batch_size", "checkpoint_epochs"),
+    "search.genomes_per_call",
+)
 
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
@@ -175,6 +181,8 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"lists={c.lists}: no such file or folder"
     if c.dtype not in ("auto", "float32", "bfloat16"):
         yield f"dtype={c.dtype!r}: expected auto, float32 or bfloat16"
+    if c.attention not in ("auto", "plain"):
+        yield f"attention={c.attention!r}: expected auto or plain"
     if c.search.operators not in OPERATORS:
         yield f"search.operators={c.search.operators!r}: expected one of {', '.join(OPERATORS)}"
     if c.normalisation and c.normalisation not in NORMALISATIONS:

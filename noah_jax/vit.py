@@ -6,14 +6,17 @@ grow with depth. The genome is an argument like the images are; no shape depends
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from noah_jax.prompts import Adapter, LoRA, VisualPrompts, drop, quick_gelu
+from noah_jax.attention import FUSED, attend
+from noah_jax.prompts import Adapter, LoRA, PromptParam, VisualPrompts, drop, quick_gelu
 from noah_jax.space import MODULES
 
 _SHAPES = {  # width, depth, heads
@@ -24,6 +27,9 @@ _SHAPES = {  # width, depth, heads
     "h": (1280, 32, 16),
 }
 _PATCH_SIZES = (8, 14, 16, 32)
+# What the forward pass of a block keeps for the backward pass, besides its input. The rest is cheap
+# to compute again, while keeping it costs memory and the time to write it there.
+_KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
 _VARIANTS = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
@@ -50,6 +56,8 @@ class ViTConfig:
     drop_path: float = 0.1  # of the last block; linear over depth from 0
     dropout: float = 0.1  # inside the prompt modules
     dtype: str = "float32"  # of the computation; trainable parameters and logits are float32
+    fused_attention: bool = False  # by cuDNN, see attention.py
+    rematerialise: bool = False  # backwards, compute all of a block again but its input
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -88,7 +96,7 @@ class Block(nnx.Module):
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
         self.heads, self.dropout = config.heads, config.dropout
-        self.quick_gelu = config.quick_gelu
+        self.quick_gelu, self.fused_attention = config.quick_gelu, config.fused_attention
         self.norm1 = _layer_norm(config, rngs)
         self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
         self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
@@ -100,33 +108,47 @@ class Block(nnx.Module):
         self.lora = LoRA(lora, d, 3 * d, rngs=rngs) if lora else None
         self.adapter = Adapter(adapter, d, rngs=rngs) if adapter else None
 
-    def __call__(self, x, live, sizes, drop_path, key):
-        """`x` `[b, n, d]`, `live` and `sizes` `[modules]` traced ints; returns `x`, `live`."""
+    def __call__(self, x, live, sizes, drop_path, key, wanted=None):
+        """One block.
+
+        Args:
+          x: `[b, n, d]`.
+          live, sizes: how many prompt slots hold a token so far, and `[modules]`; may be traced.
+          drop_path: the probability that an example skips a branch.
+          key: of the random numbers in training, else None.
+          wanted: how many of the first tokens to return, None = all.
+
+        Returns:
+          `x` `[b, wanted, d]`, and `live`.
+        """
         vpt, lora, adapter = sizes
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         if self.vpt is not None:
             x, live = self.vpt(x, live, vpt, self.dropout, keys[0])
-        x = x + drop(self.attention(x, live, lora, keys[1]), drop_path, keys[2], per_example=True)
-        h = self.fc1(self.norm2(x).astype(x.dtype))
+        attended = self.attention(x, live, lora, keys[1], wanted)
+        x = x[:, :wanted] + drop(attended, drop_path, keys[2], per_example=True)
+        x = checkpoint_name(x, "middle")
+        h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
         h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
-        h = drop(h, drop_path, keys[3], per_example=True)
+        h = checkpoint_name(drop(h, drop_path, keys[3], per_example=True), "mlp")
         if self.adapter is not None:
             h = self.adapter(h, adapter, self.dropout, keys[4])
         return x + h, live
 
-    def attention(self, x, live, lora_size, key):
+    def attention(self, x, live, lora_size, key, wanted):
         b, n, d = x.shape
         h = self.norm1(x).astype(x.dtype)
         qkv = self.qkv(h)
         if self.lora is not None:
             qkv = qkv + self.lora(h, lora_size, self.dropout, key)
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, self.heads, d // self.heads), 2, 0)
-        lengths = None
-        if self.vpt is not None:  # empty slots stand at the end, so a length masks them
-            fixed = n - self.vpt.tokens.shape[0]
-            lengths = jnp.full((b,), fixed + live, jnp.int32)
-        out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths)
-        return self.proj(out.reshape(b, n, d))
+        qkv = jax.lax.split(checkpoint_name(qkv, "qkv"), (d, d, d), axis=2)
+        q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
+        fused = self.fused_attention and wanted is None
+        slots = 0 if self.vpt is None else self.vpt.tokens.shape[0]
+        # Empty slots stand at the end, so a length tells them.
+        keys = n - slots + live if slots or fused else None
+        out = attend(q[:, :wanted], k, v, keys, fused)
+        return self.proj(out.reshape(b, -1, d))
 
 
 class ViT(nnx.Module):
@@ -184,21 +206,44 @@ class ViT(nnx.Module):
             x = self.norm_pre(x).astype(dtype)
         return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
 
-    def features(self, images, genome, key=None) -> jax.Array:
-        """All tokens after the last block, not normalised: `[b, n, d]`, as in `embed`."""
+    def features(self, images, genome, key=None, wanted=None) -> jax.Array:
+        """Tokens after the last block, not normalised, in the order of `embed`: `[b, n, d]`.
+
+        With `wanted`, only that many of the first, and the last block computes no others.
+        """
         if genome.shape != (expected := (self.config.depth, len(MODULES))):
             raise ValueError(f"expected a genome of shape {expected}, got {genome.shape}")
-        graphdef, blocks = nnx.split(self.blocks)
+        genome = jnp.asarray(genome, jnp.int32)
+        graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
+        last = self.config.depth - 1
         drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
         keys = None if key is None else jax.random.split(key, self.config.depth)
 
-        def run_block(carry, block):
-            weights, sizes, drop_path, key = block
-            return nnx.merge(graphdef, weights)(*carry, sizes, drop_path, key), None
+        def run_block(carry, i, prompts, wanted=None):
+            # Indexed, because backbone[:-1] as the loop's input would be a copy of it.
+            weights = jax.tree.map(lambda w: jnp.asarray(w)[i], backbone)
+            key = None if keys is None else keys[i]
+            block = nnx.merge(graphdef, prompts, weights)
+            return block(*carry, genome[i], drop_path[i], key, wanted)
 
-        start = (self.embed(images), jnp.zeros((), jnp.int32))
-        (x, _), _ = jax.lax.scan(run_block, start, (blocks, genome, drop_path, keys))
-        return x
+        policies = jax.checkpoint_policies
+        kept = policies.save_from_both_policies(
+            policies.save_only_these_names(*_KEPT),
+            lambda primitive, *_, **__: FUSED in primitive.name,
+        )
+
+        @functools.partial(
+            jax.checkpoint,
+            prevent_cse=False,  # the loop prevents it
+            policy=policies.nothing_saveable if self.config.rematerialise else kept,
+        )
+        def step(carry, block):
+            return run_block(carry, *block), None
+
+        start = (self.embed(images), 0 * genome[0, 0])  # live slots; batched where the genome is
+        first = jax.tree.map(lambda w: w[:-1], prompts)
+        carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
+        return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
 
     def __call__(self, images, genome, train: bool = False, key=None) -> jax.Array:
         """Logits.
@@ -217,7 +262,7 @@ class ViT(nnx.Module):
         """
         if train and key is None:
             raise ValueError("train=True needs a key")
-        tokens = self.features(images, jnp.asarray(genome, jnp.int32), key if train else None)
+        tokens = self.features(images, genome, key if train else None, wanted=1)
         return self.head(self.norm(tokens[:, 0]))
 
 

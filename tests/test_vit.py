@@ -160,6 +160,36 @@ def test_training_mode_drops_and_needs_a_key(tiny_vit, random_genome):
         tiny_vit(images[:, :8], genome)
 
 
+def test_the_class_token_alone_is_what_it_is_among_all(tiny_vit, random_genome):
+    images = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    whole = tiny_vit.features(images, random_genome(2))
+    alone = tiny_vit.features(images, random_genome(2), wanted=1)
+    assert alone.shape == (3, 1, TINY.width)
+    np.testing.assert_allclose(alone[:, 0], whole[:, 0], atol=1e-5)
+
+
+def test_rematerialisation_changes_memory_not_gradients(tiny_vit, random_genome):
+    images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype(np.float32)
+    graphdef, state = nnx.split(tiny_vit)
+    genome, key = random_genome(1), jax.random.key(0)
+
+    def compiled(rematerialise):
+        config = dataclasses.replace(TINY, rematerialise=rematerialise)
+
+        def loss(state):
+            model = nnx.merge(graphdef, state)
+            model.config = config
+            return jnp.square(model(images, genome, train=True, key=key)).sum()
+
+        return jax.jit(jax.grad(loss)).lower(state).compile()
+
+    plain, again = compiled(False), compiled(True)
+    memory = [x.memory_analysis().temp_size_in_bytes for x in (plain, again)]
+    assert memory[1] < 0.8 * memory[0]
+    for one, other in zip(*map(jax.tree.leaves, (plain(state), again(state))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_named_configs():
     config = ViTConfig.named("vit_b16", image_size=224, num_classes=100)
     assert (config.width, config.depth, config.heads, config.grid) == (768, 12, 12, 14)
@@ -225,8 +255,7 @@ def test_bfloat16_logits_are_float32_and_close(tiny_vit, random_genome):
     half = ViT(config, MAX_SIZES, rngs=nnx.Rngs(0))
     nnx.update(half, nnx.state(tiny_vit))
     images = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype(np.float32)
-    with jax.numpy_dtype_promotion("standard"):  # JAX's own attention promotes implicitly
-        logits = half(images, random_genome(1))
+    logits = half(images, random_genome(1))
     assert logits.dtype == jnp.float32
     full = tiny_vit(images, random_genome(1))
     assert 0 < np.abs(logits - full).max() < 0.05 * np.abs(full).max()
