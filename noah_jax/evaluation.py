@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from noah_jax import sharding
+from noah_jax import memory, sharding
 from noah_jax.network import Network
 from noah_jax.settings import Search
 
@@ -73,7 +73,7 @@ def population_evaluator(
     images, labels = (np.stack(part) for part in zip(*batches, strict=True))
     total = int((labels >= 0).sum())
     chunks = sharding.replicate(mesh, (images, labels))
-    evaluate = make_evaluator(network, mesh)
+    evaluate = memory.watch(make_evaluator(network, mesh))
     classes = np.ones(params["head"]["bias"].shape, bool)
     side_by_side = settings.genomes_per_call * mesh.size
     calls = -(-settings.population // side_by_side)

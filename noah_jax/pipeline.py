@@ -29,6 +29,7 @@ from noah_jax.attention import can_fuse
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
+from noah_jax.memory import watch
 from noah_jax.network import Network, make_network
 from noah_jax.settings import Config, Schedule, differences
 from noah_jax.shots import Shots
@@ -273,6 +274,7 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
         "params_noah_count": trained - head if full else int(count_noah(genome, width)),
         "head_params": head,
         "stages": stages.writer.stage_seconds(),
+        "memory": stages.writer.memory(),
         "images": {name: len(split) for name, split in source.splits.items()},
         "image_size": config.image_size,
         "normalisation": _normalisation(config),
@@ -291,7 +293,7 @@ def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
 
 def _test(stages: _Run, network, params, genome) -> dict[str, dict[str, Any]]:
     """For each test set: accuracy among the classes that it shows, and among all."""
-    judge = evaluation.make_evaluator(network, stages.mesh)
+    judge = watch(evaluation.make_evaluator(network, stages.mesh))
     results = {}
     for name, split in {"test": stages.source.splits["test"], **stages.source.more_tests}.items():
         with stages.writer.progress(name, len(split), 0, "images") as progress:

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from noah_jax import augment, sharding
+from noah_jax import augment, memory, sharding
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
@@ -127,7 +127,7 @@ def make_augmented_step(
 
 def _resident(network, optimizer, data, batch_size, seed, mesh):
     """`run(state, genomes, first_step)` → the state after an epoch and its mean loss."""
-    epoch = make_epoch(network, optimizer, batch_size, mesh)
+    epoch = memory.watch(make_epoch(network, optimizer, batch_size, mesh))
     images, labels = sharding.replicate(mesh, data)
 
     def run(state, genomes, first_step):
@@ -140,7 +140,7 @@ def _resident(network, optimizer, data, batch_size, seed, mesh):
 
 def _streamed(network, optimizer, data, batch_size, seed, mesh, first_step):
     """As `_resident`; calls must follow each other, from `first_step` on."""
-    step = make_augmented_step(network, optimizer, data.num_classes, mesh)
+    step = memory.watch(make_augmented_step(network, optimizer, data.num_classes, mesh))
     batches = augment.stream(data.split, data.size, batch_size, seed, first_step)
 
     def run(state, genomes, first_step):

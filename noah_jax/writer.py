@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from noah_jax import memory
+
 _SECONDS_BETWEEN_LINES = 10
 
 
@@ -30,25 +32,46 @@ class Writer:
 
     @contextlib.contextmanager
     def stage(self, name: str):
-        """Announces a stage and logs how long it took."""
+        """Announces a stage and logs how long it took, and how much memory."""
         self.say(f"{name} …")
+        memory.reset()
         start = time.perf_counter()
         try:
             yield
         finally:
             seconds = time.perf_counter() - start
-            self.log(stage=name, seconds=round(seconds, 2))
+            peaks = {"host_peak_mb": memory.host_peak_mb(), **memory.stage_peak()}
+            self.log(stage=name, seconds=round(seconds, 2), **peaks)
         self.say(f"{name} took {_duration(seconds)}")
 
     def stage_seconds(self) -> dict[str, float]:
         """How long each stage took, over all starts of the run."""
         total: dict[str, float] = {}
-        for line in self._metrics.read_text().splitlines() if self._metrics.is_file() else []:
-            values = json.loads(line)
-            if "seconds" in values:
-                stage = values["stage"]
-                total[stage] = round(total.get(stage, 0.0) + values["seconds"], 2)
+        for values in self._stages():
+            stage = values["stage"]
+            total[stage] = round(total.get(stage, 0.0) + values["seconds"], 2)
         return total
+
+    def memory(self) -> dict[str, Any]:
+        """The host's peak and each stage's on a device in MB, the largest over all starts.
+
+        `{"host_peak_mb": …, "stages": {name: {"device_mb": …, "source": …}}}`, see
+        `memory.stage_peak`. The host's, and the allocator's, are those of a process: several runs
+        in one process share them.
+        """
+        host, stages = 0.0, {}
+        for values in self._stages():
+            host = max(host, values.get("host_peak_mb", 0.0))
+            peak = {"device_mb": values.get("device_mb"), "source": values.get("device_source")}
+            old = stages.setdefault(values["stage"], peak)
+            if (peak["device_mb"] or 0.0) > (old["device_mb"] or 0.0):
+                stages[values["stage"]] = peak
+        return {"host_peak_mb": host or None, "stages": stages}
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """What `stage` has logged, in all starts of the run."""
+        lines = self._metrics.read_text().splitlines() if self._metrics.is_file() else []
+        return [values for values in map(json.loads, lines) if "seconds" in values]
 
     def progress(self, name: str, total: int, done: int, unit: str) -> "Progress":
         """Progress of `total` units of which `done` were done before this start."""

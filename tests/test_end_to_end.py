@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 RESULT_KEYS = set(
     "task method seed test_accuracy val_accuracy genome params params_noah_count head_params "
-    "stages images normalisation encoding backbone versions devices".split()
+    "stages memory images normalisation encoding backbone versions devices".split()
 )
 TINY = [
     "--config.backbone=vit_ti16",
@@ -95,6 +95,12 @@ def test_noah_from_folder_to_report(home, tmp_path):
     assert result["val_accuracy"] == best["val_accuracy"] > 1 / 3
     assert result["test_accuracy"] > 0.6  # three plain colours
     assert set(result["stages"]) == {"supernet", "search", "retrain", "test"}
+    memory = result["memory"]  # of stages that earlier starts have run, too
+    assert 100 < memory["host_peak_mb"] < 20_000
+    assert set(memory["stages"]) == set(result["stages"])
+    backbone_mb = 4 * 5.3  # at least the backbone's 5.3 M float32 parameters
+    assert all(backbone_mb < stage["device_mb"] < 2000 for stage in memory["stages"].values())
+    assert {stage["source"] for stage in memory["stages"].values()} == {"compiler"}
     assert result["images"] == {"train": 24, "val": 9, "trainval": 33, "test": 15}
     assert result["encoding"] == "jpeg" and result["head_params"] == 3 * 193
     page = (workdir / "report.html").read_text()
@@ -121,6 +127,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
     _run(home, workdir)
     new = json.loads((workdir / "result.json").read_text())
     assert new["test_loss"] == result["test_loss"]  # from the checkpoint, to the last bit
+    assert new["memory"]["stages"] == result["memory"]["stages"]  # though nothing was trained
     (workdir / "report.html").unlink()
     _run(home, workdir, "--config.stage=report")
     assert (workdir / "report.html").is_file()

@@ -4,6 +4,10 @@ import io
 import json
 import sys
 
+import jax
+import numpy as np
+
+from noah_jax import memory
 from noah_jax import writer as writer_lib
 from noah_jax.writer import Writer, write_json
 
@@ -17,6 +21,21 @@ def test_metrics_and_stage_seconds_add_up_over_starts(tmp_path):
     assert [line.get("generation") for line in lines] == [1, None, 1, None]
     total = sum(line["seconds"] for line in lines if "seconds" in line)
     assert Writer(tmp_path).stage_seconds() == {"search": round(total, 2)}
+
+
+def test_memory_is_the_largest_of_all_starts(tmp_path):
+    """And a start in which a stage had nothing to compute does not hide what it took before."""
+    grow = jax.jit(lambda x: x[:, None] + x[None])
+    for size in (1000, 500, None):
+        writer = Writer(tmp_path)
+        with writer.stage("retrain"):
+            if size:
+                memory.watch(grow)(np.ones(size, np.float32))
+    value = Writer(tmp_path).memory()
+    assert value["stages"] == {"retrain": {"device_mb": 4.0, "source": "compiler"}}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("device_mb") for line in lines] == [4.0, 1.0, None]
+    assert value["host_peak_mb"] == lines[-1]["host_peak_mb"] == memory.host_peak_mb() > 50
 
 
 def test_plain_lines_are_few_and_tell_the_time_left(tmp_path, capsys, monkeypatch):

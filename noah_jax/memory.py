@@ -1,0 +1,69 @@
+"""How much memory a run takes, on the host and on its devices."""
+
+import resource
+import sys
+from collections.abc import Callable
+
+import jax
+
+_MB = 1e6
+_plans: list[float] = []  # MB a device, of the programs that were started since `reset`
+
+
+def host_peak_mb() -> float:
+    """The most that this process has held so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MB, 1)
+
+
+def allocator_peak_mb() -> float | None:
+    """The most that one of the devices has held so far, in MB; None where the backend is silent."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [values.get("peak_bytes_in_use") for values in stats]
+    return None if None in peaks else round(max(peaks) / _MB, 1)
+
+
+def planned_mb(compiled: jax.stages.Compiled) -> float | None:
+    """What the compiler plans on each device, in MB: arguments, outputs, temporaries.
+
+    An output in the place of a donated argument counts once. None where the backend does not say.
+    """
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    total = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    return round((total - plan.alias_size_in_bytes) / _MB, 1)
+
+
+def watch(function: Callable) -> Callable:
+    """The jitted `function`; `stage_peak` will know what the compiler planned for its first call.
+
+    Nothing is compiled for this: what is compiled here is what the call then runs.
+    """
+    watched = False
+
+    def call(*arguments):
+        nonlocal watched
+        if not watched and allocator_peak_mb() is None:
+            plan = planned_mb(function.lower(*arguments).compile())
+            _plans.extend([] if plan is None else [plan])
+        watched = True
+        return function(*arguments)
+
+    return call
+
+
+def reset() -> None:
+    """A stage begins."""
+    _plans.clear()
+
+
+def stage_peak() -> dict[str, float | str]:
+    """`device_mb` and where it comes from, `device_source`; empty if nothing knows.
+
+    "allocator": the most that a device has held since the process started. "compiler", where there
+    is no such figure, as on a CPU: the largest of the programs of the stage, see `planned_mb`.
+    """
+    if (peak := allocator_peak_mb()) is not None:
+        return {"device_mb": peak, "device_source": "allocator"}
+    return {"device_mb": max(_plans), "device_source": "compiler"} if _plans else {}

@@ -1,0 +1,47 @@
+"""What a run says of its memory."""
+
+import functools
+
+import jax
+import numpy as np
+
+from noah_jax import memory
+
+
+def test_a_plan_is_arguments_outputs_and_temporaries():
+    """A donated argument and the output in its place are the same memory."""
+    x = np.ones((500, 500), np.float32)  # 1 MB
+    double = jax.jit(lambda x, y: x * 2 + y)
+    donating = jax.jit(lambda x, y: x * 2 + y, donate_argnums=0)
+    assert memory.planned_mb(double.lower(x, x).compile()) == 3.0
+    assert memory.planned_mb(donating.lower(x, x).compile()) == 2.0
+
+
+def test_watching_compiles_nothing_twice():
+    """One compilation, the largest plan of the stage counts, and the next stage starts anew."""
+    compiled = []
+
+    def listener(name, seconds, **more):
+        compiled.append(more.get("fun_name"))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def watched(x, y):
+        return x + y, y.sum()
+
+    x, y = jax.device_put(np.ones((500, 500), np.float32)), np.ones((500, 500), np.float32)
+    memory.reset()
+    assert memory.stage_peak() == {}
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        function = memory.watch(watched)
+        for _ in range(3):
+            x, total = function(x, y)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert compiled.count("jit(watched)") == 2  # to MLIR, and from there to machine code
+    assert total == 250_000 and watched._cache_size() == 1
+    assert memory.stage_peak() == {"device_mb": 2.0, "device_source": "compiler"}
+    memory.watch(jax.jit(lambda x: x + 1))(np.ones(3, np.float32))
+    assert memory.stage_peak()["device_mb"] == 2.0
+    memory.reset()
+    assert memory.stage_peak() == {}
