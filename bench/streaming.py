@@ -8,39 +8,32 @@ images are made here; 1,000 files are listed over and over.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import platform
-import resource
 import tempfile
 import time
-from importlib.metadata import version
 
-import jax
 import numpy as np
 import PIL.Image
-from flax import nnx
 
-from noah_jax import evaluation, folders, loader, sharding
-from noah_jax.network import Network, trainable
-from noah_jax.vit import ViT, ViTConfig
+from bench import machine
+from noah_jax import evaluation, folders, loader, memory, sharding
+from noah_jax.vit import ViTConfig
 
 _FILES = 1000
 _NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(pathlib.Path(folder), arguments.images, arguments.size)
-    print(json.dumps(result, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        result = machine.describe(__spec__.name, argv)
+        result |= measure(pathlib.Path(folder), arguments.images, arguments.size)
+    names = ("images", "images_per_second", "cores_at_work", "peak_memory_mb")
+    machine.finish(result, [names, [str(result[name]) for name in names]], arguments.out)
 
 
 def measure(folder: pathlib.Path, images: int, size: int) -> dict:
@@ -49,38 +42,31 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
     rows = [(files[index % _FILES], index % 10) for index in range(images)]
     split = folders.file_split(folder, rows)
     config = ViTConfig(width=32, depth=1, heads=1, patch_size=32, image_size=size, num_classes=10)
-    graphdef, params, frozen = nnx.split(
-        ViT(config, _NO_PROMPTS, rngs=nnx.Rngs(0)), trainable("linear"), ...
-    )
-    network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    mesh = sharding.make_mesh()
+    network = machine.network(config, _NO_PROMPTS, mesh)
     genome = np.zeros((1, 3), np.int32)
-    evaluate = evaluation.make_evaluator(network, sharding.make_mesh())
+    evaluate = evaluation.make_evaluator(network, mesh)
 
     def score(split):
         batches = loader.batches(split, size, 100, crop=True)
         return evaluation.score_stream(
-            network, params, batches, genome, split.classes, evaluate, lambda done: None
+            network, network.params, batches, genome, split.classes, evaluate, lambda done: None
         )
 
     score(folders.file_split(folder, rows[:100]))  # compiles
-    before = _peak_mb()
+    before = memory.host_peak_mb()
     start, cpu = time.perf_counter(), time.process_time()
     score(split)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
-        "command": f"python -m bench.streaming --images={images} --size={size}",
         "images": images,
         "size": size,
         "jpeg_kb": round(np.mean([(folder / file).stat().st_size for file in files]) / 1000, 1),
         "seconds": round(wall, 1),
         "images_per_second": round(images / wall, 1),
-        "cores": os.cpu_count(),
         "cores_at_work": round(cpu / wall, 2),
-        "peak_memory_mb": _peak_mb(),
+        "peak_memory_mb": memory.host_peak_mb(),
         "peak_memory_before_mb": before,
-        "processor": platform.processor() or platform.machine(),
-        "versions": {name: version(name) for name in ("jax", "grain", "pillow", "numpy")},
-        "devices": [device.device_kind for device in jax.devices()],
     }
 
 
@@ -98,10 +84,6 @@ def make_jpegs(folder: pathlib.Path) -> list[pathlib.Path]:
         PIL.Image.fromarray(image.astype(np.uint8)).save(folder / file, quality=90)
         files.append(file)
     return files
-
-
-def _peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1)
 
 
 if __name__ == "__main__":

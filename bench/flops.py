@@ -1,0 +1,61 @@
+"""The floating-point operations of a model, by arithmetic.
+
+Only matrix products count, a multiplication and an addition as two; softmax, norms, GELUs, dropout
+and the optimiser are left out, as is usual for model FLOP utilisation, and so is everything that an
+implementation computes twice to save memory. Prompt modules count at the size at which their
+parameters exist: masked, they cost the same whatever the genome.
+"""
+
+from collections.abc import Mapping
+
+from noah_jax.vit import ViTConfig
+
+
+def tokens(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
+    """Class token, registers, patches and slots for prompts."""
+    return 1 + config.registers + config.grid**2 + max_sizes["vpt"]
+
+
+def forward(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
+    """Logits of one image.
+
+    The last block computes queries, keys and values for all tokens; attention, projection, MLP and
+    adapter for the class token alone, since only that reaches the head.
+    """
+    n, blocks = tokens(config, max_sizes), config.depth - 1
+    total = _embedding(config) + _head(config)
+    total += blocks * sum(_block(config, max_sizes, n, n))
+    return total + sum(_block(config, max_sizes, n, 1))
+
+
+def training_step(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
+    """One image forward and backward, the backbone frozen; prompt modules and head train.
+
+    Backward, a product with frozen weights costs as much as forward (the gradient of its input
+    only); a product with weights that train, and a product of attention, twice that. The embedding
+    is before all that trains and has no backward pass; that of block 0 is counted in full, though
+    only its prompts ask for it (1 % of a ViT-B's step).
+    """
+    n, blocks = tokens(config, max_sizes), config.depth - 1
+    total = forward(config, max_sizes) + 2 * _head(config)
+    for count, queries in ((blocks, n), (1, 1)):
+        frozen, attention, trained = _block(config, max_sizes, n, queries)
+        total += count * (frozen + 2 * attention + 2 * trained)
+    return total
+
+
+def _embedding(config) -> int:
+    return 2 * config.grid**2 * 3 * config.patch_size**2 * config.width
+
+
+def _head(config) -> int:
+    return 2 * config.width * config.num_classes
+
+
+def _block(config, max_sizes, n: int, queries: int) -> tuple[int, int, int]:
+    """Forward: products with frozen weights, of attention, with prompt modules' weights."""
+    d, lora, adapter = config.width, max_sizes["lora"], max_sizes["adapter"]
+    frozen = 2 * n * d * 3 * d + 2 * queries * (d * d + 2 * d * 4 * d)
+    attention = 2 * 2 * queries * n * d
+    trained = 2 * n * lora * (d + 3 * d) + 2 * queries * 2 * d * adapter
+    return frozen, attention, trained

@@ -1,0 +1,173 @@
+"""What the benchmarks share: the machine, a network of a named shape, timing, results."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from noah_jax import memory
+from noah_jax.network import Network, make_network
+from noah_jax.pretrained import NORMALISATIONS
+from noah_jax.space import MODULES
+from noah_jax.vit import ViT, ViTConfig
+
+_PACKAGES = ("jax", "jaxlib", "flax", "grain", "pillow", "numpy")
+
+
+def describe(module: str, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The command, where it runs, on what and with which versions.
+
+    Args:
+      module: of the benchmark, e.g. `bench.streaming`.
+      argv: its arguments; None = those of the process.
+    """
+    devices = jax.devices()
+    return {
+        "command": shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "devices": [device.device_kind for device in devices],
+        "platform": jax.default_backend(),
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: version(name)
+                for name in ("jax", "jaxlib", "flax", "grain", "pillow", "numpy")
+            },
+        },
+    }
+
+
+def _cores():
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def processor() -> str:
+    """The host processor's name, with the numbers that tell it apart where the name does not."""
+    fields: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def peak_memory(compiled: jax.stages.Compiled | None = None) -> dict[str, float | None]:
+    """In MB: the host's and the devices' peak so far, and what the compiler planned for `compiled`.
+
+    `allocator_mb` is None where the backend does not count, as on a CPU.
+    """
+    peak = {"host_peak_mb": memory.host_peak_mb(), "allocator_peak_mb": memory.allocator_peak_mb()}
+    return peak | ({"compiler_mb": memory.planned_mb(compiled)} if compiled is not None else {})
+
+
+def host_mb() -> float:
+    """What this process holds now, in MB (Linux)."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
+    """A network of that shape with random weights, as `pipeline` makes one for supernet and subnet.
+
+    How fast it computes does not depend on the weights.
+    """
+    backbone = jax.jit(lambda: _backbone(config))()
+    return make_network(config, dict(max_sizes), backbone, NORMALISATIONS["half"], "noah", 0, mesh)
+
+
+def abstract_network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
+    """The same without memory: its parameters are `ShapeDtypeStruct`s, good for compiling only."""
+    made = []
+
+    def init():
+        made.append(network(config, max_sizes, mesh))
+        return made[0].params, made[0].frozen
+
+    params, frozen = jax.eval_shape(init)
+    return dataclasses.replace(made[0], params=params, frozen=frozen)
+
+
+def _backbone(config):
+    model = ViT(config, dict.fromkeys(MODULES, 0), rngs=nnx.Rngs(0))
+    return nnx.split(model, nnx.PathContains("head"), ...)[2]
+
+
+@contextlib.contextmanager
+def compiling_anew():
+    """Within, nothing compiled is taken from an earlier process."""
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+
+
+def compile_timed(function: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """A jitted function compiled anew, and the seconds for tracing, lowering and compiling."""
+    with compiling_anew():
+        start = time.perf_counter()
+        traced = function.trace(*arguments)
+        middle = time.perf_counter()
+        lowered = traced.lower()
+        late = time.perf_counter()
+        compiled = lowered.compile()
+        end = time.perf_counter()
+    seconds = {"trace": middle - start, "lower": late - middle, "compile": end - late}
+    rounded = {name: round(value, 2) for name, value in seconds.items()}
+    return compiled, rounded | {"total": round(end - start, 2)}
+
+
+def repeat(function: Callable, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls, results included, after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, quartiles and extremes of repeated measurements."""
+    low, first, median, third, high = np.percentile(values, (0, 25, 50, 75, 100)).tolist()
+    names = {"median": median, "min": low, "quartiles": [first, third], "max": high}
+    return {name: _digits(value) for name, value in names.items()} | {"repeats": len(values)}
+
+
+def finish(result: dict[str, Any], table: Sequence[Sequence[str]], out: pathlib.Path | None):
+    """Prints the table and writes the result as JSON to `out`, or prints that too without one."""
+    text = json.dumps(result, indent=2)
+    if out is None:
+        print(text)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n")
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+
+
+def _digits(value):
+    """Four significant digits, in lists too."""
+    return [_digits(item) for item in value] if isinstance(value, list) else float(f"{value:.4g}")

@@ -1,0 +1,248 @@
+"""How fast each stage of a run computes, and how close that comes to what the device can do.
+
+    python -m bench.throughput [--backbone=vit_b16] [--image_size=224] [--batch=64]
+        [--dtype=bfloat16] [--population=50] [--val_images=200] [--eval_batch=100]
+        [--genomes_per_call=4] [--steps=12] [--repeats=5] [--out=FILE.json] [--profile=DIR]
+
+Two CPU cores: `--batch=8 --dtype=float32 --steps=2 --population=2 --val_images=8 --eval_batch=8
+--genomes_per_call=1 --repeats=3`. On a smaller scale of everything the figures are of that scale:
+only full batches and populations say what a run costs.
+
+Measured are the programs that a run compiles, on random weights and images: the supernet step (an
+epoch of `--steps` in one call), the evaluation of a population, the retraining step, and the test,
+whose batches come from the host's memory, decoded already (`bench.streaming` has the decoding).
+Supernet and subnet have all three modules at size 10 in every block: the largest genome of the
+paper's space, so no genome that a search there can find costs more to retrain.
+"""
+
+import argparse
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench import flops, machine
+from noah_jax import evaluation, sharding, train
+from noah_jax.settings import Schedule
+from noah_jax.space import MODULES, SearchSpace
+from noah_jax.vit import ViTConfig
+
+_CLASSES = 100
+_MAX_SIZES = dict.fromkeys(MODULES, 10)
+_TEST_BATCHES = 4
+_TASK = {"supernet_steps": 6000, "genomes": 800, "val_images": 200, "retraining_steps": 1500}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="vit_b16", help="see ViTConfig.named")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    for name, default in (("image_size", 224), ("batch", 64), ("steps", 12), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("population", 50), ("val_images", 200), ("eval_batch", 100)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--genomes_per_call", type=int, default=4, help="on each device")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
+    parser.add_argument("--profile", help="a folder for the profiler's trace of a supernet call")
+    arguments = parser.parse_args(argv)
+    result = machine.describe(__spec__.name, argv) | measure(arguments)
+    machine.finish(result, _table(result), arguments.out)
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """All stages, each compiled, warmed up and repeated; see `main` for the arguments."""
+    mesh = sharding.make_mesh()
+    config = ViTConfig.named(
+        arguments.backbone,
+        image_size=arguments.image_size,
+        num_classes=_CLASSES,
+        dtype=arguments.dtype,
+    )
+    products = [matmul_rate(arguments.dtype, arguments.repeats)]
+    network = machine.network(config, _MAX_SIZES, mesh)
+    rng = np.random.default_rng(0)
+    space = SearchSpace(dict.fromkeys(MODULES, (1, 5, 10)), (12,), config.depth, config.width)
+    largest = np.full((config.depth, len(MODULES)), 10, np.int32)
+
+    def sampled():
+        return space.sample(rng, arguments.steps)[:, None]
+
+    def always_largest():
+        return np.stack([largest[None]] * arguments.steps)
+
+    stages = {
+        "supernet": _train(network, arguments, mesh, sampled, arguments.profile),
+        "population": _population(network, arguments, mesh, space, rng),
+        "retraining": _train(network, arguments, mesh, always_largest),
+        "test": _test(network, arguments, mesh, largest),
+    }
+    products.append(matmul_rate(arguments.dtype, arguments.repeats))
+    product = max(products, key=_rate)  # before and after, if others use the machine
+    peak = _rate(product) * 1e12 * mesh.size
+    forward = flops.forward(config, _MAX_SIZES)
+    step = flops.training_step(config, _MAX_SIZES)
+    for name, stage in stages.items():
+        count = step if name in ("supernet", "retraining") else forward
+        rate = count * stage["images_per_second"]["median"]
+        stage["gflop_per_image"] = round(count / 1e9, 3)
+        stage["tflops_per_second"] = float(f"{rate / 1e12:.4g}")
+        stage["mfu"] = round(rate / peak, 4)
+    return {
+        "settings": {key: value for key, value in vars(arguments).items() if key != "out"},
+        "sizes": _MAX_SIZES,
+        "matmul": product,
+        "stages": stages,
+        "whole_task_computed": _whole_task(stages),
+    }
+
+
+def matmul_rate(dtype: str, repeats: int) -> dict:
+    """The best rate of a large square matrix product on one device, in TFLOP/s.
+
+    Products follow each other in one call, each on the result of the last, at JAX's default
+    precision (on an NVIDIA GPU that is TF32 for float32).
+    """
+    sides, count = ((1024, 2048), 4) if jax.default_backend() == "cpu" else ((4096, 8192), 32)
+    best = {"side": 0, "tflops_per_second": 0.0}
+    for side in sides:
+        x = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)
+        x = (x / side**0.5).astype(dtype)  # so that the products neither vanish nor overflow
+
+        @jax.jit
+        def chain(x):
+            return jax.lax.scan(lambda y, _: (y @ x, None), x, None, length=count)[0]
+
+        seconds = min(machine.repeat(functools.partial(chain, x), max(repeats, 3)))
+        rate = float(f"{2 * side**3 * count / seconds / 1e12:.4g}")
+        best = max(best, {"side": side, "tflops_per_second": rate}, key=_rate)
+    return best | {"dtype": dtype}
+
+
+def _rate(result):
+    return result["tflops_per_second"]
+
+
+def _train(network, arguments, mesh, draw, profile=None) -> dict:
+    """Epochs of `--steps` steps, a call each."""
+    steps, batch = arguments.steps, arguments.batch
+    schedule = Schedule(500, batch, 5e-4, 1e-4, 10)
+    optimizer = train.make_optimizer(schedule, steps)
+    epoch = train.make_epoch(network, optimizer, batch, mesh)
+    params = jax.tree.map(jnp.copy, network.params)  # the epoch donates it
+    state = sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
+    data = sharding.replicate(mesh, _examples((steps * batch,), arguments.image_size))
+    numbers = np.int32(0), np.uint32(0)
+    inputs = state, network.frozen, *data, draw(), *numbers
+    compiled, seconds = machine.compile_timed(epoch, *inputs)
+
+    def call():
+        nonlocal state
+        state, losses = compiled(state, network.frozen, *data, draw(), *numbers)
+        return losses
+
+    times = machine.repeat(call, arguments.repeats)
+    if profile:
+        with jax.profiler.trace(profile):
+            jax.block_until_ready(call())
+    return {
+        "compile_seconds": seconds,
+        "step_seconds": machine.spread([time / steps for time in times]),
+        "images_per_second": machine.spread([steps * batch / time for time in times]),
+        "memory": machine.peak_memory(compiled),
+    }
+
+
+def _population(network, arguments, mesh, space, rng) -> dict:
+    """One call, as `evaluation.population_evaluator` makes it; genomes that pad it do not count."""
+    batch = min(arguments.eval_batch, arguments.val_images)
+    chunks = -(-arguments.val_images // batch)
+    images, labels = _examples((chunks, batch), arguments.image_size)
+    labels[-1, arguments.val_images - chunks * batch or batch :] = -1
+    data = sharding.replicate(mesh, (images, labels))
+    side_by_side = arguments.genomes_per_call * mesh.size
+    calls = -(-arguments.population // side_by_side)
+    genomes = space.sample(rng, calls * side_by_side)
+    genomes = genomes.reshape(calls, side_by_side, *genomes.shape[1:])
+    inputs = network.params, network.frozen, *data, genomes, np.ones(_CLASSES, bool)
+    evaluate = evaluation.make_evaluator(network, mesh)
+    compiled, seconds = machine.compile_timed(evaluate, *inputs)
+    times = machine.repeat(lambda: compiled(*inputs), arguments.repeats)
+    count = arguments.population * arguments.val_images
+    return {
+        "compile_seconds": seconds,
+        "population_seconds": machine.spread(times),
+        "images_per_second": machine.spread([count / time for time in times]),
+        "memory": machine.peak_memory(compiled),
+    }
+
+
+def _test(network, arguments, mesh, genome) -> dict:
+    """Batches from the host's memory through `evaluation.score_stream`, as in a run."""
+    batches = [_examples((arguments.eval_batch,), arguments.image_size)] * _TEST_BATCHES
+    evaluate = evaluation.make_evaluator(network, mesh)
+    images, labels = batches[0]
+    inputs = images[None], labels[None], genome[None, None], np.ones(_CLASSES, bool)
+    compiled, seconds = machine.compile_timed(evaluate, network.params, network.frozen, *inputs)
+
+    def call():
+        return evaluation.score_stream(
+            network, network.params, batches, genome, (), compiled, lambda done: None
+        )
+
+    times = machine.repeat(call, arguments.repeats)
+    count = arguments.eval_batch * _TEST_BATCHES
+    return {
+        "compile_seconds": seconds,
+        "images_per_second": machine.spread([count / time for time in times]),
+        "memory": machine.peak_memory(compiled),
+    }
+
+
+def _examples(shape, size):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (*shape, size, size, 3), np.uint8)
+    return images, rng.integers(0, _CLASSES, shape, np.int32)
+
+
+def _whole_task(stages) -> dict:
+    """Seconds for the paper's recipe on a VTAB-1k task, computed from the measured medians."""
+    step, retraining_step = (
+        stages[name]["step_seconds"]["median"] for name in ("supernet", "retraining")
+    )
+    passes = _TASK["genomes"] * _TASK["val_images"]
+    seconds = {
+        "supernet": _TASK["supernet_steps"] * step,
+        "search": passes / stages["population"]["images_per_second"]["median"],
+        "retraining": _TASK["retraining_steps"] * retraining_step,
+    }
+    return {
+        **_TASK,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "total_seconds": round(sum(seconds.values()), 1),
+    }
+
+
+def _table(result) -> list[list[str]]:
+    rows = [["stage", "compile s", "ms", "images/s", "TFLOP/s", "MFU", "plan MB", "peak MB"]]
+    for name, stage in result["stages"].items():
+        once = stage.get("step_seconds") or stage.get("population_seconds")
+        peak = stage["memory"]["allocator_peak_mb"] or stage["memory"]["host_peak_mb"]
+        rows.append(
+            [
+                name,
+                f"{stage['compile_seconds']['total']:.1f}",
+                f"{1000 * once['median']:.1f}" if once else "",
+                f"{stage['images_per_second']['median']:.4g}",
+                f"{stage['tflops_per_second']:.4g}",
+                f"{100 * stage['mfu']:.1f} %",
+                f"{stage['memory']['compiler_mb']}",
+                f"{peak}",
+            ]
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The benchmarks count what XLA counts, and run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bench import flops, machine, throughput
+from noah_jax import sharding
+from noah_jax.vit import ViTConfig
+
+_SIZES = {"vpt": 4, "lora": 8, "adapter": 6}
+
+
+def _config(depth):
+    return ViTConfig(width=384, depth=depth, heads=4, patch_size=16, image_size=64, num_classes=10)
+
+
+def _xla_flops(depth, training):
+    """Of one image, by XLA's own analysis, in a batch of 4."""
+    network = machine.abstract_network(_config(depth), _SIZES, sharding.make_mesh())
+
+    def forward(params, frozen, images, genome):
+        return network.logits(params, frozen, images, genome).sum()
+
+    function = jax.jit(jax.grad(forward) if training else forward)
+    images = jax.ShapeDtypeStruct((4, 64, 64, 3), np.float32)
+    genome = jax.ShapeDtypeStruct((depth, 3), np.int32)
+    compiled = function.lower(network.params, network.frozen, images, genome).compile()
+    return compiled.cost_analysis()["flops"] / 4
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_flops_are_those_of_xla(training):
+    """To 4 %: XLA also counts norms, softmax and GELUs, which the arithmetic leaves out.
+
+    Blocks but the last run in a loop, whose body XLA counts once: exact with one such block, and
+    each further costs what the first did.
+    """
+    last, two = _xla_flops(1, training), _xla_flops(2, training)
+    count = flops.training_step if training else flops.forward
+    for depth in (2, 12):
+        ratio = (two + (depth - 2) * (two - last)) / count(_config(depth), _SIZES)
+        assert 1 < ratio < 1.04
+
+
+def test_vit_b_costs_what_is_known():
+    """17.6 GFLOP multiply-adds of ViT-B/16 at 224 px (DeiT's paper), less the last block's MLP."""
+    config = ViTConfig.named("vit_b16", image_size=224, num_classes=1000)
+    bare = dict.fromkeys(_SIZES, 0)
+    n, d = 197, 768
+    saved = 196 * 2 * 9 * d * d + 196 * 4 * n * d  # the last block's for the patches
+    assert flops.tokens(config, bare) == n
+    assert (flops.forward(config, bare) + saved) / 2e9 == pytest.approx(17.6, abs=0.05)
+
+
+def test_throughput_measures_every_stage(tmp_path, capsys):
+    out, trace = tmp_path / "results" / "throughput.json", tmp_path / "trace"
+    flags = "--backbone=vit_ti32 --image_size=32 --batch=4 --dtype=float32 --steps=2 --repeats=2 "
+    flags += "--population=3 --val_images=5 --eval_batch=4 --genomes_per_call=1 "
+    throughput.main([*flags.split(), f"--out={out}", f"--profile={trace}"])
+    result = json.loads(out.read_text())
+    assert result["command"].startswith(f"python -m bench.throughput {flags}")
+    stages = result["stages"]
+    assert set(stages) == {"supernet", "population", "retraining", "test"}
+    for stage in stages.values():
+        speed = stage["images_per_second"]
+        assert 0 < speed["min"] <= speed["median"] <= speed["max"] and speed["repeats"] == 2
+        assert 0 < stage["mfu"] < 1.5 and stage["memory"]["compiler_mb"] > 10
+        assert stage["compile_seconds"]["total"] > 0
+    whole, step = result["whole_task_computed"], stages["supernet"]["step_seconds"]["median"]
+    assert whole["seconds"]["supernet"] == pytest.approx(6000 * step, rel=1e-2)
+    assert whole["total_seconds"] == pytest.approx(sum(whole["seconds"].values()), rel=1e-2)
+    assert list(trace.rglob("*.xplane.pb"))
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == ["stage", *stages]
