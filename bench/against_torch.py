@@ -1,0 +1,218 @@
+"""The same work in PyTorch and here, side by side in one run, in turns.
+
+    python -m bench.against_torch [--backbone=vit_b16] [--image_size=224] [--batch=8] [--steps=6]
+        [--genomes=6] [--pairs=5] [--dtype=float32] [--noah=DIR] [--compile] [--out=FILE.json]
+
+Both have the same weights; that they compute the same is checked first, by the logits of one
+subnet. Then, in each pair, both take `--steps` supernet steps with the same genomes, a new one each
+step, and evaluate `--genomes` subnets on one batch. What is compared are the ratios of the pairs.
+With `--compile`, PyTorch goes through torch.compile block by block, and all genomes are the
+largest, because it compiles anew for each combination of sizes.
+
+PyTorch runs `torch_vit.Supernet`, which slices where we mask, or with `--noah=DIR` the original's
+own model code; with `--dtype=bfloat16` under autocast. Its images are normalised already and lie on
+the device; ours are uint8 and normalised in the step. It needs what tests/requirements.txt lists;
+on a GPU, PyTorch for CUDA.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import time
+from importlib.metadata import version
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory, too
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flax import nnx
+
+from bench import machine, torch_vit
+from noah_jax import attention, evaluation, interop, sharding, train
+from noah_jax.network import Network, trainable
+from noah_jax.pretrained import NORMALISATIONS
+from noah_jax.settings import Schedule
+from noah_jax.space import MODULES, SearchSpace
+from noah_jax.vit import ViT, ViTConfig
+
+_CLASSES, _SIZE = 100, 10
+_SCHEDULE = {"epochs": 500, "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_epochs": 10}
+_REST = 0.5  # seconds between measurements: PyTorch's threads spin for a while after their work
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="vit_b16", help="see ViTConfig.named")
+    for name, default in (("image_size", 224), ("batch", 8), ("steps", 6), ("genomes", 6)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32"))
+    parser.add_argument("--noah", help="a folder with the original's code; see torch_vit.Original")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
+    arguments = parser.parse_args(argv)
+    result = machine.describe(__spec__.name, argv) | measure(arguments)
+    machine.finish(result, _table(result), arguments.out)
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """Ratios ours / theirs of the pairs' times, and the times; see `main` for the arguments."""
+    config = ViTConfig.named(
+        arguments.backbone,
+        image_size=arguments.image_size,
+        num_classes=_CLASSES,
+        dtype=arguments.dtype,
+    )
+    fused = attention.can_fuse(config.heads, config.width // config.heads, config.dtype)
+    config = dataclasses.replace(config, fused_attention=fused)
+    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    torch.manual_seed(0)
+    if arguments.noah:
+        theirs = torch_vit.Original(arguments.noah, config, _SIZE)
+    else:
+        theirs = torch_vit.Supernet(config, _SIZE)
+    tensors = {name.removeprefix("model."): x.numpy() for name, x in theirs.state_dict().items()}
+    theirs.to(device)
+
+    rng = np.random.default_rng(0)
+    space = SearchSpace(
+        dict.fromkeys(MODULES, (1, 5, _SIZE)), (3, 6, 9, 12), config.depth, config.width
+    )
+    images = rng.integers(0, 256, (arguments.batch, *[config.image_size] * 2, 3), np.uint8)
+    labels = rng.integers(0, _CLASSES, arguments.batch).astype(np.int32)
+    ours = _Ours(config, tensors, images, labels, arguments.steps)
+    peer = _Theirs(theirs, device, images, labels, arguments.dtype)
+    difference = np.abs(ours.logits(one := space.sample(rng, 1)[0]) - peer.logits(one)).max()
+    if arguments.compile:
+        for block in (theirs.model if arguments.noah else theirs).blocks:
+            block.compile()
+
+    seconds: dict[str, list[list[float]]] = {"supernet step": [], "evaluation": []}
+    largest = np.full((config.depth, len(MODULES)), _SIZE, np.int32)
+
+    def drawn(n):
+        return np.stack([largest] * n) if arguments.compile else space.sample(rng, n)
+
+    for _ in range(arguments.pairs + 1):
+        genomes = drawn(arguments.steps)
+        work = [(side.train, genomes) for side in (ours, peer)]
+        seconds["supernet step"].append([_timed(*each) / len(genomes) for each in work])
+        genomes = drawn(arguments.genomes)
+        work = [(side.evaluate, genomes) for side in (ours, peer)]
+        seconds["evaluation"].append([_timed(*each) / len(genomes) for each in work])
+    stages = {}
+    for name, pairs in seconds.items():
+        mine, other = zip(*pairs[1:], strict=True)  # the first pair warms up
+        ratios = [a / b for a, b in zip(mine, other, strict=True)]
+        stages[name] = {
+            "ratio": machine.spread(ratios),
+            "noah_jax_seconds": machine.spread(mine),
+            "torch_seconds": machine.spread(other),
+        }
+    return {
+        "torch": version("torch"),
+        "torch_device": device,
+        "torch_threads": torch.get_num_threads(),
+        "peer": "the original's model" if arguments.noah else "bench.torch_vit.Supernet",
+        "fused_attention": fused,
+        "largest_difference_of_logits": float(f"{difference:.3g}"),
+        "stages": stages,
+    }
+
+
+class _Ours:
+    def __init__(self, config, tensors, images, labels, steps):
+        mesh = sharding.make_mesh()
+        model = ViT(config, dict.fromkeys(MODULES, _SIZE), rngs=nnx.Rngs(0))
+        interop.load_noah(model, tensors)
+        graphdef, params, frozen = nnx.split(model, trainable("noah"), ...)
+        frozen = jax.tree.map(lambda x: x.astype(config.dtype) if x.ndim > 2 else x, frozen)
+        params, frozen = sharding.replicate(mesh, (params, frozen))
+        self.network = Network(graphdef, params, frozen, *NORMALISATIONS["half"])
+        schedule = Schedule(batch_size=len(images), **_SCHEDULE)
+        optimizer = train.make_optimizer(schedule, steps)
+        self.epoch = train.make_epoch(self.network, optimizer, len(images), mesh)
+        self.judge = evaluation.make_evaluator(self.network, mesh)
+        self.state = jax.tree.map(jnp.copy, (params, optimizer.init(params)))  # donated
+        self.state = sharding.replicate(mesh, self.state)
+        self.data = sharding.replicate(
+            mesh, (np.tile(images, (steps, 1, 1, 1)), np.tile(labels, steps))
+        )
+        self.batch = sharding.replicate(mesh, (images[None], labels[None]))
+        self.images = images
+
+    def logits(self, genome):
+        run = jax.jit(self.network.logits)
+        return np.asarray(run(self.network.params, self.network.frozen, self.images, genome))
+
+    def train(self, genomes):
+        inputs = self.network.frozen, *self.data, genomes[:, None], np.int32(0), np.uint32(0)
+        self.state, losses = self.epoch(self.state, *inputs)
+        losses.block_until_ready()
+
+    def evaluate(self, genomes):
+        classes = np.ones(_CLASSES, bool)
+        inputs = self.state[0], self.network.frozen, *self.batch, genomes[:, None], classes
+        jax.block_until_ready(self.judge(*inputs))
+
+
+class _Theirs:
+    def __init__(self, model, device, images, labels, dtype):
+        self.model = model
+        mean, std = NORMALISATIONS["half"]
+        images = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
+        self.images = torch.tensor(images.transpose(0, 3, 1, 2)).contiguous().to(device)
+        self.labels = torch.tensor(labels, dtype=torch.long, device=device)
+        self.autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        rates = {"lr": _SCHEDULE["learning_rate"], "weight_decay": _SCHEDULE["weight_decay"]}
+        self.optimizer = torch.optim.AdamW(trained, **rates)
+
+    @torch.inference_mode()
+    def logits(self, genome):
+        self.model.eval()
+        with self.autocast:
+            return self.model(self.images, genome.tolist()).float().cpu().numpy()
+
+    def train(self, genomes):
+        self.model.train()
+        for genome in genomes.tolist():
+            with self.autocast:
+                loss = F.cross_entropy(self.model(self.images, genome), self.labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        loss.item()  # waits
+
+    @torch.inference_mode()
+    def evaluate(self, genomes):
+        self.model.eval()
+        correct = torch.zeros((), device=self.labels.device)
+        for genome in genomes.tolist():
+            with self.autocast:
+                correct += (self.model(self.images, genome).argmax(-1) == self.labels).sum()
+        correct.item()
+
+
+def _timed(work, genomes):
+    time.sleep(_REST)
+    start = time.perf_counter()
+    work(genomes)
+    return time.perf_counter() - start
+
+
+def _table(result):
+    rows = [["", "ratio", "quartiles", "noah_jax, s", "PyTorch, s"]]
+    for name, stage in result["stages"].items():
+        first, third = stage["ratio"]["quartiles"]
+        times = (f"{stage[side]['median']:.4g}" for side in ("noah_jax_seconds", "torch_seconds"))
+        rows.append([name, f"{stage['ratio']['median']:.3f}", f"{first:.3f} … {third:.3f}", *times])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
