@@ -139,12 +139,18 @@ def compile_timed(function: Callable, *arguments) -> tuple[jax.stages.Compiled, 
 
 def repeat(function: Callable, repeats: int) -> list[float]:
     """Seconds of each of `repeats` calls, results included, after one that warms up."""
-    times = []
+    return in_turns([function], repeats)[0]
+
+
+def in_turns(functions: Sequence[Callable], repeats: int) -> list[list[float]]:
+    """As `repeat` for several functions, one after the other: what slows the machine hits all."""
+    times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - start)
-    return times[1:]
+        for function, seconds in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            seconds.append(time.perf_counter() - start)
+    return [seconds[1:] for seconds in times]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The benchmarks count what XLA counts, and run."""
 
+import contextlib
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from bench import flops, machine, throughput
+from bench import cost, flops, machine, throughput
 from noah_jax import sharding
 from noah_jax.vit import ViTConfig
 
@@ -55,7 +56,8 @@ def test_vit_b_costs_what_is_known():
     assert (flops.forward(config, bare) + saved) / 2e9 == pytest.approx(17.6, abs=0.05)
 
 
-def test_throughput_measures_every_stage(tmp_path, capsys):
+def test_throughput_measures_every_stage(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "compiling_anew", contextlib.nullcontext)  # slower than the rest
     out, trace = tmp_path / "results" / "throughput.json", tmp_path / "trace"
     flags = "--backbone=vit_ti32 --image_size=32 --batch=4 --dtype=float32 --steps=2 --repeats=2 "
     flags += "--population=3 --val_images=5 --eval_batch=4 --genomes_per_call=1 "
@@ -75,3 +77,28 @@ def test_throughput_measures_every_stage(tmp_path, capsys):
     assert list(trace.rglob("*.xplane.pb"))
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == ["stage", *stages]
+
+
+def test_cost_is_tabulated_and_genomes_compile_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "compiling_anew", contextlib.nullcontext)
+    monkeypatch.setattr(cost, "_PER_CALL", (5,))
+    monkeypatch.setattr(cost, "_DEPTHS", (2,))
+    out = tmp_path / "cost.json"
+    flags = "--backbone=vit_ti32 --image_size=32 --batch=2 --doublings=1 --genomes=60 --repeats=1 "
+    flags += "--compile_backbone=vit_ti32 --compile_image_size=32 --compile_batch=2"
+    cost.main([*flags.split(), f"--out={out}"])
+    result = json.loads(out.read_text())
+    linear = result["linear"]
+    assert set(linear) == {"epochs", "training images", "population", "validation images"}
+    for row in linear.values():
+        small, large = (time["median"] for time in row["seconds"])
+        assert row["sizes"][1] == 2 * row["sizes"][0]
+        assert row["ratio_per_doubling"] == [pytest.approx(large / small, abs=1e-3)]
+        assert 2 ** row["exponent"] == pytest.approx(large / small, rel=1e-2)
+    for row in result["genomes"].values():
+        assert row["distinct_genomes"] > 60
+        assert (row["compilations_after_first_call"], row["programs"]) == (0, 1)
+    (population,) = result["population_over_single"]
+    assert 0 < population["ratio"]["median"] < 5
+    assert [row["blocks"] for row in result["compile_seconds"]] == [2, 2]
+    assert "exponent" in capsys.readouterr().out.splitlines()[0]
