@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bench import cost, flops, machine, throughput
+from bench import cost, flops, machine, throughput, timesplit
 from noah_jax import sharding
 from noah_jax.vit import ViTConfig
 
@@ -102,3 +102,33 @@ def test_cost_is_tabulated_and_genomes_compile_nothing(tmp_path, capsys, monkeyp
     assert 0 < population["ratio"]["median"] < 5
     assert [row["blocks"] for row in result["compile_seconds"]] == [2, 2]
     assert "exponent" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_every_moment_counts_once():
+    """Overlaps go to the part that is named first, what lies outside the run is cut off."""
+    spans = {
+        "computing": [(2.0, 5.0), (4.0, 6.0)],
+        "compiling": [(1.5, 3.0), (1.0, 2.0), (9.0, 12.0)],
+        "starting": [(-1.0, 1.5)],
+    }
+    result = timesplit.split(spans, 0.0, 10.0)
+    parts = {part: value for part, value in result["parts"].items() if value}
+    assert parts == {"computing": 4.0, "compiling": 2.0, "starting": 1.0, "rest": 3.0}
+    assert (result["seconds"], result["outside"]) == (10.0, 0.6)
+
+
+def test_a_run_is_split_into_parts(tmp_path, ti16, capsys):
+    """The real command on scikit-learn's digits."""
+    flags = f"--config=configs/demo.py:linear --config.weights={ti16} --config.image_size=32 "
+    flags += "--config.backbone=vit_ti16 --config.normalisation=half --config.retrain.epochs=3"
+    out = tmp_path / "timesplit.json"
+    timesplit.main([f"--out={out}", "--", *flags.split()])
+    result = json.loads(out.read_text())
+    assert result["command"].endswith(f"-- {flags}")
+    for run in (result["first"], result["second"]):
+        assert sum(run["parts"].values()) == pytest.approx(run["seconds"], abs=0.05)
+        assert all(run["parts"][part] > 0 for part in timesplit._PARTS)
+        assert run["parts"]["starting"] > 0.3 and run["parts"]["rest"] < run["seconds"] / 2
+        inside = run["parts"]["computing"] / run["seconds"]
+        assert run["outside"] == pytest.approx(1 - inside, abs=0.01)
+    assert "outside computing" in capsys.readouterr().out

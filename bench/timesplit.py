@@ -1,0 +1,227 @@
+"""Where the time of a run goes, from the start of its process to its end.
+
+    python -m bench.timesplit [--out=FILE.json] -- --config=configs/demo.py [--config.KEY=VALUE …]
+
+Runs `noah_jax.main` twice, in processes and workdirs of their own: what the first compiles, the
+second finds in the cache. Every moment of a process falls into the first of these parts that fits:
+
+    computing     a program of train.py or evaluation.py runs: from its dispatch, or the end of its
+                  compilation, until its results are there
+    compiling     JAX traces, lowers, compiles, or reads what an earlier process compiled
+    checkpoints   Orbax is opened, writes, reads or closes
+    data          images are listed and decoded, weights read
+    starting      up to the first look at the input: interpreter, imports, flags
+    exiting       after the last line of `noah_jax.main`
+    rest          everything else: small JAX operations, drawing genomes, logs, the report
+
+What the host does while a program runs, as decoding the next batch, costs nothing and does not
+appear. A thread waits for the results, to within Python's 5 ms of switching; the run itself is
+not held up. `outside` is the share of all parts but `computing`.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import math
+import pathlib
+import queue
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+
+from bench import machine
+from noah_jax import augment, data, evaluation, loader, pretrained, train
+from noah_jax.checkpoint import Checkpoints
+
+_PARTS = ("computing", "compiling", "checkpoints", "data", "starting", "exiting")
+Span = tuple[float, float]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
+    parser.add_argument("flags", nargs="+", help="of noah_jax.main, after --")
+    arguments = parser.parse_args(argv)
+    result = machine.describe(__spec__.name, argv)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("first", "second"):
+            result[name] = measure(arguments.flags, pathlib.Path(folder) / name)
+    machine.finish(result, _table(result), arguments.out)
+
+
+def measure(flags: Sequence[str], workdir: pathlib.Path) -> dict:
+    """A run with these flags: its seconds in all, in each part, and the share outside.
+
+    Raises:
+      subprocess.CalledProcessError: the run failed; it has said why.
+    """
+    spans_file = workdir.with_suffix(".json")
+    child = "import sys; from bench import timesplit; timesplit.record(*sys.argv[1:])"
+    command = [sys.executable, "-c", child, str(spans_file), *flags, f"--workdir={workdir}"]
+    start = time.time()
+    subprocess.run(command, check=True, stdout=2)
+    end = time.time()
+    spans = json.loads(spans_file.read_text())
+    spans["starting"] = [(start, spans.pop("started"))]
+    spans["exiting"] = [(spans.pop("ended"), end)]
+    return split(spans, start, end)
+
+
+def split(spans: dict[str, list[Span]], start: float, end: float) -> dict:
+    """Seconds of each part, a moment counted for the first part that it falls into."""
+    seconds, earlier, before = {}, [], 0.0
+    for part in _PARTS:
+        earlier += [(max(first, start), min(last, end)) for first, last in spans.get(part, ())]
+        covered = _length(earlier)
+        seconds[part], before = covered - before, covered
+    seconds["rest"] = end - start - before
+    return {
+        "seconds": round(end - start, 2),
+        "parts": {part: round(value, 2) for part, value in seconds.items()},
+        "outside": round(1 - seconds["computing"] / (end - start), 4),
+    }
+
+
+def _length(spans: Iterable[Span]) -> float:
+    """Of their union."""
+    total, reached = 0.0, -math.inf
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, reached))
+        reached = max(reached, last)
+    return total
+
+
+def record(spans_file: str, *flags: str) -> None:
+    """In a process of its own: `noah_jax.main` with these flags, and when what happened."""
+    recorder = _Recorder()
+    for module, names in (
+        (train, ("make_epoch", "make_augmented_step")),
+        (evaluation, ("make_evaluator",)),
+    ):
+        for name in names:
+            setattr(module, name, recorder.watching(getattr(module, name)))
+    for name in ("__init__", "save", "load", "close"):
+        setattr(Checkpoints, name, recorder.timing("checkpoints", getattr(Checkpoints, name)))
+    for module, name in ((data, "open_source"), (pretrained, "backbone"), (loader, "load")):
+        setattr(module, name, recorder.timing("data", getattr(module, name)))
+    for module, name in ((loader, "batches"), (augment, "stream")):
+        setattr(module, name, recorder.timing_each("data", getattr(module, name)))
+    from noah_jax import pipeline  # not before: it keeps data.open_source and pretrained.backbone
+
+    pipeline.check = recorder.noting_start(pipeline.check)
+    sys.argv = ["noah_jax.main", *flags]
+    try:
+        runpy.run_module("noah_jax.main", run_name="__main__")
+    finally:
+        pathlib.Path(spans_file).write_text(json.dumps(recorder.finish()))
+
+
+class _Recorder:
+    """Notes the spans of time of each part."""
+
+    def __init__(self):
+        self._spans: dict[str, list[Span]] = {part: [] for part in _PARTS}
+        self._started = None
+        self._waiting = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+        jax.monitoring.register_event_time_span_listener(self._note_compiling)
+
+    def finish(self) -> dict:
+        self._waiting.put(None)
+        self._thread.join()
+        return {"started": self._started, "ended": time.time(), **self._spans}
+
+    def watching(self, make: Callable) -> Callable:
+        """`make` returns a jitted function; its runs count as computing."""
+        return lambda *arguments: _Watched(make(*arguments), self.computing)
+
+    def computing(self, start: float, outputs) -> None:
+        """A program was called at `start`."""
+        compiled = max((last for _, last in self._spans["compiling"]), default=start)
+        last_output = jax.tree.leaves(outputs)[-1]  # never donated to the next call
+        self._waiting.put((max(start, compiled), last_output))
+
+    def timing(self, part: str, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def timed(*arguments, **more):
+            with self._span(part):
+                return function(*arguments, **more)
+
+        return timed
+
+    def timing_each(self, part: str, function: Callable) -> Callable:
+        """For a function that returns an iterator: each item."""
+
+        def items(*arguments, **more):
+            iterator, end = iter(function(*arguments, **more)), object()
+            while True:
+                with self._span(part):
+                    item = next(iterator, end)
+                if item is end:
+                    return
+                yield item
+
+        return items
+
+    def noting_start(self, function: Callable) -> Callable:
+        def noted(*arguments, **more):
+            self._started = self._started or time.time()
+            return function(*arguments, **more)
+
+        return noted
+
+    @contextlib.contextmanager
+    def _span(self, part):
+        start = time.time()
+        try:
+            yield
+        finally:
+            self._spans[part].append((start, time.time()))
+
+    def _note_compiling(self, name, start, end, **_):
+        if name.startswith("/jax/core/compile/"):
+            self._spans["compiling"].append((start, end))
+
+    def _wait(self):
+        for start, output in iter(self._waiting.get, None):
+            output.block_until_ready()
+            self._spans["computing"].append((start, time.time()))
+
+
+class _Watched:
+    """A jitted function that tells when it is called."""
+
+    def __init__(self, function, tell):
+        self._function, self._tell = function, tell
+
+    def __call__(self, *arguments):
+        start = time.time()
+        outputs = self._function(*arguments)
+        self._tell(start, outputs)
+        return outputs
+
+    def __getattr__(self, name):
+        return getattr(self._function, name)
+
+
+def _table(result) -> list[list[str]]:
+    first, second = result["first"], result["second"]
+    rows = [["part", "first s", "second s", "second %"]]
+    for part, seconds in second["parts"].items():
+        share = f"{100 * seconds / second['seconds']:.1f}"
+        rows.append([part, f"{first['parts'][part]}", f"{seconds}", share])
+    rows.append(["all", f"{first['seconds']}", f"{second['seconds']}", "100.0"])
+    outside = (f"{100 * run['outside']:.1f} %" for run in (first, second))
+    return [*rows, ["outside computing", *outside, ""]]
+
+
+if __name__ == "__main__":
+    main()
