@@ -21,7 +21,6 @@ from bench import machine
 from noah_jax import evaluation, sharding, train
 from noah_jax.settings import Schedule
 from noah_jax.space import MODULES, SearchSpace
-from noah_jax.vit import ViTConfig
 
 _CLASSES = 10
 _MAX_SIZES = dict.fromkeys(MODULES, 10)
@@ -81,7 +80,7 @@ class _Work:
 
     def __init__(self, arguments, batch):
         self.batch, self.size = batch, arguments.image_size
-        config = ViTConfig.named(
+        config = machine.vit(
             arguments.backbone,
             image_size=self.size,
             num_classes=_CLASSES,
@@ -217,7 +216,7 @@ def _population(work, repeats) -> list[dict]:
 def _compile_times(arguments) -> list[dict]:
     """The supernet step of a ViT of that width at two depths, each twice, in turns."""
     mesh, rows = sharding.make_mesh(), []
-    config = ViTConfig.named(
+    config = machine.vit(
         arguments.compile_backbone,
         image_size=arguments.compile_image_size,
         num_classes=_CLASSES,

@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from noah_jax import memory
+from noah_jax.attention import can_fuse
 from noah_jax.network import Network, make_network
 from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.space import MODULES
@@ -38,17 +40,12 @@ def describe(module: str, argv: Sequence[str] | None) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "devices": [device.device_kind for device in devices],
         "platform": jax.default_backend(),
         "versions": {
             "python": platform.python_version(),
-            **{
-                name: version(name)
-                for name in ("jax", "jaxlib", "flax", "grain", "pillow", "numpy")
-            },
+            **{name: version(name) for name in _PACKAGES},
         },
     }
 
@@ -73,7 +70,7 @@ def processor() -> str:
 def peak_memory(compiled: jax.stages.Compiled | None = None) -> dict[str, float | None]:
     """In MB: the host's and the devices' peak so far, and what the compiler planned for `compiled`.
 
-    `allocator_mb` is None where the backend does not count, as on a CPU.
+    `allocator_peak_mb` is None where the backend does not count, as on a CPU.
     """
     peak = {"host_peak_mb": memory.host_peak_mb(), "allocator_peak_mb": memory.allocator_peak_mb()}
     return peak | ({"compiler_mb": memory.planned_mb(compiled)} if compiled is not None else {})
@@ -83,6 +80,15 @@ def host_mb() -> float:
     """What this process holds now, in MB (Linux)."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def vit(name: str, attention: str = "auto", **overrides: Any) -> ViTConfig:
+    """`ViTConfig.named`, with the attention that a run would choose on this device."""
+    config = ViTConfig.named(name, **overrides)
+    fused = attention == "auto" and can_fuse(
+        config.heads, config.width // config.heads, config.dtype
+    )
+    return dataclasses.replace(config, fused_attention=fused)
 
 
 def network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
@@ -113,13 +119,15 @@ def _backbone(config):
 
 @contextlib.contextmanager
 def compiling_anew():
-    """Within, nothing compiled is taken from an earlier process."""
+    """Within, nothing compiled is taken from an earlier process, and nothing left for a later."""
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # else JAX remembers that the cache was in use
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
 
 
 def compile_timed(function: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str, float]]:

@@ -2,11 +2,12 @@
 
     python -m bench.throughput [--backbone=vit_b16] [--image_size=224] [--batch=64]
         [--dtype=bfloat16] [--population=50] [--val_images=200] [--eval_batch=100]
-        [--genomes_per_call=4] [--steps=12] [--repeats=5] [--out=FILE.json] [--profile=DIR]
+        [--genomes_per_call=4] [--attention=auto] [--rematerialise] [--steps=12] [--repeats=5]
+        [--out=FILE.json] [--profile=DIR]
 
 Two CPU cores: `--batch=8 --dtype=float32 --steps=2 --population=2 --val_images=8 --eval_batch=8
---genomes_per_call=1 --repeats=3`. On a smaller scale of everything the figures are of that scale:
-only full batches and populations say what a run costs.
+--genomes_per_call=1 --repeats=3`. Small batches and populations say what they cost themselves,
+not what a run does.
 
 Measured are the programs that a run compiles, on random weights and images: the supernet step (an
 epoch of `--steps` in one call), the evaluation of a population, the retraining step, and the test,
@@ -27,7 +28,6 @@ from bench import flops, machine
 from noah_jax import evaluation, sharding, train
 from noah_jax.settings import Schedule
 from noah_jax.space import MODULES, SearchSpace
-from noah_jax.vit import ViTConfig
 
 _CLASSES = 100
 _MAX_SIZES = dict.fromkeys(MODULES, 10)
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, default in (("population", 50), ("val_images", 200), ("eval_batch", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--genomes_per_call", type=int, default=4, help="on each device")
+    parser.add_argument("--attention", default="auto", choices=("auto", "plain"))
+    parser.add_argument("--rematerialise", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
     parser.add_argument("--profile", help="a folder for the profiler's trace of a supernet call")
     arguments = parser.parse_args(argv)
@@ -54,16 +56,19 @@ def main(argv: list[str] | None = None) -> None:
 def measure(arguments: argparse.Namespace) -> dict:
     """All stages, each compiled, warmed up and repeated; see `main` for the arguments."""
     mesh = sharding.make_mesh()
-    config = ViTConfig.named(
+    config = machine.vit(
         arguments.backbone,
+        arguments.attention,
         image_size=arguments.image_size,
         num_classes=_CLASSES,
         dtype=arguments.dtype,
+        rematerialise=arguments.rematerialise,
     )
     products = [matmul_rate(arguments.dtype, arguments.repeats)]
     network = machine.network(config, _MAX_SIZES, mesh)
     rng = np.random.default_rng(0)
-    space = SearchSpace(dict.fromkeys(MODULES, (1, 5, 10)), (12,), config.depth, config.width)
+    sizes = dict.fromkeys(MODULES, (1, 5, 10))
+    space = SearchSpace(sizes, (config.depth,), config.depth, config.width)
     largest = np.full((config.depth, len(MODULES)), 10, np.int32)
 
     def sampled():
@@ -92,6 +97,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     return {
         "settings": {key: value for key, value in vars(arguments).items() if key != "out"},
         "sizes": _MAX_SIZES,
+        "fused_attention": config.fused_attention,
         "matmul": product,
         "stages": stages,
         "whole_task_computed": _whole_task(stages),
@@ -159,7 +165,7 @@ def _population(network, arguments, mesh, space, rng) -> dict:
     batch = min(arguments.eval_batch, arguments.val_images)
     chunks = -(-arguments.val_images // batch)
     images, labels = _examples((chunks, batch), arguments.image_size)
-    labels[-1, arguments.val_images - chunks * batch or batch :] = -1
+    labels[-1, batch - (chunks * batch - arguments.val_images) :] = -1  # as a last batch is filled
     data = sharding.replicate(mesh, (images, labels))
     side_by_side = arguments.genomes_per_call * mesh.size
     calls = -(-arguments.population // side_by_side)
