@@ -52,7 +52,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     linear = {
         "epochs": _scaling(factors, lambda n: work.training(4, epochs=n), arguments.repeats),
         "training images": _scaling(
-            [4 * n * arguments.batch for n in factors],
+            [2 * n * arguments.batch for n in factors],
             lambda n: work.training(n // arguments.batch, epochs=1),
             arguments.repeats,
         ),
@@ -162,7 +162,8 @@ def _genomes(work, count) -> dict:
 def _distinct(work, run, count) -> dict:
     """What grows while calls go on with new genomes until `count` distinct ones were seen.
 
-    Memory is looked at after a tenth more: the host's allocator, too, comes to rest.
+    Memory is looked at after a tenth more, since the host's allocator, too, comes to rest; then
+    after each half: what leaks grows in both.
     """
     compilations = 0
 
@@ -176,17 +177,19 @@ def _distinct(work, run, count) -> dict:
     try:
         while len(work.seen) < count / 10:
             jax.block_until_ready(run())
-        before, seen = machine.host_mb(), len(work.seen)
-        while len(work.seen) < count + seen:
-            jax.block_until_ready(run())
+        host, seen = [machine.host_mb()], len(work.seen)
+        for half in (count / 2, count):
+            while len(work.seen) < seen + half:
+                jax.block_until_ready(run())
+            host.append(machine.host_mb())
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     return {
         "distinct_genomes": len(work.seen),
         "compilations_after_first_call": compilations,
         "programs": run.jitted._cache_size(),
-        "host_mb": round(before, 1),
-        "host_growth_mb": round(machine.host_mb() - before, 1),
+        "host_mb": round(host[0], 1),
+        "host_growth_mb_of_halves": np.diff(host).round(1).tolist(),
     }
 
 
@@ -260,7 +263,7 @@ def _table(result) -> list[list[str]]:
         rows.append([name, "", f"{row['seconds']['median']}", f"{row['ratio']['median']}", ""])
     for name, row in result["genomes"].items():
         what = f"{name}: {row['compilations_after_first_call']} compilations"
-        growth = f"{row['host_growth_mb']:+} MB"
+        growth = " ".join(f"{growth:+.1f}" for growth in row["host_growth_mb_of_halves"]) + " MB"
         rows.append([what, f"{row['distinct_genomes']} genomes", "", growth, ""])
     for row in result["compile_seconds"]:
         rows.append([f"compiling {row['blocks']} blocks", "", f"{row['total']}", "", ""])
