@@ -16,7 +16,6 @@ on a GPU, PyTorch for CUDA.
 """
 
 import argparse
-import dataclasses
 import os
 import pathlib
 import time
@@ -32,12 +31,12 @@ import torch.nn.functional as F
 from flax import nnx
 
 from bench import machine, torch_vit
-from noah_jax import attention, evaluation, interop, sharding, train
+from noah_jax import evaluation, interop, sharding, train
 from noah_jax.network import Network, trainable
 from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.settings import Schedule
 from noah_jax.space import MODULES, SearchSpace
-from noah_jax.vit import ViT, ViTConfig
+from noah_jax.vit import ViT
 
 _CLASSES, _SIZE = 100, 10
 _SCHEDULE = {"epochs": 500, "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_epochs": 10}
@@ -46,7 +45,7 @@ _REST = 0.5  # seconds between measurements: PyTorch's threads spin for a while 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="vit_b16", help="see ViTConfig.named")
+    parser.add_argument("--backbone", default="vit_b16", help="see vit.ViTConfig.named")
     for name, default in (("image_size", 224), ("batch", 8), ("steps", 6), ("genomes", 6)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--pairs", type=int, default=5)
@@ -61,14 +60,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict:
     """Ratios ours / theirs of the pairs' times, and the times; see `main` for the arguments."""
-    config = ViTConfig.named(
+    config = machine.vit(
         arguments.backbone,
         image_size=arguments.image_size,
         num_classes=_CLASSES,
         dtype=arguments.dtype,
     )
-    fused = attention.can_fuse(config.heads, config.width // config.heads, config.dtype)
-    config = dataclasses.replace(config, fused_attention=fused)
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
     torch.manual_seed(0)
     if arguments.noah:
@@ -118,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> dict:
         "torch_device": device,
         "torch_threads": torch.get_num_threads(),
         "peer": "the original's model" if arguments.noah else "bench.torch_vit.Supernet",
-        "fused_attention": fused,
+        "fused_attention": config.fused_attention,
         "largest_difference_of_logits": float(f"{difference:.3g}"),
         "stages": stages,
     }

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bench import cost, flops, machine, throughput, timesplit
+from bench import against_torch, cost, flops, machine, throughput, timesplit
 from noah_jax import sharding
 from noah_jax.vit import ViTConfig
 
@@ -102,6 +102,22 @@ def test_cost_is_tabulated_and_genomes_compile_nothing(tmp_path, capsys, monkeyp
     assert 0 < population["ratio"]["median"] < 5
     assert [row["blocks"] for row in result["compile_seconds"]] == [2, 2]
     assert "exponent" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_pytorch_beside_ours_does_the_same(tmp_path, capsys):
+    out = tmp_path / "against_torch.json"
+    flags = "--backbone=vit_ti16 --image_size=32 --batch=2 --steps=2 --genomes=2 --pairs=2"
+    against_torch.main([*flags.split(), f"--out={out}"])
+    result = json.loads(out.read_text())
+    assert result["largest_difference_of_logits"] < 1e-4
+    for stage in result["stages"].values():
+        assert stage["ratio"]["repeats"] == 2
+        ours, theirs = stage["noah_jax_seconds"], stage["torch_seconds"]
+        assert (
+            ours["min"] / theirs["max"] <= stage["ratio"]["median"] <= ours["max"] / theirs["min"]
+        )
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in table[1:]] == ["supernet step", "evaluation"]
 
 
 def test_every_moment_counts_once():
