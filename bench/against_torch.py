@@ -81,8 +81,8 @@ def measure(arguments: argparse.Namespace) -> dict:
     )
     images = rng.integers(0, 256, (arguments.batch, *[config.image_size] * 2, 3), np.uint8)
     labels = rng.integers(0, _CLASSES, arguments.batch).astype(np.int32)
-    ours = _Ours(config, tensors, images, labels, arguments.steps)
-    peer = _Theirs(theirs, device, images, labels, arguments.dtype)
+    ours = Ours(config, tensors, images, labels, arguments.steps)
+    peer = Theirs(theirs, device, images, labels, arguments.dtype)
     difference = np.abs(ours.logits(one := space.sample(rng, 1)[0]) - peer.logits(one)).max()
     if arguments.compile:
         for block in (theirs.model if arguments.noah else theirs).blocks:
@@ -121,7 +121,9 @@ def measure(arguments: argparse.Namespace) -> dict:
     }
 
 
-class _Ours:
+class Ours:
+    """A supernet of `interop.load_noah`'s tensors that trains and evaluates on one batch."""
+
     def __init__(self, config, tensors, images, labels, steps):
         mesh = sharding.make_mesh()
         model = ViT(config, dict.fromkeys(MODULES, _SIZE), rngs=nnx.Rngs(0))
@@ -147,9 +149,15 @@ class _Ours:
         return np.asarray(run(self.network.params, self.network.frozen, self.images, genome))
 
     def train(self, genomes):
-        inputs = self.network.frozen, *self.data, genomes[:, None], np.int32(0), np.uint32(0)
-        self.state, losses = self.epoch(self.state, *inputs)
+        self.state, losses = self.epoch(*self._inputs(genomes))
         losses.block_until_ready()
+
+    def compiled_text(self, genomes):
+        return self.epoch.lower(*self._inputs(genomes)).compile().as_text()
+
+    def _inputs(self, genomes):
+        numbers = np.int32(0), np.uint32(0)
+        return self.state, self.network.frozen, *self.data, genomes[:, None], *numbers
 
     def evaluate(self, genomes):
         classes = np.ones(_CLASSES, bool)
@@ -157,7 +165,9 @@ class _Ours:
         jax.block_until_ready(self.judge(*inputs))
 
 
-class _Theirs:
+class Theirs:
+    """A PyTorch model that does the same."""
+
     def __init__(self, model, device, images, labels, dtype):
         self.model = model
         mean, std = NORMALISATIONS["half"]
