@@ -40,6 +40,7 @@ def defaults() -> ConfigDict:
             "dropout": 0.1,
             "eval_batch_size": 100,
             "checkpoint_epochs": 50,
+            "weight_shards": 1,  # devices that share one copy of the frozen matrices
             "space": {
                 "vpt": (1, 5, 10),
                 "lora": (1, 5, 10),

@@ -1,6 +1,7 @@
 """The ViT as training and evaluation take it: what trains apart from what is frozen."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class Network:
       params: what trains, float32.
       frozen: the rest; matrices in the dtype of the computation, vectors float32.
       mean, std: of the pixel values in [0, 1].
+      mesh: over whose axis `weights` the matrices of `frozen` are cut; None = they are whole.
     """
 
     graphdef: nnx.GraphDef
@@ -30,6 +32,7 @@ class Network:
     frozen: nnx.State
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    mesh: Mesh | None = None
 
     def normalise(self, images):
         """uint8 images `[b, h, w, 3]` → float32."""
@@ -40,7 +43,8 @@ class Network:
         """Images, uint8 or normalised → float32 `[b, classes]`; with a key, as in training."""
         x = self.normalise(images) if images.dtype == jnp.uint8 else images
         model = nnx.merge(self.graphdef, params, frozen)
-        return model(x, genome, train=key is not None, key=key)
+        gather = self.mesh and functools.partial(sharding.gather, self.mesh)
+        return model(x, genome, train=key is not None, key=key, gather=gather)
 
 
 def trainable(method: str):
@@ -79,7 +83,8 @@ def make_network(
     return Network(
         graphdef,
         sharding.replicate(mesh, params),
-        sharding.replicate(mesh, frozen),
+        sharding.place_frozen(mesh, frozen),
         mean,
         std,
+        mesh if mesh.shape["weights"] > 1 else None,
     )

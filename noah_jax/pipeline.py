@@ -164,7 +164,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
         vit = dataclasses.replace(vit, fused_attention=fused)
     backbone = _backbone(config.vit(1, config.dtype), config.weights or config.backbone)
-    mesh, writer = sharding.make_mesh(), Writer(workdir)
+    mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     return _Run(config, workdir, source, space, vit, backbone, mesh, writer)
 
 

@@ -97,6 +97,7 @@ class Config:
     dropout: float
     eval_batch_size: int
     checkpoint_epochs: int
+    weight_shards: int
     space: Choices
     baseline: Sizes
     supernet: SupernetSchedule
@@ -138,6 +139,7 @@ class Config:
 # Keys that change how, not what is computed: a run may go on with others.
 _FREE_KEYS = (
     *("stage", "attention", "rematerialise", "eval_batch_size", "checkpoint_epochs"),
+    "weight_shards",
     "search.genomes_per_call",
 )
 
@@ -179,6 +181,8 @@ def complaints(c: Config) -> Iterator[str]:
         yield "lists and whole_val are for few-shot runs: set shots"
     if c.lists and not pathlib.Path(c.lists).expanduser().exists():
         yield f"lists={c.lists}: no such file or folder"
+    if c.weight_shards > 1 and c.method == "full":
+        yield f"weight_shards={c.weight_shards}: method=full has no frozen matrices to cut"
     if c.dtype not in ("auto", "float32", "bfloat16"):
         yield f"dtype={c.dtype!r}: expected auto, float32 or bfloat16"
     if c.attention not in ("auto", "plain"):
@@ -215,6 +219,7 @@ def _number_complaints(c: Config):
         yield from _at_least(c, key, 1)
     for key in ("search.parents", "search.genomes_per_call", "supernet.genomes_per_step"):
         yield from _at_least(c, key, 1)
+    yield from _at_least(c, "weight_shards", 1)
     for key in ("generations", "mutations", "crossovers"):
         yield from _at_least(c, f"search.{key}", 0)
     for name in ("vpt", "lora", "adapter"):

@@ -1,23 +1,111 @@
-"""One mesh axis over all devices: weights replicated, batches and populations spread."""
+"""The mesh, all devices of all processes, and what goes where on it.
+
+Trainables are replicated; batches and populations are spread over all devices; frozen matrices are
+replicated or, where they do not fit, cut into `weight_shards` parts, of which a block is put
+together where it runs.
+"""
 
 import jax
+import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from noah_jax.errors import UserError
 
-def make_mesh() -> Mesh:
-    """All devices on one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+_AXES = ("data", "weights")
+
+
+def make_mesh(weight_shards: int = 1) -> Mesh:
+    """All devices, on the axes `data` and, of `weight_shards` devices, `weights`.
+
+    Raises:
+      UserError: `weight_shards` does not divide the number of devices.
+    """
+    devices = jax.device_count()
+    if devices % weight_shards:
+        raise UserError(
+            f"weight_shards={weight_shards}: expected a divisor of the {devices} devices"
+        )
+    shape = devices // weight_shards, weight_shards
+    return jax.make_mesh(shape, _AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
 
 
 def replicate(mesh: Mesh, tree):
-    """A copy of every array of `tree` on every device of `mesh`."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """A copy of every array of `tree`, the same in all processes, on every device of `mesh`."""
+    return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
+
+
+def place_frozen(mesh: Mesh, frozen: nnx.State) -> nnx.State:
+    """The blocks' matrices cut along their longest axis over `weights`; the rest replicated."""
+    return jax.tree.map(_put, frozen, frozen_shardings(mesh, frozen))
+
+
+def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
+    """See `place_frozen`; takes shapes as well as arrays."""
+    shards = mesh.shape["weights"]
+
+    def sharding(path, x):
+        name = jax.tree_util.keystr(path)
+        if "blocks" not in name or "kernel" not in name:
+            return replicated(mesh)
+        axis = max(x.ndim - 1, x.ndim - 2, key=lambda axis: x.shape[axis])
+        if x.shape[axis] % shards:
+            return replicated(mesh)
+        return NamedSharding(mesh, P(*[None] * axis, "weights"))
+
+    return jax.tree_util.tree_map_with_path(sharding, frozen)
+
+
+def gather(mesh: Mesh, tree):
+    """Inside jit: what `place_frozen` cut, whole on every device."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def spread(mesh: Mesh, x: jax.Array, axis: int = 0) -> jax.Array:
     """Inside jit: splits `axis` of `x` over the devices, where they divide it."""
     if x.shape[axis] % mesh.size:
         return x
-    spec = P(*[None] * axis, "data")
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    return jax.lax.with_sharding_constraint(x, _rows_sharding(mesh, axis))
+
+
+def local_rows(mesh: Mesh, n: int) -> np.ndarray:
+    """Which of n rows, spread over the devices, are on those of this process; sorted.
+
+    All, where the devices do not divide n.
+    """
+    if n % mesh.size:
+        return np.arange(n)
+    slices = _rows_sharding(mesh).addressable_devices_indices_map((n,)).values()
+    return np.unique(np.concatenate([np.arange(n)[index] for index in slices]))
+
+
+def from_local_rows(mesh: Mesh, local: np.ndarray, n: int, axis: int = 0) -> jax.Array:
+    """The global array of which `local` has the `local_rows` along `axis`."""
+    shape = (*local.shape[:axis], n, *local.shape[axis + 1 :])
+    if n % mesh.size:
+        return _put(local, replicated(mesh))
+    rows = local_rows(mesh, n)
+
+    def part(index):
+        start, stop, _ = index[axis].indices(n)
+        first = np.searchsorted(rows, start)  # the rows of one device follow each other
+        return local[(*index[:axis], slice(first, first + stop - start))]
+
+    return jax.make_array_from_callback(shape, _rows_sharding(mesh, axis), part)
+
+
+def _rows_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    return NamedSharding(mesh, P(*[None] * axis, _AXES))
+
+
+def _put(x, sharding: NamedSharding) -> jax.Array:
+    """Not `device_put` where other processes have devices: that would compare all their values."""
+    if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: host[index])

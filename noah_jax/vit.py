@@ -206,10 +206,11 @@ class ViT(nnx.Module):
             x = self.norm_pre(x).astype(dtype)
         return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
 
-    def features(self, images, genome, key=None, wanted=None) -> jax.Array:
+    def features(self, images, genome, key=None, wanted=None, gather=None) -> jax.Array:
         """Tokens after the last block, not normalised, in the order of `embed`: `[b, n, d]`.
 
         With `wanted`, only that many of the first, and the last block computes no others.
+        `gather` is applied to the backbone's weights of a block, where the block runs.
         """
         if genome.shape != (expected := (self.config.depth, len(MODULES))):
             raise ValueError(f"expected a genome of shape {expected}, got {genome.shape}")
@@ -222,6 +223,7 @@ class ViT(nnx.Module):
         def run_block(carry, i, prompts, wanted=None):
             # Indexed, because backbone[:-1] as the loop's input would be a copy of it.
             weights = jax.tree.map(lambda w: jnp.asarray(w)[i], backbone)
+            weights = gather(weights) if gather else weights
             key = None if keys is None else keys[i]
             block = nnx.merge(graphdef, prompts, weights)
             return block(*carry, genome[i], drop_path[i], key, wanted)
@@ -245,7 +247,7 @@ class ViT(nnx.Module):
         carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
         return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
 
-    def __call__(self, images, genome, train: bool = False, key=None) -> jax.Array:
+    def __call__(self, images, genome, train: bool = False, key=None, gather=None) -> jax.Array:
         """Logits.
 
         Args:
@@ -253,6 +255,7 @@ class ViT(nnx.Module):
           genome: int `[depth, modules]`, may be traced; sizes up to `max_sizes`.
           train: with dropout and stochastic depth, which need `key`.
           key: a JAX random key.
+          gather: puts a block's weights together, where they are cut over devices.
 
         Returns:
           float32 `[b, num_classes]`.
@@ -262,7 +265,7 @@ class ViT(nnx.Module):
         """
         if train and key is None:
             raise ValueError("train=True needs a key")
-        tokens = self.features(images, genome, key if train else None, wanted=1)
+        tokens = self.features(images, genome, key if train else None, wanted=1, gather=gather)
         return self.head(self.norm(tokens[:, 0]))
 
 
