@@ -49,8 +49,9 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
 
     def score(split):
         batches = loader.batches(split, size, 100, crop=True)
+        counted = batches, len(split), 100, genome, split.classes
         return evaluation.score_stream(
-            network, network.params, batches, genome, split.classes, evaluate, lambda done: None
+            network, network.params, *counted, evaluate, lambda done: None, mesh
         )
 
     score(folders.file_split(folder, rows[:100]))  # compiles

@@ -189,12 +189,16 @@ def _test(network, arguments, mesh, genome) -> dict:
     batches = [_examples((arguments.eval_batch,), arguments.image_size)] * _TEST_BATCHES
     evaluate = evaluation.make_evaluator(network, mesh)
     images, labels = batches[0]
-    inputs = images[None], labels[None], genome[None, None], np.ones(_CLASSES, bool)
+    placed = (
+        sharding.from_local_rows(mesh, part[None], len(part), axis=1) for part in (images, labels)
+    )
+    inputs = *placed, genome[None, None], np.ones(_CLASSES, bool)
     compiled, seconds = machine.compile_timed(evaluate, network.params, network.frozen, *inputs)
+    counted = batches, arguments.eval_batch * _TEST_BATCHES, arguments.eval_batch, genome, ()
 
     def call():
         return evaluation.score_stream(
-            network, network.params, batches, genome, (), compiled, lambda done: None
+            network, network.params, *counted, compiled, lambda done: None, mesh
         )
 
     times = machine.repeat(call, arguments.repeats)

@@ -107,7 +107,7 @@ def record(spans_file: str, *flags: str) -> None:
     ):
         for name in names:
             setattr(module, name, recorder.watching(getattr(module, name)))
-    for name in ("__init__", "save", "load", "close"):
+    for name in ("__init__", "save", "load"):
         setattr(Checkpoints, name, recorder.timing("checkpoints", getattr(Checkpoints, name)))
     for module, name in ((data, "open_source"), (pretrained, "backbone"), (loader, "load")):
         setattr(module, name, recorder.timing("data", getattr(module, name)))

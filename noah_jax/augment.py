@@ -48,12 +48,20 @@ class Augmented:
 
 
 def stream(
-    split: Split, size: int, batch_size: int, seed: int, first_step: int
+    split: Split,
+    size: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    rows: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
 
     Every epoch has another order and leaves out the images that fill no batch. A batch is a pure
     function of its step and the seed.
+
+    Args:
+      rows: of each batch, those that are wanted; None = all. Only these are read.
 
     Raises:
       UserError: an image cannot be read; it is named.
@@ -69,11 +77,17 @@ def stream(
 
     whole_batches = len(split) // batch_size * batch_size
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle()[:whole_batches].repeat()
-    images = order.random_map(read)[first_step * batch_size :]
+    images = order.random_map(read)  # by the position, so the rows of others change nothing
+    rows = np.arange(batch_size) if rows is None else rows
+
+    def wanted(position, row):
+        return images[(first_step + position // len(rows)) * batch_size + int(row)]
+
     options = grain.ReadOptions(
-        num_threads=os.cpu_count() or 1, prefetch_buffer_size=_BATCHES_AHEAD * batch_size
+        num_threads=os.cpu_count() or 1, prefetch_buffer_size=_BATCHES_AHEAD * len(rows)
     )
-    return iter(images.to_iter_dataset(options).batch(batch_size))
+    positions = grain.MapDataset.source(rows).repeat().map_with_index(wanted)
+    return iter(positions.to_iter_dataset(options).batch(len(rows)))
 
 
 def augment(image: PIL.Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Evaluation: a population on validation images that stay on the devices, a subnet on a stream."""
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
@@ -24,7 +25,7 @@ def make_evaluator(network: Network, mesh: Mesh):
     cross-entropy (float32).
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def evaluate(params, frozen, images, labels, genomes, classes):
         wide = genomes.shape[1] % mesh.size == 0  # else the images are spread, not the genomes
 
@@ -75,7 +76,8 @@ def population_evaluator(
     chunks = sharding.replicate(mesh, (images, labels))
     evaluate = memory.watch(make_evaluator(network, mesh))
     classes = np.ones(params["head"]["bias"].shape, bool)
-    side_by_side = settings.genomes_per_call * mesh.size
+    a_device = -(-settings.population // mesh.size)
+    side_by_side = min(settings.genomes_per_call, a_device) * mesh.size
     calls = -(-settings.population // side_by_side)
 
     def run(genomes):
@@ -92,15 +94,20 @@ def score_stream(
     network: Network,
     params,
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    total: int,
+    batch: int,
     genome: np.ndarray,
     classes: tuple[int, ...],
     evaluate: Callable,
     progress: Callable[[int], None],
+    mesh: Mesh,
 ) -> np.ndarray:
     """Sums over a test set, float64 `[3]`: correct among its classes, correct among all, loss.
 
     Args:
-      batches: see `loader.batches`; one at a time is in memory.
+      batches: the `sharding.local_rows` of batches of `batch`, see `loader.batches`; one at a
+        time is in memory.
+      total: images in the set.
       classes: those that the set shows; empty = all.
       evaluate: from `make_evaluator`.
       progress: is told how many images were done since the last call.
@@ -108,10 +115,10 @@ def score_stream(
     shown = np.zeros(params["head"]["bias"].shape, bool)
     shown[list(classes) or slice(None)] = True
     totals, waiting = np.zeros(3), np.zeros(3)
-    for images, labels in batches:
-        batch = images[None], labels[None], genome[None, None], shown
-        counts = evaluate(params, network.frozen, *batch)
+    for number, local in enumerate(batches):
+        placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
+        counts = evaluate(params, network.frozen, *placed, genome[None, None], shown)
         totals += np.ravel(waiting)  # one batch late: the host goes on decoding
         waiting = counts
-        progress(int((labels >= 0).sum()))
+        progress(min(batch, total - number * batch))
     return totals + np.ravel(waiting)

@@ -69,21 +69,27 @@ def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.nd
 
 
 def batches(
-    split: Split, size: int, batch: int, crop: bool = False
+    split: Split, size: int, batch: int, crop: bool = False, rows: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
 
     The last batch is filled up with black images of label -1.
 
+    Args:
+      rows: of each batch, those that are wanted, sorted; None = all. Only these are decoded.
+
     Raises:
       UserError: an image cannot be read.
     """
     prepare = functools.partial(resize, size=size, crop=crop)
-    decoded = iter(decode(split, range(len(split)), prepare))
+    rows = np.arange(batch) if rows is None else rows
+    indices = (np.arange(0, len(split), batch)[:, None] + rows).ravel()
+    decoded = iter(decode(split, indices[indices < len(split)], prepare))
     for start in range(0, len(split), batch):
-        images = np.zeros((batch, size, size, 3), np.uint8)
-        labels = np.full(batch, -1, np.int32)
-        for i, result in zip(range(min(batch, len(split) - start)), decoded, strict=False):
+        images = np.zeros((len(rows), size, size, 3), np.uint8)
+        labels = np.full(len(rows), -1, np.int32)
+        there = np.count_nonzero(start + rows < len(split))
+        for i, result in zip(range(there), decoded, strict=False):
             if isinstance(result, str):
                 raise UserError(f"an image cannot be read: {result}")
             images[i], labels[i] = result

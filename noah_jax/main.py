@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from noah_jax import config as config_lib
-from noah_jax import pipeline, tables
+from noah_jax import pipeline, processes, tables
 from noah_jax.downloads import cache_dir
 from noah_jax.errors import UserError
 
@@ -48,15 +48,18 @@ def main(_) -> None:
         try:
             result = pipeline.run(config, workdir)
         except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # the last: out of memory
-            if len(configs) == 1:
+            if len(configs) == 1 or not processes.all_come(f"failed/{workdir}"):
                 raise
-            print(f"error in {workdir}: {error}", file=sys.stderr)
+            if processes.is_main():
+                print(f"error in {workdir}: {error}", file=sys.stderr)
             failed.append(str(workdir))
             continue
         if result is not None:
             results.append(result)
-            print(f"{workdir}/result.json: test accuracy {100 * result['test_accuracy']:.2f} %")
-    if results:
+            if processes.is_main():
+                accuracy = 100 * result["test_accuracy"]
+                print(f"{workdir}/result.json: test accuracy {accuracy:.2f} %")
+    if results and processes.is_main():
         alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
         one_number = alike and not any(result["more_tests"] for result in results)
         print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
@@ -68,6 +71,7 @@ def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every step
     try:
+        processes.start()
         rest = _flags(argv)
         if rest[1:]:
             raise UserError(f"unexpected arguments {rest[1:]}: flags are written --name=value")
@@ -93,15 +97,17 @@ def _run(argv: list[str]) -> None:
     except (UserError, OSError) as error:
         _fail(error, _DEBUG.value)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        processes.leave(130, "\ninterrupted: the same command goes on from the last checkpoint")
+    except Exception as error:
+        if not processes.several():
+            raise
+        _fail(error, debug=True, code=1)
 
 
-def _fail(error: Exception, debug: bool) -> NoReturn:
+def _fail(error: Exception, debug: bool, code: int = 2) -> NoReturn:
     if debug:
         traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    processes.leave(code, f"error: {error}")
 
 
 if __name__ == "__main__":

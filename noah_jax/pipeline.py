@@ -9,10 +9,8 @@
 A stage whose output is there is not run again; an interrupted one goes on where it was.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import platform
 from collections.abc import Iterator
@@ -24,7 +22,18 @@ import numpy as np
 from flax import nnx
 
 import noah_jax
-from noah_jax import data, evaluation, interop, loader, pretrained, report, search, sharding, train
+from noah_jax import (
+    data,
+    evaluation,
+    interop,
+    loader,
+    pretrained,
+    processes,
+    report,
+    search,
+    sharding,
+    train,
+)
 from noah_jax.attention import can_fuse
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
@@ -36,12 +45,14 @@ from noah_jax.shots import Shots
 from noah_jax.space import MODULES, SearchSpace, count_noah, count_params
 from noah_jax.tasks import TASKS
 from noah_jax.vit import ViTConfig
-from noah_jax.writer import Writer, write_json
+from noah_jax.writer import Writer, make_folder, read_json, write_json
 
 _TRAINED_ON = {"supernet": "train", "retrain": "trainval"}
 
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = ("supernet init", "supernet", "genomes", "search", "retrain init", "retrain")
+
+_Batch = tuple[np.ndarray, np.ndarray]
 
 # The runs of one start share their images and weights.
 _open_source = functools.lru_cache(data.open_source)
@@ -78,10 +89,15 @@ class _Run:
         words = [self.config.seed, _STREAMS.index(stream)]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
-    def batches(self, split: loader.Split) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def eval_batch(self, split: loader.Split) -> int:
+        """How many images of `split` to evaluate at once; the devices divide it."""
+        at_least = min(self.config.eval_batch_size, len(split))
+        return -(-at_least // self.mesh.size) * self.mesh.size
+
+    def batches(self, split: loader.Split, rows: np.ndarray | None = None) -> Iterator[_Batch]:
         config = self.config
-        batch = min(config.eval_batch_size, len(split))
-        return loader.batches(split, config.image_size, batch, config.center_crop)
+        batch = self.eval_batch(split)
+        return loader.batches(split, config.image_size, batch, config.center_crop, rows)
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:
@@ -91,7 +107,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
       UserError: something is wrong with them.
     """
     _refuse_other_config(config, workdir)
-    if not (workdir / "result.json").is_file():
+    if read_json(workdir / "result.json") is None:
         _prepare(config, workdir)
 
 
@@ -107,15 +123,15 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
     """
     _refuse_other_config(config, workdir)
     result_file = workdir / "result.json"
-    if config.stage == "report" or result_file.is_file():
-        if not result_file.is_file():
+    result = read_json(result_file)
+    if config.stage == "report" or result is not None:
+        if result is None:
             raise UserError(f"stage=report: there is no {result_file}; run the other stages first")
-        result = json.loads(result_file.read_text())
         if config.stage == "report" or not (workdir / "report.html").is_file():
-            report.write(workdir)
+            _report(workdir)
         return result
     stages = _prepare(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     write_json(workdir / "config.json", dataclasses.asdict(stages.config))
     splits = stages.source.splits
     counts = ", ".join(f"{len(splits[name])} {name}" for name in ("train", "val", "test"))
@@ -140,8 +156,13 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
         return None
     result = _evaluate(stages, network, params, genome, best)
     write_json(result_file, result)
-    report.write(workdir)
+    _report(workdir)
     return result
+
+
+def _report(workdir: pathlib.Path) -> None:
+    if processes.is_main():
+        report.write(workdir)
 
 
 def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
@@ -165,6 +186,8 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
         vit = dataclasses.replace(vit, fused_attention=fused)
     backbone = _backbone(config.vit(1, config.dtype), config.weights or config.backbone)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
+    counts = {name: len(split) for name, split in source.splits.items()}
+    processes.require_same(dataclasses.asdict(config) | {"images": counts})
     return _Run(config, workdir, source, space, vit, backbone, mesh, writer)
 
 
@@ -188,8 +211,8 @@ def _search(stages: _Run) -> dict[str, Any] | None:
     """Supernet and search; None if only the supernet was asked for."""
     config, workdir, space = stages.config, stages.workdir, stages.space
     best_file = workdir / "best.json"
-    if best_file.is_file():
-        return json.loads(best_file.read_text())
+    if best := read_json(best_file):
+        return best
     network = stages.network(space.max_sizes, "supernet init")
 
     seed = stages.seed("genomes")
@@ -236,19 +259,18 @@ def _fit(stages: _Run, stage: str, network, genomes):
         examples = Augmented(split, config.image_size, stages.source.num_classes)
     else:
         examples = loader.load(split, config.image_size, config.center_crop)
-    with contextlib.closing(Checkpoints(stages.workdir / stage)) as checkpoints:
-        return train.fit(
-            stage,
-            network,
-            examples,
-            schedule,
-            genomes,
-            stages.seed(stage),
-            checkpoints,
-            config.checkpoint_epochs,
-            stages.mesh,
-            stages.writer,
-        )
+    return train.fit(
+        stage,
+        network,
+        examples,
+        schedule,
+        genomes,
+        stages.seed(stage),
+        Checkpoints(stages.workdir / stage),
+        config.checkpoint_epochs,
+        stages.mesh,
+        stages.writer,
+    )
 
 
 def _evaluate(stages: _Run, network, params, genome, best) -> dict[str, Any]:
@@ -296,15 +318,19 @@ def _test(stages: _Run, network, params, genome) -> dict[str, dict[str, Any]]:
     judge = watch(evaluation.make_evaluator(network, stages.mesh))
     results = {}
     for name, split in {"test": stages.source.splits["test"], **stages.source.more_tests}.items():
+        batch = stages.eval_batch(split)
         with stages.writer.progress(name, len(split), 0, "images") as progress:
             totals = evaluation.score_stream(
                 network,
                 params,
-                stages.batches(split),
+                stages.batches(split, sharding.local_rows(stages.mesh, batch)),
+                len(split),
+                batch,
                 genome,
                 split.classes,
                 judge,
                 progress.update,
+                stages.mesh,
             )
         accuracy, among_all, loss = (totals / len(split)).tolist()
         results[name] = {"accuracy": accuracy, "loss": loss, "images": len(split)}
@@ -326,10 +352,8 @@ def _normalisation(config: Config) -> str:
 
 def _refuse_other_config(config: Config, workdir: pathlib.Path) -> None:
     """Raises UserError if the workdir belongs to a run with other settings."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        return
-    if different := differences(json.loads(path.read_text()), _resolve(config)):
+    saved = read_json(workdir / "config.json")
+    if saved and (different := differences(saved, _resolve(config))):
         raise UserError(
             f"{workdir} belongs to a run with other settings:\n  "
             + "\n  ".join(different)

@@ -1,7 +1,6 @@
 """The evolutionary search (NOAH, section 3.3): one call evaluates a population."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 from noah_jax.errors import UserError
 from noah_jax.settings import Search
 from noah_jax.space import SearchSpace
-from noah_jax.writer import Writer, write_json
+from noah_jax.writer import Writer, make_folder, read_json, write_json
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
 
@@ -70,14 +69,13 @@ def evolve(
       UserError: no genome fits the budget.
     """
     check_budget(space, settings)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     candidates: list[Candidate] = []
     with writer.progress("search", settings.generations + 1, 0, "generations") as progress:
         for generation in range(settings.generations + 1):
             path = folder / f"gen_{generation:03d}.json"
-            if path.is_file():
-                found = json.loads(path.read_text())["candidates"]
-                candidates += [Candidate.from_json(values) for values in found]
+            if saved := read_json(path):
+                candidates += [Candidate.from_json(values) for values in saved["candidates"]]
             else:
                 rng = np.random.default_rng([seed, generation])
                 genomes = propose(space, settings, rng, candidates)

@@ -62,8 +62,8 @@ def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh
         logits = jax.vmap(network.logits, (None, None, 0, 0, 0))(
             params, frozen, images, genomes, jax.random.split(key, groups)
         )
-        logits = logits.reshape(-1, logits.shape[-1])
-        if labels.ndim == 2:
+        labels = labels.reshape(groups, -1, *labels.shape[1:])  # logits so flattened would travel
+        if labels.ndim == 3:
             return optax.softmax_cross_entropy(logits, labels).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -87,7 +87,7 @@ def make_epoch(
     """
     update = _make_update(network, optimizer, mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def epoch(state, frozen, images, labels, genomes, first_step, seed):
         shuffle_key, dropout_key = jax.random.split(jax.random.key(seed))
         steps = len(genomes)
@@ -111,11 +111,12 @@ def make_augmented_step(
     """The compiled `step(state, frozen, images, labels, genomes, number, seed)`.
 
     As one step of `make_epoch`, with the part of the augmentation that is done on the device.
+    Images and labels are placed as by `sharding.from_local_rows`.
     Returns the new state and the loss.
     """
     update = _make_update(network, optimizer, mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def step(state, frozen, images, labels, genomes, number, seed):
         mix_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number))
         images = network.normalise(sharding.spread(mesh, images))
@@ -141,13 +142,15 @@ def _resident(network, optimizer, data, batch_size, seed, mesh):
 def _streamed(network, optimizer, data, batch_size, seed, mesh, first_step):
     """As `_resident`; calls must follow each other, from `first_step` on."""
     step = memory.watch(make_augmented_step(network, optimizer, data.num_classes, mesh))
-    batches = augment.stream(data.split, data.size, batch_size, seed, first_step)
+    rows = sharding.local_rows(mesh, batch_size)
+    batches = augment.stream(data.split, data.size, batch_size, seed, first_step, rows)
 
     def run(state, genomes, first_step):
         losses = []
         for number, drawn in enumerate(genomes, first_step):
             numbers = np.int32(number), np.uint32(seed)
-            state, loss = step(state, network.frozen, *next(batches), drawn, *numbers)
+            batch = [sharding.from_local_rows(mesh, part, batch_size) for part in next(batches)]
+            state, loss = step(state, network.frozen, *batch, drawn, *numbers)
             losses.append(loss)
             if len(losses) > _STEPS_AHEAD:  # else batches pile up in the device's memory
                 losses[-1 - _STEPS_AHEAD].block_until_ready()
@@ -197,13 +200,18 @@ def fit(
     """
     streamed = isinstance(data, Augmented)
     steps = steps_per_epoch(stage, schedule, len(data.split if streamed else data[1]))
+    if (each := schedule.batch_size // len(genomes(0))) % mesh.size:
+        writer.say(
+            f"  {stage}: {mesh.size} devices do not divide the {each} images that a genome gets in "
+            "a batch, so each device computes them all"
+        )
     optimizer = make_optimizer(schedule, steps)
     params = jax.tree.map(jnp.copy, network.params)  # the epoch donates it, the network is kept
     state = sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
     first = 0
-    if checkpoints.latest is not None:
-        first = checkpoints.latest // steps
-        state = _from_saved(state, checkpoints.load(_to_saved(state)))
+    if (latest := checkpoints.latest) is not None:
+        first = latest // steps
+        state = sharding.replicate(mesh, _from_saved(state, checkpoints.load(_to_saved(state))))
         writer.say(f"  {stage} goes on after epoch {first}")
     inputs = network, optimizer, data, schedule.batch_size, seed, mesh
     run_epoch = _streamed(*inputs, first * steps) if streamed else _resident(*inputs)

@@ -1,4 +1,7 @@
-"""What a run says: metrics.jsonl always, a progress bar on a terminal, plain lines elsewhere."""
+"""What a run says: metrics.jsonl always, a progress bar on a terminal, plain lines elsewhere.
+
+Of several processes only the main one says and writes anything.
+"""
 
 import contextlib
 import json
@@ -10,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from noah_jax import memory
+from noah_jax import memory, processes
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -22,11 +25,15 @@ class Writer:
         self._metrics = workdir / "metrics.jsonl"
 
     def say(self, text: str) -> None:
+        if not processes.is_main():
+            return
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 
     def log(self, **values: Any) -> None:
         """Appends a line to metrics.jsonl."""
+        if not processes.is_main():
+            return
         with open(self._metrics, "a") as file:
             file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
@@ -86,7 +93,7 @@ class Progress:
         self._unit, self._start = unit, time.monotonic()
         self._next_line = self._start + _SECONDS_BETWEEN_LINES
         self._bar = None
-        if sys.stderr.isatty():
+        if processes.is_main() and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True)
 
     def __enter__(self):
@@ -105,7 +112,7 @@ class Progress:
             self._bar.update(n)
             return
         now = time.monotonic()
-        if now < self._next_line and self._done < self._total:
+        if not processes.is_main() or (now < self._next_line and self._done < self._total):
             return
         self._next_line = now + _SECONDS_BETWEEN_LINES
         rate = (now - self._start) / max(1, self._done - self._first)
@@ -117,6 +124,16 @@ class Progress:
         )
 
 
+def make_folder(path: pathlib.Path) -> None:
+    if processes.is_main():
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What the file holds, None if it is not there; the main process reads it for all."""
+    return processes.from_main(lambda: json.loads(path.read_text()) if path.is_file() else None)
+
+
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """A line a key; see `write_text`."""
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
@@ -125,6 +142,8 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file that is either there as a whole or not at all."""
+    if not processes.is_main():
+        return
     scratch = path.with_name(path.name + ".part")
     scratch.write_text(text)
     os.replace(scratch, path)

@@ -291,6 +291,17 @@ def test_a_batch_is_a_function_of_seed_and_step(photo):
     assert not np.array_equal(whole[0][0], _take(split, 1, seed=1)[0][0])
 
 
+def test_parts_of_a_batch_are_those_of_the_whole(photo):
+    """As two hosts read them, one with the first and last image of each batch."""
+    split = _examples(photo)
+    whole = _take(split, 5, first_step=1)
+    for rows in ([0, 3], [1, 2]):
+        stream = augment.stream(split, SIZE, 4, 0, 1, np.array(rows))
+        for batch, part in zip(whole, stream, strict=False):
+            np.testing.assert_array_equal(batch[0][rows], part[0])
+            np.testing.assert_array_equal(batch[1][rows], part[1])
+
+
 def test_no_image_twice_in_an_epoch_and_every_epoch_is_another(photo):
     batches = _take(_examples(photo), 20)  # 2 a epoch: 3 of 11 images are left out
     epochs = np.array([labels for _, labels in batches]).reshape(10, 8)

@@ -1,5 +1,6 @@
 """Sources, on real files: folders, lists, broken images, digits."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -58,6 +59,19 @@ def test_batches_are_in_order_and_padded(lists):
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts])[:7], whole)
     together = np.concatenate([part for _, part in parts])
     np.testing.assert_array_equal(together, [*labels, -1, -1])
+
+
+def test_each_host_decodes_its_rows_of_a_batch(lists):
+    """Of batches of 4 out of 7 images; what the others have to read is never opened."""
+    test = _open(lists).splits["test"]
+    read = []
+    noted = dataclasses.replace(test, read=lambda index: read.append(index) or test.read(index))
+    whole = list(loader.batches(test, 16, 4))
+    parts = list(loader.batches(noted, 16, 4, rows=np.array([1, 3])))
+    assert sorted(read) == [1, 3, 5] and parts[1][1].tolist() == [whole[1][1][1], -1]
+    for (images, labels), part in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(part[0], images[[1, 3]])
+        np.testing.assert_array_equal(part[1], labels[[1, 3]])
 
 
 def test_all_missing_and_broken_images_and_labels_are_named(lists):

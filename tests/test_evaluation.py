@@ -53,14 +53,15 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     labels = np.tile(np.array([1, 3], np.int32), 20)
     genome, network = random_genome(1), _network(tiny_vit)
     logits = np.asarray(tiny_vit((images / 127.5 - 1).astype(np.float32), genome))
-    evaluate = evaluation.make_evaluator(network, sharding.make_mesh())
+    mesh = sharding.make_mesh()
+    evaluate = evaluation.make_evaluator(network, mesh)
     batches = [(images[i : i + 10], labels[i : i + 10]) for i in range(0, 40, 10)]
     batches[-1][1][-1] = -1  # what fills up a last batch
     done = []
 
     def score(classes):
-        args = network, network.params, batches, genome, classes, evaluate, done.append
-        return evaluation.score_stream(*args)
+        args = batches, 39, 10, genome, classes, evaluate, done.append, mesh
+        return evaluation.score_stream(network, network.params, *args)
 
     among, among_all, loss = score((1, 3))
     pairs = np.array([1, 3])[logits[:39][:, [1, 3]].argmax(-1)]

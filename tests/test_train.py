@@ -1,6 +1,5 @@
 """Training: what moves and what does not, one compilation, going on after a stop."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -11,7 +10,7 @@ import PIL.Image
 import pytest
 from flax import nnx
 
-from noah_jax import evaluation, sharding, train
+from noah_jax import augment, evaluation, sharding, train
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
@@ -62,19 +61,18 @@ def genomes(step):
 
 
 def _fit(network, data, folder, schedule=SCHEDULE, seed=0, genomes=genomes, every=2):
-    with contextlib.closing(Checkpoints(folder / "supernet")) as checkpoints:
-        return train.fit(
-            "supernet",
-            network,
-            data,
-            schedule,
-            genomes,
-            seed,
-            checkpoints,
-            every,
-            sharding.make_mesh(),
-            Writer(folder),
-        )
+    return train.fit(
+        "supernet",
+        network,
+        data,
+        schedule,
+        genomes,
+        seed,
+        Checkpoints(folder / "supernet"),
+        every,
+        sharding.make_mesh(),
+        Writer(folder),
+    )
 
 
 def _losses(folder):
@@ -242,30 +240,22 @@ def test_biases_are_not_decayed():
 
 
 def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, data, tmp_path):
-    """One device against two, within float32's rounding (1e-4 after 8 steps)."""
+    """One device, two, and two that share the weights: float32's rounding (1e-4 after 8 steps)."""
     losses, predictions = [], []
     two = sharding.make_mesh()
     assert two.size == 2
     one = jax.sharding.Mesh(two.devices[:1], two.axis_names, axis_types=two.axis_types)
     genome = SPACE.sample(np.random.default_rng(0), 4)
-    for name, mesh in (("one", one), ("two", two)):
+    for name, mesh in (("one", one), ("two", two), ("cut", sharding.make_mesh(2))):
         host = jax.tree.map(np.asarray, (network.params, network.frozen))
-        params, frozen = sharding.replicate(mesh, host)
-        placed = dataclasses.replace(network, params=params, frozen=frozen)
+        params, frozen = sharding.replicate(mesh, host[0]), sharding.place_frozen(mesh, host[1])
+        placed = dataclasses.replace(network, params=params, frozen=frozen, mesh=mesh)
         (tmp_path / name).mkdir()
-        with contextlib.closing(Checkpoints(tmp_path / name / "supernet")) as checkpoints:
-            params = train.fit(
-                "supernet",
-                placed,
-                data,
-                SCHEDULE,
-                genomes,
-                0,
-                checkpoints,
-                4,
-                mesh,
-                Writer(tmp_path / name),
-            )
+        checkpoints = Checkpoints(tmp_path / name / "supernet")
+        writer = Writer(tmp_path / name)
+        params = train.fit(
+            "supernet", placed, data, SCHEDULE, genomes, 0, checkpoints, 4, mesh, writer
+        )
         losses.append(_losses(tmp_path / name))
         evaluate = evaluation.make_evaluator(placed, mesh)
         shown = np.ones(TINY.num_classes, bool)
@@ -273,9 +263,35 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
         for shape in ((2, 2), (4, 1)):  # genomes spread over the devices, and images
             stacked = genome.reshape(*shape, *genome.shape[1:])
             predictions.append(np.ravel(evaluate(params, frozen, *chunks, stacked, shown)[2]))
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    for other in losses[1:]:
+        np.testing.assert_allclose(losses[0], other, rtol=1e-4)
     for other in predictions[1:]:
         np.testing.assert_allclose(predictions[0], other, rtol=1e-3)
+
+
+def test_two_devices_stream_what_one_streams(augmented):
+    """Decoded for each device apart; augmentation, mixing and losses are those of one device."""
+    two = sharding.make_mesh()
+    one = jax.sharding.Mesh(two.devices[:1], two.axis_names, axis_types=two.axis_types)
+    model = ViT(TINY, dict.fromkeys(MODULES, 0), rngs=nnx.Rngs(0))
+    graphdef, params, frozen = nnx.split(model, trainable("linear"), ...)
+    params, frozen = jax.tree.map(np.array, (params, frozen))
+    network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+    no_prompts, losses = np.zeros((1, TINY.depth, 3), np.int32), []
+    for mesh in (one, two):
+        optimizer = train.make_optimizer(SCHEDULE, 2)
+        step = train.make_augmented_step(network, optimizer, TINY.num_classes, mesh)
+        state = sharding.replicate(mesh, (params, optimizer.init(params)))
+        placed = sharding.replicate(mesh, frozen)
+        rows = sharding.local_rows(mesh, 8)
+        batches = augment.stream(augmented.split, augmented.size, 8, 0, 0, rows)
+        for number in range(4):
+            batch = [sharding.from_local_rows(mesh, part, 8) for part in next(batches)]
+            assert batch[0].addressable_shards[0].data.shape[0] == 8 // mesh.size
+            numbers = np.int32(number), np.uint32(0)
+            state, loss = step(state, placed, *batch, no_prompts, *numbers)
+            losses.append(float(loss))
+    np.testing.assert_allclose(losses[:4], losses[4:], rtol=1e-4)
 
 
 def test_divergence_is_said_and_not_saved(network, data, tmp_path):
