@@ -28,7 +28,7 @@ class Checkpoints:
         )
         if processes.is_main():
             self._folder.mkdir(parents=True, exist_ok=True)
-            for unfinished in set(self._folder.iterdir()) - set(self._complete()):
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished)
 
     @property

@@ -138,8 +138,12 @@ class Config:
 
 # Keys that change how, not what is computed: a run may go on with others.
 _FREE_KEYS = (
-    *("stage", "attention", "rematerialise", "eval_batch_size", "checkpoint_epochs"),
+    "stage",
+    "attention",
+    "rematerialise",
     "weight_shards",
+    "eval_batch_size",
+    "checkpoint_epochs",
     "search.genomes_per_call",
 )
 
@@ -217,9 +221,9 @@ def complaints(c: Config) -> Iterator[str]:
 def _number_complaints(c: Config):
     for key in ("image_size", "eval_batch_size", "checkpoint_epochs", "search.population"):
         yield from _at_least(c, key, 1)
-    for key in ("search.parents", "search.genomes_per_call", "supernet.genomes_per_step"):
+    yield from _at_least(c, "supernet.genomes_per_step", 1)
+    for key in ("search.parents", "search.genomes_per_call", "weight_shards"):
         yield from _at_least(c, key, 1)
-    yield from _at_least(c, "weight_shards", 1)
     for key in ("generations", "mutations", "crossovers"):
         yield from _at_least(c, f"search.{key}", 0)
     for name in ("vpt", "lora", "adapter"):
