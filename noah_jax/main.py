@@ -29,6 +29,9 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in th
 
 def main(_) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 0.0
+    )  # most take less than a second
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     workdirs = []
