@@ -32,7 +32,7 @@ from flax import nnx
 
 from bench import machine, torch_vit
 from noah_jax import evaluation, interop, sharding, train
-from noah_jax.network import Network, trainable
+from noah_jax.network import Network, in_dtype, trainable
 from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.settings import Schedule
 from noah_jax.space import MODULES, SearchSpace
@@ -67,6 +67,9 @@ def measure(arguments: argparse.Namespace) -> dict:
         dtype=arguments.dtype,
     )
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    if jax.device_count() > 1:
+        raise SystemExit("PyTorch would use one device, we all: show this process only one")
+    torch.backends.cuda.matmul.allow_tf32 = True  # in float32, as JAX does on a GPU
     torch.manual_seed(0)
     if arguments.noah:
         theirs = torch_vit.Original(arguments.noah, config, _SIZE)
@@ -129,8 +132,7 @@ class Ours:
         model = ViT(config, dict.fromkeys(MODULES, _SIZE), rngs=nnx.Rngs(0))
         interop.load_noah(model, tensors)
         graphdef, params, frozen = nnx.split(model, trainable("noah"), ...)
-        frozen = jax.tree.map(lambda x: x.astype(config.dtype) if x.ndim > 2 else x, frozen)
-        params, frozen = sharding.replicate(mesh, (params, frozen))
+        params, frozen = sharding.replicate(mesh, (params, in_dtype(frozen, config.dtype)))
         self.network = Network(graphdef, params, frozen, *NORMALISATIONS["half"])
         schedule = Schedule(batch_size=len(images), **_SCHEDULE)
         optimizer = train.make_optimizer(schedule, steps)

@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from noah_jax import processes
+from noah_jax.errors import UserError
 
 
 class Checkpoints:
@@ -49,11 +50,22 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def load(self, like: Any) -> Any:
-        """The newest checkpoint, NumPy arrays in a tree like `like`: same structure and shapes."""
+        """The newest checkpoint, NumPy arrays in a tree like `like`: same structure and shapes.
+
+        Raises:
+          UserError: it cannot be read, as one that an older version wrote.
+        """
         latest = self.latest
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
         if processes.is_main():
-            state = self._checkpointer.restore(self._folder / str(latest), item=state)
+            folder = self._folder / str(latest)
+            try:
+                state = self._checkpointer.restore(folder, item=state)
+            except (ValueError, KeyError, OSError) as error:
+                raise UserError(
+                    f"the checkpoint {folder} cannot be read: delete it to go on from an older "
+                    f"one or from the start ({error})"
+                ) from error
         return processes.arrays_from_main(state)
 
     def _complete(self) -> list[pathlib.Path]:

@@ -34,7 +34,7 @@ def defaults() -> ConfigDict:
             "center_crop": False,  # of images that are not augmented, enlarged by 8/7
             "genome": "",  # a file, JSON or one of NOAH's YAMLs: skips supernet and search
             "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
-            "attention": "auto",  # cuDNN's fused kernel where it runs, in bfloat16; or "plain"
+            "attention": "auto",  # cuDNN's on a single GPU, in bfloat16; or "plain"
             "rematerialise": False,  # blocks are computed again backwards: less memory, slower
             "drop_path": 0.1,
             "dropout": 0.1,

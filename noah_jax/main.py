@@ -24,14 +24,15 @@ _WORKDIR = flags.DEFINE_string(
     "Default: runs/<config>-<task>-<method>-s<seed>; with several runs, a folder that holds "
     "one workdir each.",
 )
+_CACHE_BYTES = 4 * 10**9
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
 
 def main(_) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    jax.config.update(
-        "jax_persistent_cache_min_compile_time_secs", 0.0
-    )  # most take less than a second
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    # By default what takes less than a second is not kept, and most does.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     workdirs = []
@@ -43,6 +44,8 @@ def main(_) -> None:
         try:
             pipeline.check(config, workdir)
         except UserError as error:
+            if processes.several():  # the others have gone on to the next look at a workdir
+                raise
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))

@@ -52,6 +52,13 @@ def trainable(method: str):
     return nnx.Param if method == "full" else _FRESH
 
 
+def in_dtype(frozen: nnx.State, dtype: str) -> nnx.State:
+    """The matrices in the dtype of the computation, vectors as they are."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.astype(dtype) if "kernel" in jax.tree_util.keystr(path) else x, frozen
+    )
+
+
 def make_network(
     config: ViTConfig,
     max_sizes: dict[str, int],
@@ -75,10 +82,7 @@ def make_network(
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
     model = nnx.merge(graphdef, fresh, backbone)
     graphdef, params, frozen = nnx.split(model, trainable(method), ...)
-    frozen = jax.tree_util.tree_map_with_path(
-        lambda path, x: x.astype(config.dtype) if "kernel" in jax.tree_util.keystr(path) else x,
-        frozen,
-    )
+    frozen = in_dtype(frozen, config.dtype)
     mean, std = normalisation
     return Network(
         graphdef,

@@ -181,11 +181,11 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
         train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
     train.steps_per_epoch("retrain", *_schedule(config, source, "retrain"))
     vit = config.vit(source.num_classes, config.dtype)
-    if config.attention == "auto":
-        fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
-        vit = dataclasses.replace(vit, fused_attention=fused)
     backbone = _backbone(config.vit(1, config.dtype), config.weights or config.backbone)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
+    if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
+        fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
+        vit = dataclasses.replace(vit, fused_attention=fused)
     counts = {name: len(split) for name, split in source.splits.items()}
     processes.require_same(dataclasses.asdict(config) | {"images": counts})
     return _Run(config, workdir, source, space, vit, backbone, mesh, writer)

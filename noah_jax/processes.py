@@ -193,6 +193,14 @@ def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
         explicit["JAX_PROCESS_ID"] = environment["OMPI_COMM_WORLD_RANK"]
     if explicit["JAX_NUM_PROCESSES"] or explicit["JAX_PROCESS_ID"]:
         return _explicit(explicit)
+    found = _found(environment)
+    if found is None and explicit["JAX_COORDINATOR_ADDRESS"]:
+        return _explicit(explicit)  # which says what is missing
+    return found
+
+
+def _found(environment):
+    """As `cluster`, from what Slurm and TPU pods say of themselves."""
     if all(name in environment for name in _SLURM):
         tasks, nodes, devices = (
             int(environment.get(name, "")) if environment.get(name, "").isdecimal() else 1

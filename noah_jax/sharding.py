@@ -27,8 +27,17 @@ def make_mesh(weight_shards: int = 1) -> Mesh:
         raise UserError(
             f"weight_shards={weight_shards}: expected a divisor of the {devices} devices"
         )
-    shape = devices // weight_shards, weight_shards
-    return jax.make_mesh(shape, _AXES, axis_types=(AxisType.Auto,) * 2)
+    shape, types = (devices // weight_shards, weight_shards), (AxisType.Auto,) * 2
+    if _slices() == 1:
+        return jax.make_mesh(shape, _AXES, axis_types=types)
+    # Which jax.make_mesh refuses. Neighbours share weights.
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered).reshape(shape), _AXES, axis_types=types)
+
+
+def _slices() -> int:
+    """Of TPUs, or hosts with GPUs."""
+    return len({getattr(device, "slice_index", 0) for device in jax.devices()})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

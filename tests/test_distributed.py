@@ -121,10 +121,16 @@ def test_what_is_wrong_in_one_process_ends_both(home, tmp_path, flag, message):
     assert time.monotonic() - start < 60 and not (tmp_path / "run").exists()
 
 
+def test_an_address_alone_is_not_enough():
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID not set"):
+        processes.cluster({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476"})
+
+
 def test_a_process_that_does_not_come():
     program = "from noah_jax import processes as p; p._PATIENCE_SECONDS = 2; p.start()"
     with socket.socket() as taken:  # whoever connects there waits
         taken.bind(("127.0.0.1", 0))
+        taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         variables = dict(zip(processes._EXPLICIT, (address, "2", "1"), strict=True))
         done = subprocess.run(

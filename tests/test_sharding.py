@@ -31,6 +31,14 @@ def test_weight_shards_that_do_not_divide_the_devices():
         sharding.make_mesh(3)
 
 
+def test_several_slices_make_the_same_mesh(monkeypatch):
+    """As GPUs of several hosts are, for which JAX makes none."""
+    one = sharding.make_mesh(2)
+    monkeypatch.setattr(sharding, "_slices", lambda: 2)
+    monkeypatch.delattr(jax, "make_mesh")
+    assert sharding.make_mesh(2) == one
+
+
 def test_cut_weights_are_gathered_block_by_block():
     """Never all blocks of a matrix at once; what is summed are the gradients and the loss."""
     compiled = compile_step(dataclasses.replace(TINY, width=64), sharding.make_mesh(2))
