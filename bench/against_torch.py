@@ -67,7 +67,7 @@ def measure(arguments: argparse.Namespace) -> dict:
         dtype=arguments.dtype,
     )
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
-    if jax.device_count() > 1:
+    if device == "cuda" and jax.device_count() > 1:
         raise SystemExit("PyTorch would use one device, we all: show this process only one")
     torch.backends.cuda.matmul.allow_tf32 = True  # in float32, as JAX does on a GPU
     torch.manual_seed(0)

@@ -5,7 +5,8 @@
 rest the validation set, drawn with `split_seed`. Several folders, side by side, are joined by +;
 `shots=8` trains on 8 images a class.
 
-Measured on two CPU cores in float32, seed 0, with schedules of an eighth of the paper's or less, by
+Measured on two CPU cores in float32, seed 0, before the last block computed the class token alone
+(which draws other random numbers), with schedules of an eighth of the paper's or less, by
 this command for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and
 DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
 
