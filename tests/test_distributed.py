@@ -128,9 +128,8 @@ def test_an_address_alone_is_not_enough():
 
 def test_a_process_that_does_not_come():
     program = "from noah_jax import processes as p; p._PATIENCE_SECONDS = 2; p.start()"
-    with socket.socket() as taken:  # whoever connects there waits
+    with socket.socket() as taken:  # nobody listens there
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         variables = dict(zip(processes._EXPLICIT, (address, "2", "1"), strict=True))
         done = subprocess.run(
