@@ -24,7 +24,6 @@ from importlib.metadata import version
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory, too
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -138,8 +137,7 @@ class Ours:
         optimizer = train.make_optimizer(schedule, steps)
         self.epoch = train.make_epoch(self.network, optimizer, len(images), mesh)
         self.judge = evaluation.make_evaluator(self.network, mesh)
-        self.state = jax.tree.map(jnp.copy, (params, optimizer.init(params)))  # donated
-        self.state = sharding.replicate(mesh, self.state)
+        self.state = train.initial_state(self.network, optimizer, mesh)
         self.data = sharding.replicate(
             mesh, (np.tile(images, (steps, 1, 1, 1)), np.tile(labels, steps))
         )

@@ -14,7 +14,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bench import machine
@@ -107,9 +106,10 @@ class _Work:
             epoch = train.make_epoch(self.network, optimizer, self.batch, self.mesh)
             self.epochs[steps] = epoch
         epoch = self.epochs[steps]
-        params = jax.tree.map(jnp.copy, self.network.params)  # the epoch donates it
-        state = sharding.replicate(self.mesh, (params, jax.jit(optimizer.init)(params)))
-        data = sharding.replicate(self.mesh, _examples((steps * self.batch,), self.size))
+        state = train.initial_state(self.network, optimizer, self.mesh)
+        data = sharding.replicate(
+            self.mesh, machine.examples((steps * self.batch,), _CLASSES, self.size)
+        )
 
         def run():
             nonlocal state
@@ -124,7 +124,9 @@ class _Work:
 
     def evaluating(self, population: int, chunks: int, per_call: int) -> Callable:
         """A population of new genomes on `chunks` batches, `per_call` genomes side by side."""
-        data = sharding.replicate(self.mesh, _examples((chunks, self.batch), self.size))
+        data = sharding.replicate(
+            self.mesh, machine.examples((chunks, self.batch), _CLASSES, self.size)
+        )
         evaluate = evaluation.make_evaluator(self.network, self.mesh)
         classes = np.ones(_CLASSES, bool)
 
@@ -244,12 +246,6 @@ def _compile_times(arguments) -> list[dict]:
 
 def _optimizer(batch, steps):
     return train.make_optimizer(Schedule(500, batch, 5e-4, 1e-4, 10), steps)
-
-
-def _examples(shape, size):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (*shape, size, size, 3), np.uint8)
-    return images, rng.integers(0, _CLASSES, shape, np.int32)
 
 
 def _table(result) -> list[list[str]]:

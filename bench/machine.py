@@ -117,6 +117,13 @@ def _backbone(config):
     return nnx.split(model, nnx.PathContains("head"), ...)[2]
 
 
+def examples(shape: Sequence[int], classes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images, uint8 `[*shape, size, size, 3]`, and labels, int32 `shape`."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (*shape, size, size, 3), np.uint8)
+    return images, rng.integers(0, classes, shape, np.int32)
+
+
 @contextlib.contextmanager
 def compiling_anew():
     """Within, nothing compiled is taken from an earlier process, and nothing left for a later."""

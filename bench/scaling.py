@@ -156,8 +156,7 @@ def _sample(space, seed, n):
 
 def _state(network, mesh):
     optimizer = train.make_optimizer(_SCHEDULE, _STEPS)
-    params = jax.tree.map(jnp.copy, network.params)
-    return optimizer, sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
+    return optimizer, train.initial_state(network, optimizer, mesh)
 
 
 def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):

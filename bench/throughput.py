@@ -136,9 +136,10 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
     schedule = Schedule(500, batch, 5e-4, 1e-4, 10)
     optimizer = train.make_optimizer(schedule, steps)
     epoch = train.make_epoch(network, optimizer, batch, mesh)
-    params = jax.tree.map(jnp.copy, network.params)  # the epoch donates it
-    state = sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
-    data = sharding.replicate(mesh, _examples((steps * batch,), arguments.image_size))
+    state = train.initial_state(network, optimizer, mesh)
+    data = sharding.replicate(
+        mesh, machine.examples((steps * batch,), _CLASSES, arguments.image_size)
+    )
     numbers = np.int32(0), np.uint32(0)
     inputs = state, network.frozen, *data, draw(), *numbers
     compiled, seconds = machine.compile_timed(epoch, *inputs)
@@ -164,7 +165,7 @@ def _population(network, arguments, mesh, space, rng) -> dict:
     """One call, as `evaluation.population_evaluator` makes it; genomes that pad it do not count."""
     batch = min(arguments.eval_batch, arguments.val_images)
     chunks = -(-arguments.val_images // batch)
-    images, labels = _examples((chunks, batch), arguments.image_size)
+    images, labels = machine.examples((chunks, batch), _CLASSES, arguments.image_size)
     labels[-1, batch - (chunks * batch - arguments.val_images) :] = -1  # as a last batch is filled
     data = sharding.replicate(mesh, (images, labels))
     side_by_side = arguments.genomes_per_call * mesh.size
@@ -186,7 +187,9 @@ def _population(network, arguments, mesh, space, rng) -> dict:
 
 def _test(network, arguments, mesh, genome) -> dict:
     """Batches from the host's memory through `evaluation.score_stream`, as in a run."""
-    batches = [_examples((arguments.eval_batch,), arguments.image_size)] * _TEST_BATCHES
+    batches = [
+        machine.examples((arguments.eval_batch,), _CLASSES, arguments.image_size)
+    ] * _TEST_BATCHES
     evaluate = evaluation.make_evaluator(network, mesh)
     images, labels = batches[0]
     placed = (
@@ -208,12 +211,6 @@ def _test(network, arguments, mesh, genome) -> dict:
         "images_per_second": machine.spread([count / time for time in times]),
         "memory": machine.peak_memory(compiled),
     }
-
-
-def _examples(shape, size):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (*shape, size, size, 3), np.uint8)
-    return images, rng.integers(0, _CLASSES, shape, np.int32)
 
 
 def _whole_task(stages) -> dict:

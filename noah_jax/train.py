@@ -48,6 +48,12 @@ def make_optimizer(schedule: Schedule, steps_per_epoch: int) -> optax.GradientTr
     return optax.adamw(learning_rate, weight_decay=schedule.weight_decay, mask=decayed)
 
 
+def initial_state(network: Network, optimizer: optax.GradientTransformation, mesh: Mesh):
+    """Params and optimiser state; copies, since an epoch donates them and the network is kept."""
+    params = jax.tree.map(jnp.copy, network.params)
+    return sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
+
+
 def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh: Mesh):
     """`update(state, frozen, images, labels, genomes, key)` → the new state and the loss.
 
@@ -206,8 +212,7 @@ def fit(
             "a batch, so each device computes them all"
         )
     optimizer = make_optimizer(schedule, steps)
-    params = jax.tree.map(jnp.copy, network.params)  # the epoch donates it, the network is kept
-    state = sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
+    state = initial_state(network, optimizer, mesh)
     first = 0
     if (latest := checkpoints.latest) is not None:
         first = latest // steps
