@@ -12,9 +12,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from noah_jax import compile_cache, pipeline, processes, tables
 from noah_jax import config as config_lib
-from noah_jax import pipeline, processes, tables
-from noah_jax.downloads import cache_dir
 from noah_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
@@ -24,15 +23,11 @@ _WORKDIR = flags.DEFINE_string(
     "Default: runs/<config>-<task>-<method>-s<seed>; with several runs, a folder that holds "
     "one workdir each.",
 )
-_CACHE_BYTES = 4 * 10**9
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
 
 def main(_) -> None:
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
-    # By default what takes less than a second is not kept, and most does.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_cache.use()
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     workdirs = []

@@ -16,11 +16,11 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from noah_jax.downloads import cache_dir
+from noah_jax import compile_cache
 from noah_jax.space import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
-jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+compile_cache.use()
 
 TINY = ViTConfig(
     width=32, depth=12, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
