@@ -156,13 +156,14 @@ class Ours:
         return self.epoch.lower(*self._inputs(genomes)).compile().as_text()
 
     def _inputs(self, genomes):
-        numbers = np.int32(0), np.uint32(0)
-        return self.state, self.network.frozen, *self.data, genomes[:, None], *numbers
+        none, steps = np.zeros(len(genomes), np.float32), np.array([0, len(genomes)], np.int32)
+        numbers = np.int32(0), steps, np.uint32(0)
+        return self.state, none, self.network.frozen, *self.data, genomes[:, None], *numbers
 
     def evaluate(self, genomes):
         classes = np.ones(_CLASSES, bool)
-        inputs = self.state[0], self.network.frozen, *self.batch, genomes[:, None], classes
-        jax.block_until_ready(self.judge(*inputs))
+        inputs = self.state[0], self.network.frozen, *self.batch
+        jax.block_until_ready([self.judge(*inputs, genome[None], classes) for genome in genomes])
 
 
 class Theirs:

@@ -107,6 +107,7 @@ class _Work:
             self.epochs[steps] = epoch
         epoch = self.epochs[steps]
         state = train.initial_state(self.network, optimizer, self.mesh)
+        none = sharding.replicate(self.mesh, np.zeros(steps, np.float32))
         data = sharding.replicate(
             self.mesh, machine.examples((steps * self.batch,), _CLASSES, self.size)
         )
@@ -114,9 +115,9 @@ class _Work:
         def run():
             nonlocal state
             for number in range(epochs):
-                numbers = np.int32(number * steps), np.uint32(0)
+                numbers = np.int32(number * steps), np.array([0, steps], np.int32), np.uint32(0)
                 genomes = self.draw(steps)[:, None]
-                state, losses = epoch(state, self.network.frozen, *data, genomes, *numbers)
+                state, losses = epoch(state, none, self.network.frozen, *data, genomes, *numbers)
             return losses
 
         run.jitted = epoch
@@ -131,9 +132,9 @@ class _Work:
         classes = np.ones(_CLASSES, bool)
 
         def run():
-            genomes = self.draw(population)
-            genomes = genomes.reshape(-1, per_call, *genomes.shape[1:])
-            return evaluate(self.network.params, self.network.frozen, *data, genomes, classes)
+            inputs = self.network.params, self.network.frozen, *data
+            calls = np.split(self.draw(population), population // per_call)
+            return [evaluate(*inputs, genomes, classes) for genomes in calls]
 
         run.jitted = evaluate
         return run
@@ -238,7 +239,9 @@ def _compile_times(arguments) -> list[dict]:
         shape = steps * batch, deep.image_size, deep.image_size, 3
         data = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[:1], np.int32)
         genomes = np.zeros((steps, 1, depth, len(MODULES)), np.int32)
-        inputs = state, network.frozen, *data, genomes, np.int32(0), np.uint32(0)
+        losses, span = np.zeros(steps, np.float32), np.array([0, steps], np.int32)
+        numbers = np.int32(0), span, np.uint32(0)
+        inputs = state, losses, network.frozen, *data, genomes, *numbers
         _, seconds = machine.compile_timed(epoch, *inputs)
         rows.append({"blocks": depth, **seconds})
     return rows

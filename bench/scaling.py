@@ -29,7 +29,7 @@ import PIL.Image
 from jax.sharding import Mesh
 
 from bench import machine
-from noah_jax import augment, evaluation, loader, processes, sharding, train
+from noah_jax import augment, evaluation, loader, preemption, processes, sharding, train
 from noah_jax.network import Network
 from noah_jax.settings import Schedule, Search
 from noah_jax.space import MODULES, SearchSpace
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--huge", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.figures:
-        processes.start()
+        processes.start(preemption.forward)
         figures = huge() if arguments.huge else _figures(arguments)
         if processes.is_main():
             arguments.figures.write_text(json.dumps(figures))
@@ -164,10 +164,12 @@ def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):
     images, labels = sharding.replicate(mesh, loader.load(split, 32))
     epoch = train.make_epoch(network, optimizer, _SCHEDULE.batch_size, mesh)
     inputs = network.frozen, images, labels, genomes
-    compiled = epoch.lower(state, *inputs, np.int32(0), np.uint32(0)).compile()
+    none, whole = sharding.replicate(mesh, np.zeros(_STEPS, np.float32)), np.array([0, _STEPS])
+    numbers = whole.astype(np.int32), np.uint32(0)
+    compiled = epoch.lower(state, none, *inputs, np.int32(0), *numbers).compile()
     losses = []
     for number in range(2):
-        state, loss = epoch(state, *inputs, np.int32(number * _STEPS), np.uint32(0))
+        state, loss = epoch(state, none, *inputs, np.int32(number * _STEPS), *numbers)
         losses += np.asarray(loss).tolist()
     return state[0], losses, collectives(compiled.as_text(), _STEPS)
 
@@ -177,23 +179,25 @@ def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
     step = train.make_augmented_step(network, optimizer, _CLASSES, mesh)
     size = _SCHEDULE.batch_size
     batches = augment.stream(split, 32, size, 0, 0, sharding.local_rows(mesh, size))
-    losses, compiled = [], None
+    losses = sharding.replicate(mesh, np.zeros(len(genomes), np.float32))
+    compiled = None
     for number, drawn in enumerate(genomes):
         batch = [sharding.from_local_rows(mesh, part, size) for part in next(batches)]
-        inputs = state, network.frozen, *batch, drawn, np.int32(number), np.uint32(0)
+        numbers = np.int32(0), np.int32(number), np.uint32(0)
+        inputs = state, losses, network.frozen, *batch, drawn, *numbers
         compiled = compiled or step.lower(*inputs).compile()
-        state, loss = step(*inputs)
-        losses.append(float(loss))
-    return losses, collectives(compiled.as_text(), 1)
+        state, losses = step(*inputs)
+    batches.close()
+    return np.asarray(losses).tolist(), collectives(compiled.as_text(), 1)
 
 
 def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace, mesh: Mesh):
     batches = loader.batches(split, 32, _EVAL_BATCH)
     judge = evaluation.population_evaluator(network, params, batches, _SEARCH, mesh)
-    accuracy, loss = judge(_sample(space, 7, _POPULATION))
+    accuracy, loss = map(np.concatenate, zip(*judge(_sample(space, 7, _POPULATION)), strict=True))
     rows = sharding.local_rows(mesh, _EVAL_BATCH)
     test = loader.Split(split.names[:_TEST_IMAGES], split.read)
-    totals = evaluation.score_stream(
+    *_, (_, totals) = evaluation.score_stream(
         network,
         params,
         loader.batches(test, 32, _EVAL_BATCH, rows=rows),
@@ -202,7 +206,6 @@ def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace
         _sample(space, 8, 1)[0],
         (),
         evaluation.make_evaluator(network, mesh),
-        lambda done: None,
         mesh,
     )
     return [*accuracy.tolist(), *loss.tolist()], totals.tolist()
@@ -305,10 +308,11 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     labels = jax.ShapeDtypeStruct((128,), jnp.int32)
     genomes = jax.ShapeDtypeStruct((2, 1, config.depth, len(MODULES)), jnp.int32)
     first_step, seed = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.uint32))
+    losses, span = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
     state = placed((network.params, jax.eval_shape(optimizer.init, network.params)))
     epoch = train.make_epoch(network, optimizer, 64, mesh)
-    inputs = placed((images, labels, genomes, first_step, seed))
-    return epoch.lower(state, frozen, *inputs).compile()
+    inputs = placed((images, labels, genomes, first_step, span, seed))
+    return epoch.lower(state, placed(losses), frozen, *inputs).compile()
 
 
 # --- What is printed -----------------------------------------------------------------------------

@@ -50,9 +50,7 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
     def score(split):
         batches = loader.batches(split, size, 100, crop=True)
         counted = batches, len(split), 100, genome, split.classes
-        return evaluation.score_stream(
-            network, network.params, *counted, evaluate, lambda done: None, mesh
-        )
+        return list(evaluation.score_stream(network, network.params, *counted, evaluate, mesh))
 
     score(folders.file_split(folder, rows[:100]))  # compiles
     before = memory.host_peak_mb()

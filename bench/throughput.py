@@ -140,13 +140,14 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
     data = sharding.replicate(
         mesh, machine.examples((steps * batch,), _CLASSES, arguments.image_size)
     )
-    numbers = np.int32(0), np.uint32(0)
-    inputs = state, network.frozen, *data, draw(), *numbers
+    losses = sharding.replicate(mesh, np.zeros(steps, np.float32))
+    numbers = np.int32(0), np.array([0, steps], np.int32), np.uint32(0)
+    inputs = state, losses, network.frozen, *data, draw(), *numbers
     compiled, seconds = machine.compile_timed(epoch, *inputs)
 
     def call():
-        nonlocal state
-        state, losses = compiled(state, network.frozen, *data, draw(), *numbers)
+        nonlocal state, losses
+        state, losses = compiled(state, losses, network.frozen, *data, draw(), *numbers)
         return losses
 
     times = machine.repeat(call, arguments.repeats)
@@ -162,7 +163,7 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
 
 
 def _population(network, arguments, mesh, space, rng) -> dict:
-    """One call, as `evaluation.population_evaluator` makes it; genomes that pad it do not count."""
+    """As `evaluation.population_evaluator` calls; genomes that pad the last one do not count."""
     batch = min(arguments.eval_batch, arguments.val_images)
     chunks = -(-arguments.val_images // batch)
     images, labels = machine.examples((chunks, batch), _CLASSES, arguments.image_size)
@@ -170,12 +171,13 @@ def _population(network, arguments, mesh, space, rng) -> dict:
     data = sharding.replicate(mesh, (images, labels))
     side_by_side = arguments.genomes_per_call * mesh.size
     calls = -(-arguments.population // side_by_side)
-    genomes = space.sample(rng, calls * side_by_side)
-    genomes = genomes.reshape(calls, side_by_side, *genomes.shape[1:])
-    inputs = network.params, network.frozen, *data, genomes, np.ones(_CLASSES, bool)
+    genomes = np.split(space.sample(rng, calls * side_by_side), calls)
+    inputs, classes = (network.params, network.frozen, *data), np.ones(_CLASSES, bool)
     evaluate = evaluation.make_evaluator(network, mesh)
-    compiled, seconds = machine.compile_timed(evaluate, *inputs)
-    times = machine.repeat(lambda: compiled(*inputs), arguments.repeats)
+    compiled, seconds = machine.compile_timed(evaluate, *inputs, genomes[0], classes)
+    times = machine.repeat(
+        lambda: [compiled(*inputs, few, classes) for few in genomes], arguments.repeats
+    )
     count = arguments.population * arguments.val_images
     return {
         "compile_seconds": seconds,
@@ -195,14 +197,12 @@ def _test(network, arguments, mesh, genome) -> dict:
     placed = (
         sharding.from_local_rows(mesh, part[None], len(part), axis=1) for part in (images, labels)
     )
-    inputs = *placed, genome[None, None], np.ones(_CLASSES, bool)
+    inputs = *placed, genome[None], np.ones(_CLASSES, bool)
     compiled, seconds = machine.compile_timed(evaluate, network.params, network.frozen, *inputs)
     counted = batches, arguments.eval_batch * _TEST_BATCHES, arguments.eval_batch, genome, ()
 
     def call():
-        return evaluation.score_stream(
-            network, network.params, *counted, compiled, lambda done: None, mesh
-        )
+        return list(evaluation.score_stream(network, network.params, *counted, compiled, mesh))
 
     times = machine.repeat(call, arguments.repeats)
     count = arguments.eval_batch * _TEST_BATCHES

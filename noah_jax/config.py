@@ -39,7 +39,7 @@ def defaults() -> ConfigDict:
             "drop_path": 0.1,
             "dropout": 0.1,
             "eval_batch_size": 100,
-            "checkpoint_epochs": 50,
+            "checkpoint_seconds": 60.0,  # between checkpoints, which cost little
             "weight_shards": 1,  # devices that share one copy of the frozen matrices
             "space": {
                 "vpt": (1, 5, 10),

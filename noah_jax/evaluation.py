@@ -1,7 +1,7 @@
 """Evaluation: a population on validation images that stay on the devices, a subnet on a stream."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,17 @@ def make_evaluator(network: Network, mesh: Mesh):
 
     Args of the result:
       images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
-      genomes: `[calls, g, depth, modules]`: g genomes at a time go side by side.
+      genomes: `[g, depth, modules]`, which go side by side.
       classes: bool `[num_classes]`, those that a test set shows.
 
-    Returns, each `[calls, g]`: correct predictions among `classes` and among all (int32), summed
+    Returns, each `[g]`: correct predictions among `classes` and among all (int32), summed
     cross-entropy (float32).
     """
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def evaluate(params, frozen, images, labels, genomes, classes):
-        wide = genomes.shape[1] % mesh.size == 0  # else the images are spread, not the genomes
+        wide = len(genomes) % mesh.size == 0  # else the images are spread, not the genomes
+        genomes = sharding.spread(mesh, genomes)
 
         def judge(genome, images, labels):
             logits = network.logits(params, frozen, images, genome)
@@ -40,21 +41,14 @@ def make_evaluator(network: Network, mesh: Mesh):
             picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
             return right, right_of_all, -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
 
-        def call(_, genomes):
-            genomes = sharding.spread(mesh, genomes)
+        def chunk(totals, batch):
+            images, labels = batch
+            images = images if wide else sharding.spread(mesh, images)
+            counts = jax.vmap(judge, (0, None, None))(genomes, images, labels)
+            return jax.tree.map(jnp.add, totals, counts), None
 
-            def chunk(totals, batch):
-                images, labels = batch
-                images = images if wide else sharding.spread(mesh, images)
-                counts = jax.vmap(judge, (0, None, None))(genomes, images, labels)
-                return jax.tree.map(jnp.add, totals, counts), None
-
-            zeros = [
-                jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)
-            ]
-            return None, jax.lax.scan(chunk, tuple(zeros), (images, labels))[0]
-
-        return jax.lax.scan(call, None, genomes)[1]
+        zeros = [jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)]
+        return jax.lax.scan(chunk, tuple(zeros), (images, labels))[0]
 
     return evaluate
 
@@ -65,11 +59,11 @@ def population_evaluator(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     settings: Search,
     mesh: Mesh,
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """`genomes [n, depth, modules]` → accuracy `[n]`, mean loss `[n]`, for n up to the population.
+) -> Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """`genomes [n, depth, modules]` → accuracy and mean loss of the first few, the next few, ….
 
-    The batches, see `loader.batches`, are put on the devices once. A population is padded to one
-    shape.
+    The batches, see `loader.batches`, are put on the devices once. The last few are padded to the
+    shape of the others.
     """
     images, labels = (np.stack(part) for part in zip(*batches, strict=True))
     total = int((labels >= 0).sum())
@@ -78,16 +72,25 @@ def population_evaluator(
     classes = np.ones(params["head"]["bias"].shape, bool)
     a_device = -(-settings.population // mesh.size)
     side_by_side = min(settings.genomes_per_call, a_device) * mesh.size
-    calls = -(-settings.population // side_by_side)
 
     def run(genomes):
-        padded = np.resize(genomes, (calls * side_by_side, *genomes.shape[1:]))  # repeats
-        calls_of = padded.reshape(calls, side_by_side, *genomes.shape[1:])
-        correct, _, loss = evaluate(params, network.frozen, *chunks, calls_of, classes)
-        n = len(genomes)
-        return np.ravel(correct)[:n] / total, np.ravel(loss)[:n] / total
+        waiting = None
+        for start in range(0, len(genomes), side_by_side):
+            few = genomes[start : start + side_by_side]
+            padded = np.resize(few, (side_by_side, *few.shape[1:]))  # repeats
+            counts = evaluate(params, network.frozen, *chunks, padded, classes)
+            if waiting:  # one call late, so that the devices never wait for the host
+                yield _means(*waiting, total)
+            waiting = counts, len(few)
+        if waiting:
+            yield _means(*waiting, total)
 
     return run
+
+
+def _means(counts, n: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    correct, _, loss = counts
+    return np.asarray(correct)[:n] / total, np.asarray(loss)[:n] / total
 
 
 def score_stream(
@@ -99,26 +102,31 @@ def score_stream(
     genome: np.ndarray,
     classes: tuple[int, ...],
     evaluate: Callable,
-    progress: Callable[[int], None],
     mesh: Mesh,
-) -> np.ndarray:
-    """Sums over a test set, float64 `[3]`: correct among its classes, correct among all, loss.
+    done: int = 0,
+    totals: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """How many images are done, and the sums over them, float64 `[3]`, batch by batch.
+
+    The sums: correct among the set's classes, correct among all, loss.
 
     Args:
-      batches: the `sharding.local_rows` of batches of `batch`, see `loader.batches`; one at a
-        time is in memory.
+      batches: from the image `done` on, the `sharding.local_rows` of batches of `batch`, see
+        `loader.batches`; one at a time is in memory.
       total: images in the set.
       classes: those that the set shows; empty = all.
       evaluate: from `make_evaluator`.
-      progress: is told how many images were done since the last call.
+      totals: over the images that were done before.
     """
     shown = np.zeros(params["head"]["bias"].shape, bool)
     shown[list(classes) or slice(None)] = True
-    totals, waiting = np.zeros(3), np.zeros(3)
-    for number, local in enumerate(batches):
+    totals, waiting = np.zeros(3) if totals is None else totals, None
+    for local in batches:
         placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
-        counts = evaluate(params, network.frozen, *placed, genome[None, None], shown)
-        totals += np.ravel(waiting)  # one batch late: the host goes on decoding
+        counts = evaluate(params, network.frozen, *placed, genome[None], shown)
+        if waiting is not None:  # one batch late: the host goes on decoding
+            done, totals = done + batch, totals + np.ravel(waiting)
+            yield done, totals
         waiting = counts
-        progress(min(batch, total - number * batch))
-    return totals + np.ravel(waiting)
+    if waiting is not None:
+        yield total, totals + np.ravel(waiting)

@@ -51,6 +51,8 @@ class Source:
     num_classes: int
     encoding: str
     more_tests: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    fingerprint: str = ""
 
 
 def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +71,12 @@ def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.nd
 
 
 def batches(
-    split: Split, size: int, batch: int, crop: bool = False, rows: np.ndarray | None = None
+    split: Split,
+    size: int,
+    batch: int,
+    crop: bool = False,
+    rows: np.ndarray | None = None,
+    start: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
 
@@ -83,12 +90,12 @@ def batches(
     """
     prepare = functools.partial(resize, size=size, crop=crop)
     rows = np.arange(batch) if rows is None else rows
-    indices = (np.arange(0, len(split), batch)[:, None] + rows).ravel()
+    indices = (np.arange(start, len(split), batch)[:, None] + rows).ravel()
     decoded = iter(decode(split, indices[indices < len(split)], prepare))
-    for start in range(0, len(split), batch):
+    for first in range(start, len(split), batch):
         images = np.zeros((len(rows), size, size, 3), np.uint8)
         labels = np.full(len(rows), -1, np.int32)
-        there = np.count_nonzero(start + rows < len(split))
+        there = np.count_nonzero(first + rows < len(split))
         for i, result in zip(range(there), decoded, strict=False):
             if isinstance(result, str):
                 raise UserError(f"an image cannot be read: {result}")

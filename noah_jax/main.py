@@ -1,6 +1,7 @@
 """`python -m noah_jax.main --config=configs/vtab.py:cifar100 [--workdir=DIR] [--config.KEY=VALUE]`
 
-Exit code 0 if all that was asked for was done, 2 for input that the user can put right.
+Exit code 0 if all that was asked for was done, 2 for what the user can put right, 143 and 130 if
+SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
 
 import pathlib
@@ -12,9 +13,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from noah_jax import compile_cache, pipeline, processes, tables
+from noah_jax import compile_cache, pipeline, preemption, processes, tables
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
+from noah_jax.workdir import fresh
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(
@@ -23,6 +25,9 @@ _WORKDIR = flags.DEFINE_string(
     "Default: runs/<config>-<task>-<method>-s<seed>; with several runs, a folder that holds "
     "one workdir each.",
 )
+_FRESH = flags.DEFINE_bool(
+    "fresh", False, "Where the workdir is there already, start anew beside it, in <workdir>-2, …."
+)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
 
@@ -30,10 +35,15 @@ def main(_) -> None:
     compile_cache.use()
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
-    workdirs = []
-    for config in configs:
-        workdir = pathlib.Path(_WORKDIR.value or f"runs/{name}-{config.name}").expanduser()
-        workdirs.append(workdir / config.name if _WORKDIR.value and len(configs) > 1 else workdir)
+    if len(configs) == 1:
+        workdirs = [_fresh(_WORKDIR.value or f"runs/{name}-{configs[0].name}")]
+    elif _WORKDIR.value:
+        folder = _fresh(_WORKDIR.value)
+        workdirs = [folder / config.name for config in configs]
+    elif _FRESH.value:
+        raise UserError("--fresh starts several runs anew in one folder: name it by --workdir=DIR")
+    else:
+        workdirs = [pathlib.Path(f"runs/{name}-{config.name}") for config in configs]
     problems = []
     for config, workdir in zip(configs, workdirs, strict=True):  # all before the first starts
         try:
@@ -68,11 +78,20 @@ def main(_) -> None:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 
 
+def _fresh(folder: str) -> pathlib.Path:
+    path = pathlib.Path(folder).expanduser()
+    if _FRESH.value:
+        path = fresh(path)
+        preemption.go_on_by(f"--workdir={path} in the place of --fresh goes on")
+    return path
+
+
 def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
     logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every step
     try:
-        processes.start()
+        preemption.install()
+        processes.start(preemption.forward)
         rest = _flags(argv)
         if rest[1:]:
             raise UserError(f"unexpected arguments {rest[1:]}: flags are written --name=value")
@@ -80,6 +99,8 @@ def _parse(argv: list[str]) -> list[str]:
             raise UserError("--config is missing, e.g. --config=configs/demo.py")
         config_lib.expand(_CONFIG.value)
         return rest
+    except preemption.Preempted as stopped:
+        preemption.leave(stopped.number, stopped.saved)
     except Exception as error:  # the config file is the user's code, it can raise anything
         _fail(error, "--debug" in argv)
 
@@ -97,8 +118,8 @@ def _run(argv: list[str]) -> None:
         main(argv)
     except (UserError, OSError) as error:
         _fail(error, _DEBUG.value)
-    except KeyboardInterrupt:
-        processes.leave(130, "\ninterrupted: the same command goes on from the last checkpoint")
+    except preemption.Preempted as stopped:
+        preemption.leave(stopped.number, stopped.saved)
     except Exception as error:
         if not processes.several():
             raise

@@ -244,3 +244,7 @@ def _cubic(distances: np.ndarray, a: float) -> np.ndarray:
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * (t**3 - 5 * t**2 + 8 * t - 4)
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def fingerprint(source: str) -> str:
+    return ""

@@ -6,6 +6,7 @@ ends them all.
 """
 
 import atexit
+import contextlib
 import importlib.util
 import json
 import os
@@ -30,14 +31,17 @@ _FOR_EVER_SECONDS = 24 * 3600  # a process that fails ends the waiting, time doe
 _METADATA_SECONDS = 3
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_FAILED, _END = "noah_jax/failed", "noah_jax/end"
+_FAILED, _STOP, _END = "noah_jax/failed", "noah_jax/stop", "noah_jax/end"
 
 _ending = threading.Lock()  # taken by whoever ends this process, never given back
 _told = 0  # values that `from_main` gave
 
 
-def start() -> None:
+def start(stop: Callable[[int], None]) -> None:
     """Joins the other processes, where there are any; before anything else is done with JAX.
+
+    Args:
+      stop: is called in the main process with the signal that told another one to stop.
 
     Raises:
       UserError: what the environment says is incomplete, or the others do not come.
@@ -69,7 +73,7 @@ def start() -> None:
         for timer in waiting:
             timer.cancel()
     over = threading.Event()
-    threading.Thread(target=_watch, args=[over], daemon=True).start()
+    threading.Thread(target=_watch, args=[over, stop], daemon=True).start()
     atexit.register(over.set)
 
 
@@ -133,9 +137,21 @@ def all_come(name: str, seconds: int = 60) -> bool:
     return True
 
 
-def leave(code: int, message: str) -> NoReturn:
-    """Prints the message and ends this process; where there are several, all of them."""
+def tell_main_to_stop(number: int) -> None:
+    """This process has got that signal."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
+        distributed.global_state.client.key_value_set(_STOP, str(number))
+
+
+def leave(code: int, message: str, at_once: bool = False) -> NoReturn:
+    """Prints the message and ends this process; where there are several, all of them.
+
+    Args:
+      at_once: without waiting for what still runs on the devices.
+    """
     if not several():
+        if at_once:
+            _exit(code, message)
         print(message, file=sys.stderr)
         sys.exit(code)
     _ending.acquire()
@@ -147,17 +163,23 @@ def leave(code: int, message: str) -> NoReturn:
     _exit(code, message)
 
 
-def _watch(over: threading.Event) -> None:
-    """Ends this process when another has failed: it may wait for that one in a collective."""
-    client = distributed.global_state.client
+def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
+    """Ends this process when another has ended: it may wait for that one in a collective."""
     while not over.wait(1.0):
-        try:
-            code, process, message = json.loads(client.key_value_try_get(_FAILED))
-        except jax.errors.JaxRuntimeError:  # no such key
-            continue
-        if _ending.acquire(blocking=False):
-            _exit(code, f"process {process}: {message}")
-        return
+        if failed := _told_by(_FAILED):
+            code, process, message = json.loads(failed)
+            if _ending.acquire(blocking=False):
+                _exit(code, f"process {process}: {message}")
+            return
+        if is_main() and (number := _told_by(_STOP)):
+            stop(int(number))
+
+
+def _told_by(key: str) -> str | None:
+    try:
+        return distributed.global_state.client.key_value_try_get(key)
+    except jax.errors.JaxRuntimeError:  # no such key
+        return None
 
 
 def _exit(code: int, message: str) -> NoReturn:

@@ -12,7 +12,7 @@ import numpy as np
 
 from noah_jax.space import MODULES
 from noah_jax.tables import published
-from noah_jax.writer import write_text
+from noah_jax.workdir import read_json_here, read_lines, write_text
 
 _COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c"}
 _TITLES = {"vpt": "Visual prompts", "lora": "LoRA", "adapter": "Adapter"}
@@ -37,12 +37,16 @@ td:first-child {{ color: #666; white-space: nowrap; }}
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes `report.html`, one file without outside links, from what the run left in `workdir`."""
-    result = json.loads((workdir / "result.json").read_text())
-    config = json.loads((workdir / "config.json").read_text())
-    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    """Writes `report.html`, one file without outside links, from what the run left in `workdir`.
+
+    Raises:
+      UserError: a file is damaged, or the page cannot be written.
+    """
+    result = read_json_here(workdir / "result.json")
+    config = read_json_here(workdir / "config.json")
+    log = read_lines(workdir / "metrics.jsonl")
     generations = [
-        json.loads(path.read_text())["candidates"]
+        read_json_here(path)["candidates"]
         for path in sorted((workdir / "search").glob("gen_*.json"))
     ]
     title = f"{result['method']} on {result['task']}, seed {result['seed']}"
@@ -52,7 +56,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     if generations:
         figure = _search(generations, result, config["search"]["budget_millions"])
         body += ["<h2>Search</h2>", _image(figure, "accuracy against parameters")]
-    body += ["<h2>Training loss</h2>", _image(_losses(log), "training loss by epoch")]
+    if stages := _losses_by_epoch(log):
+        body += ["<h2>Training loss</h2>", _image(_losses(stages), "training loss by epoch")]
     body += ["<h2>Settings</h2>", _rows({key: json.dumps(config[key]) for key in config})]
     path = workdir / "report.html"
     write_text(path, _PAGE.format(title=html.escape(title), body="\n".join(body)))
@@ -72,6 +77,8 @@ def _summary(result) -> str:
     }
     if result["val_accuracy"] is not None:
         facts["Validation"] = f"{100 * result['val_accuracy']:.1f} % with the supernet's weights"
+    if result["warnings"]:
+        facts["Warnings"] = "; ".join(result["warnings"])
     if figure := published(result):
         facts["Published"] = f"{figure:.1f} % (NOAH, table 1)"
     for name, test in result["more_tests"].items():
@@ -138,12 +145,16 @@ def _search(generations, result, budget: float) -> matplotlib.figure.Figure:
     return figure
 
 
-def _losses(log) -> matplotlib.figure.Figure:
-    stages = [
-        (name, rows)
+def _losses_by_epoch(log) -> list[tuple[str, dict[int, float]]]:
+    rows = [row for row in log if {"stage", "epoch", "loss"} <= row.keys()]
+    stages = (
+        (name, {row["epoch"]: row["loss"] for row in rows if row["stage"] == name})
         for name in ("supernet", "retrain")
-        if (rows := {r["epoch"]: r["loss"] for r in log if r["stage"] == name and "loss" in r})
-    ]
+    )
+    return [(name, losses) for name, losses in stages if losses]
+
+
+def _losses(stages) -> matplotlib.figure.Figure:
     figure, axes = _figure(len(stages), 2.8)
     for axis, (name, rows) in zip(axes, stages, strict=True):
         axis.plot(list(rows), list(rows.values()), color="#333", marker="o", markersize=3)

@@ -1,17 +1,21 @@
 """The evolutionary search (NOAH, section 3.3): one call evaluates a population."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from noah_jax import preemption, workdir
 from noah_jax.errors import UserError
 from noah_jax.settings import Search
 from noah_jax.space import SearchSpace
-from noah_jax.writer import Writer, make_folder, read_json, write_json
+from noah_jax.writer import Writer
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
+_UNFINISHED, _SECONDS_BETWEEN_SAVES = "unfinished.json", 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,21 +29,29 @@ class Candidate:
 
     @property
     def rank(self):
-        """Sorts best first: 200 images make ties of accuracy the rule, so loss, then size."""
-        return -self.accuracy, self.loss, self.params
+        """Sorts best first: 200 images make ties of accuracy the rule, so loss, then size.
+
+        What has no finite loss comes last.
+        """
+        return not self.is_finite, -self.accuracy, self.loss, self.params
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss)
 
     def to_json(self) -> dict:
         return {
             "genome": self.genome.tolist(),
             "params": self.params,
             "val_accuracy": self.accuracy,
-            "val_loss": self.loss,
+            "val_loss": self.loss if self.is_finite else None,  # JSON has no other numbers
         }
 
     @classmethod
     def from_json(cls, values: dict) -> "Candidate":
-        genome = np.array(values["genome"], np.int32)
-        return cls(genome, values["params"], values["val_accuracy"], values["val_loss"])
+        genome, loss = np.array(values["genome"], np.int32), values["val_loss"]
+        loss = math.inf if loss is None else loss
+        return cls(genome, values["params"], values["val_accuracy"], loss)
 
 
 def check_budget(space: SearchSpace, settings: Search) -> None:
@@ -51,10 +63,13 @@ def check_budget(space: SearchSpace, settings: Search) -> None:
         )
 
 
+Evaluate = Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray]]]
+
+
 def evolve(
     space: SearchSpace,
     settings: Search,
-    evaluate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    evaluate: Evaluate,
     seed: int,
     folder: pathlib.Path,
     writer: Writer,
@@ -62,44 +77,81 @@ def evolve(
     """All candidates, best first, every generation ranked.
 
     No genome is evaluated twice, none over budget. Each generation is saved as
-    `<folder>/gen_NNN.json`, and one that is there already is read, not evaluated. Ends early when
-    nothing new can be drawn.
+    `<folder>/gen_NNN.json`, and one that is there already is read, not evaluated; what is known of
+    the one in progress is in `unfinished.json`. Ends early when nothing new can be drawn.
+
+    Args:
+      evaluate: genomes → accuracy and loss of the first few, the next few, ….
 
     Raises:
-      UserError: no genome fits the budget.
+      UserError: no genome fits the budget, or none that does has a finite loss.
+      Preempted: what is evaluated is saved.
     """
     check_budget(space, settings)
-    make_folder(folder)
+    workdir.make_folder(folder)
     candidates: list[Candidate] = []
-    with writer.progress("search", settings.generations + 1, 0, "generations") as progress:
-        for generation in range(settings.generations + 1):
+    generations = settings.generations + 1
+    with (
+        writer.progress("search", generations, 0, "generations") as progress,
+        preemption.deferred(),
+    ):
+        for generation in range(generations):
             path = folder / f"gen_{generation:03d}.json"
-            if saved := read_json(path):
-                candidates += [Candidate.from_json(values) for values in saved["candidates"]]
+            if saved := workdir.read_json(path, writer.say):
+                found = [Candidate.from_json(values) for values in saved["candidates"]]
             else:
                 rng = np.random.default_rng([seed, generation])
                 genomes = propose(space, settings, rng, candidates)
                 if not len(genomes):
                     writer.say(f"  search: nothing new to evaluate in generation {generation}")
                     break
-                params = space.count(genomes)
-                rows = zip(genomes, params, *evaluate(genomes), strict=True)
-                found = [Candidate(g, int(p), float(a), float(v)) for g, p, a, v in rows]
-                value = {"generation": generation, "candidates": [c.to_json() for c in found]}
-                write_json(path, value)
-                candidates += found
-            candidates.sort(key=lambda candidate: candidate.rank)
+                found = _judge(space, genomes, evaluate, generation, folder, writer)
+                workdir.write_json(path, _to_json(generation, found))
+            candidates = sorted(candidates + found, key=lambda candidate: candidate.rank)
             best = candidates[0]
             writer.log(
                 stage="search",
                 generation=generation,
                 evaluated=len(candidates),
                 val_accuracy=best.accuracy,
-                val_loss=best.loss,
+                val_loss=best.to_json()["val_loss"],
                 params=best.params,
             )
             progress.update(1, val_accuracy=best.accuracy, params=best.params)
+            preemption.stop_if_requested(
+                f"the search is saved after generation {generation + 1} of {generations}"
+            )
+    workdir.discard(folder / _UNFINISHED)
+    if not candidates[0].is_finite:
+        raise UserError("search: no genome has a finite loss, so the supernet is of no use")
     return candidates
+
+
+def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
+    """The candidates of one generation; those that an interrupted start evaluated are read."""
+    path, found = folder / _UNFINISHED, []
+    saved = workdir.read_json(path, writer.say)
+    if saved and saved["generation"] == generation:
+        found = [Candidate.from_json(values) for values in saved["candidates"]]
+    params, saved_at = space.count(genomes), time.monotonic()
+    for results in evaluate(genomes[len(found) :]):
+        for accuracy, loss in zip(*results, strict=True):
+            i = len(found)
+            found.append(Candidate(genomes[i], int(params[i]), float(accuracy), float(loss)))
+            if not found[i].is_finite:
+                writer.say(f"  search: the loss of {genomes[i].tolist()} is {loss}, so it is last")
+        if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
+            workdir.write_json(path, _to_json(generation, found))
+            saved_at = time.monotonic()
+        preemption.stop_if_requested(
+            f"the search is saved after {len(found)} of {len(genomes)} genomes of generation "
+            f"{generation + 1}"
+        )
+    return found
+
+
+def _to_json(generation: int, found: list[Candidate]) -> dict:
+    return {"generation": generation, "candidates": [c.to_json() for c in found]}
 
 
 def propose(

@@ -96,7 +96,7 @@ class Config:
     drop_path: float
     dropout: float
     eval_batch_size: int
-    checkpoint_epochs: int
+    checkpoint_seconds: float
     weight_shards: int
     space: Choices
     baseline: Sizes
@@ -143,7 +143,7 @@ _FREE_KEYS = (
     "rematerialise",
     "weight_shards",
     "eval_batch_size",
-    "checkpoint_epochs",
+    "checkpoint_seconds",
     "search.genomes_per_call",
 )
 
@@ -219,7 +219,7 @@ def complaints(c: Config) -> Iterator[str]:
 
 
 def _number_complaints(c: Config):
-    for key in ("image_size", "eval_batch_size", "checkpoint_epochs", "search.population"):
+    for key in ("image_size", "eval_batch_size", "search.population"):
         yield from _at_least(c, key, 1)
     yield from _at_least(c, "supernet.genomes_per_step", 1)
     for key in ("search.parents", "search.genomes_per_call", "weight_shards"):
@@ -236,6 +236,8 @@ def _number_complaints(c: Config):
         yield "search.mutations + search.crossovers exceed search.population"
     if not 0 < c.search.budget_millions < math.inf:
         yield f"search.budget_millions={c.search.budget_millions}: expected a positive number"
+    if not c.checkpoint_seconds >= 0:
+        yield f"checkpoint_seconds={c.checkpoint_seconds}: expected at least 0"
     for key in ("drop_path", "dropout", "search.m_prob", "search.s_prob"):
         probability = attrgetter(key)(c)
         if not 0 <= probability <= 1 or (key.startswith("drop") and probability == 1):

@@ -5,7 +5,6 @@ Of several processes only the main one says and writes anything.
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from noah_jax import memory, processes
+from noah_jax.workdir import append_line, read_lines
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -34,8 +34,7 @@ class Writer:
         """Appends a line to metrics.jsonl."""
         if not processes.is_main():
             return
-        with open(self._metrics, "a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+        append_line(self._metrics, json.dumps({"time": round(time.time(), 3), **values}))
 
     @contextlib.contextmanager
     def stage(self, name: str):
@@ -77,8 +76,7 @@ class Writer:
 
     def _stages(self) -> list[dict[str, Any]]:
         """What `stage` has logged, in all starts of the run."""
-        lines = self._metrics.read_text().splitlines() if self._metrics.is_file() else []
-        return [values for values in map(json.loads, lines) if "seconds" in values]
+        return [values for values in read_lines(self._metrics) if "seconds" in values]
 
     def progress(self, name: str, total: int, done: int, unit: str) -> "Progress":
         """Progress of `total` units of which `done` were done before this start."""
@@ -122,31 +120,6 @@ class Progress:
             f"  {self._name}: {self._done}/{self._total} {self._unit}{details}, {left} left",
             flush=True,
         )
-
-
-def make_folder(path: pathlib.Path) -> None:
-    if processes.is_main():
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """What the file holds, None if it is not there; the main process reads it for all."""
-    return processes.from_main(lambda: json.loads(path.read_text()) if path.is_file() else None)
-
-
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """A line a key; see `write_text`."""
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is either there as a whole or not at all."""
-    if not processes.is_main():
-        return
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(text)
-    os.replace(scratch, path)
 
 
 def _duration(seconds: float) -> str:

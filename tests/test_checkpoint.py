@@ -1,30 +1,84 @@
-"""Checkpoints: what comes back, what is kept, what is broken."""
+"""Checkpoints: what comes back, what is kept, what is damaged."""
 
+import random
+import shutil
+
+import jax
 import numpy as np
 import pytest
 
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
+from tests.test_workdir import _corrupted
 
 STATE = {"params": {"a": np.arange(3, dtype=np.float32)}, "optimizer": {"000": np.int32(5)}}
 
 
+def _state(step):
+    return STATE | {"optimizer": {"000": np.int32(step)}}
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_the_newest_comes_back_and_the_oldest_go(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "run")
-    assert checkpoints.latest is None
+    checkpoints = Checkpoints(tmp_path / "run", print)
+    assert checkpoints.load(STATE) is None and not (tmp_path / "run").exists()
     for step in (9, 10, 100):
-        checkpoints.save(step, STATE | {"optimizer": {"000": np.int32(step)}})
-    (tmp_path / "run" / "200.orbax-checkpoint-tmp-1").mkdir()  # a save that was interrupted
-    checkpoints = Checkpoints(tmp_path / "run")
-    assert checkpoints.latest == 100
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["10", "100"]
-    loaded = checkpoints.load(STATE)
-    assert loaded["optimizer"]["000"] == 100
+        checkpoints.save(step, _state(step))
+    (tmp_path / "run/unfinished/state").mkdir(parents=True)  # a save that was interrupted
+    checkpoints = Checkpoints(tmp_path / "run", print)
+    step, loaded = checkpoints.load(STATE)
+    assert step == loaded["optimizer"]["000"] == 100
     np.testing.assert_array_equal(loaded["params"]["a"], STATE["params"]["a"])
+    checkpoints.save(101, _state(101))
+    assert _names(tmp_path / "run") == ["100", "101"]
 
 
-def test_a_broken_one_is_named(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "run")
-    (tmp_path / "run" / "7").mkdir()
-    with pytest.raises(UserError, match="the checkpoint .*/run/7 cannot be read: delete it"):
-        checkpoints.load(STATE)
+def test_no_damage_gives_another_state(tmp_path):
+    """Every file cut off and corrupted: the one before is used, and the damaged one is named."""
+    folder, rng, said = tmp_path / "run", random.Random(0), []
+    checkpoints = Checkpoints(folder, said.append)
+    for step in (1, 2):
+        checkpoints.save(step, _state(step))
+    shutil.copytree(folder / "2", tmp_path / "good")
+    files = [path.relative_to(tmp_path / "good") for path in (tmp_path / "good").rglob("*")]
+    files = sorted(path for path in files if (tmp_path / "good" / path).is_file())
+    count = 0
+    for number in range(200 + 20 * len(files)):
+        shutil.rmtree(folder / "2", ignore_errors=True)
+        shutil.copytree(tmp_path / "good", folder / "2")
+        path = folder / "2" / files[number % len(files)]
+        good = path.read_bytes()
+        if number < 200:
+            path.write_bytes(_corrupted(good, rng))
+        elif (cut := rng.randrange(-1, len(good))) < 0:
+            path.unlink()
+        else:
+            path.write_bytes(good[:cut])
+        said.clear()
+        step, loaded = checkpoints.load(STATE)
+        assert loaded["optimizer"]["000"] == step
+        if step == 1:
+            count += 1
+            assert f"the checkpoint {folder / '2'} is damaged" in said[0] and "set aside" in said[0]
+            assert (folder / "2.damaged").is_dir()
+    print(f"{count} of {number + 1} cuts and corruptions of {len(files)} files were found")
+    assert count > 0.9 * number  # the rest is white space in a JSON file
+    assert checkpoints.load(STATE)[0] in (1, 2)
+
+
+def test_of_another_structure(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run", print)
+    checkpoints.save(1, STATE)
+    other = {"params": {"b": np.zeros(2, np.float32)}, "optimizer": {"000": np.int32(5)}}
+    with pytest.raises(UserError, match="run/1 does not fit, so another version .* wrote it"):
+        checkpoints.load(other)
+
+
+def test_a_workdir_that_is_gone_stays_gone(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "gone" / "run", print)
+    with pytest.raises(UserError, match="cannot write .*gone/run/1: No such file or directory"):
+        checkpoints.save(1, jax.tree.map(np.asarray, STATE))
+    assert not (tmp_path / "gone").exists()

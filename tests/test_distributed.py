@@ -79,7 +79,7 @@ def test_killed_without_a_shared_file_system_it_finds_what_one_finds(home, tmp_p
     assert (workdirs[0] / "supernet").is_dir() and not (workdirs[0] / "best.json").exists()
 
     (said, _), (silent, _) = _finish(_two(home, workdirs, flag))
-    assert "supernet goes on after epoch 2" in said and "search took" in said
+    assert "supernet goes on after step 6 of 6" in said and "search took" in said
     assert not [line for line in silent.splitlines() if "[Gloo]" not in line]
     assert not workdirs[1].exists()
     one, two = (_read(folder / "best.json") for folder in (tmp_path / "one", workdirs[0]))
@@ -127,7 +127,7 @@ def test_an_address_alone_is_not_enough():
 
 
 def test_a_process_that_does_not_come():
-    program = "from noah_jax import processes as p; p._PATIENCE_SECONDS = 2; p.start()"
+    program = "from noah_jax import processes as p; p._PATIENCE_SECONDS = 2; p.start(print)"
     with socket.socket() as taken:  # nobody listens there
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"

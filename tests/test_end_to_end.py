@@ -106,6 +106,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/png;base64") == 3 and "://" not in page
     assert {path.name for path in workdir.iterdir()} == {
+        ".lock",
         "config.json",
         "metrics.jsonl",
         "supernet",

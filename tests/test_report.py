@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from noah_jax import report
+from noah_jax.workdir import write_json
 
 RESULT = {
     "task": "cifar100",
@@ -33,12 +34,13 @@ RESULT = {
     "backbone": "vit_b16_in21k",
     "dtype": "bfloat16",
     "devices": ["TPU v4"] * 4,
+    "warnings": ["2 images of the test are in trainval too"],
 }
 
 
 def test_page_holds_everything_in_one_file(tmp_path):
-    (tmp_path / "result.json").write_text(json.dumps(RESULT | {"task": "<cats>"}))
-    (tmp_path / "config.json").write_text(json.dumps({"search": {"budget_millions": 0.1}}))
+    write_json(tmp_path / "result.json", RESULT | {"task": "<cats>"})
+    write_json(tmp_path / "config.json", {"search": {"budget_millions": 0.1}})
     log = [{"stage": "retrain", "epoch": i + 1, "loss": 1 / (i + 1)} for i in range(5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
     (tmp_path / "search").mkdir()
@@ -48,10 +50,17 @@ def test_page_holds_everything_in_one_file(tmp_path):
             for i in range(1, 4)
         ]
         path = tmp_path / "search" / f"gen_{number:03d}.json"
-        path.write_text(json.dumps({"generation": number, "candidates": rows}))
+        write_json(path, {"generation": number, "candidates": rows})
     page = report.write(tmp_path).read_text()
     assert page.count("<img") == page.count("data:image/png;base64") == 3
     assert "&lt;cats&gt;" in page and "<cats>" not in page and "://" not in page
     domain = "50.00 % of 30 images right among its 200 classes, 25.00 % among all"
-    for fact in ("70.12 %", "7012 of 10000 images", "74,700", "4 × TPU v4", domain):
+    for fact in (
+        "70.12 %",
+        "7012 of 10000 images",
+        "74,700",
+        "4 × TPU v4",
+        domain,
+        *RESULT["warnings"],
+    ):
         assert fact in page

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import signal
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import PIL.Image
 import pytest
 from flax import nnx
 
-from noah_jax import augment, evaluation, sharding, train
+from noah_jax import augment, evaluation, loop, preemption, sharding, train
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
@@ -60,18 +62,19 @@ def genomes(step):
     return SPACE.sample(np.random.default_rng(step), 2)
 
 
-def _fit(network, data, folder, schedule=SCHEDULE, seed=0, genomes=genomes, every=2):
-    return train.fit(
+def _fit(network, data, folder, schedule=SCHEDULE, seed=0, genomes=genomes, every=60.0):
+    writer = Writer(folder)
+    return loop.fit(
         "supernet",
         network,
         data,
         schedule,
         genomes,
         seed,
-        Checkpoints(folder / "supernet"),
+        Checkpoints(folder / "supernet", writer.say),
         every,
         sharding.make_mesh(),
-        Writer(folder),
+        writer,
     )
 
 
@@ -98,7 +101,7 @@ def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
     frozen = jax.tree.map(np.array, network.frozen)
     start = jax.tree.map(np.array, network.params)
     long = Schedule(60, 8, 1e-2, 1e-4, 1)
-    params = _fit(network, data, tmp_path, long, every=60)
+    params = _fit(network, data, tmp_path, long)
     assert compiled[0]._cache_size() == 1
     assert _equal(frozen, network.frozen)  # bit for bit
     trained = {".".join(path) for path, _ in nnx.to_flat_state(params)}
@@ -149,7 +152,7 @@ def test_augmented_training_learns_in_one_compilation(network, augmented, tmp_pa
     monkeypatch.setattr(
         train, "make_augmented_step", lambda *args: compiled.append(make(*args)) or compiled[-1]
     )
-    params = _fit(network, augmented, tmp_path, Schedule(100, 8, 1e-2, 1e-4, 1), every=100)
+    params = _fit(network, augmented, tmp_path, Schedule(100, 8, 1e-2, 1e-4, 1))
     assert compiled[0]._cache_size() == 1
     losses = _losses(tmp_path)
     assert len(losses) == 100 and np.mean(losses[-20:]) < np.mean(losses[:5]) - 0.1
@@ -159,24 +162,27 @@ def test_augmented_training_learns_in_one_compilation(network, augmented, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["data", "augmented"])
-def test_interrupted_equals_uninterrupted(network, kind, tmp_path, request):
-    """Stopped after epoch 2 of 4 by an exception, as a reader of genomes would raise it."""
+def test_interrupted_equals_uninterrupted(network, kind, tmp_path, request, monkeypatch):
+    """Stopped after each step, in the middle of epochs too; then in spans of many."""
     data = request.getfixturevalue(kind)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
-    expected = _fit(network, data, whole)
+    schedule = dataclasses.replace(SCHEDULE, epochs=2, batch_size=6)  # 3 steps an epoch
+    expected = _fit(network, data, whole, schedule)
+    assert {path.name for path in (whole / "supernet").iterdir()} == {"6"}
 
-    def breaks(step):
-        if step == 5:
-            raise KeyboardInterrupt
-        return genomes(step)
-
-    with pytest.raises(KeyboardInterrupt):
-        _fit(network, data, parts, genomes=breaks)
-    resumed = _fit(network, data, parts)
+    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    monkeypatch.setattr(loop, "_SECONDS_A_SPAN", 0.0)  # one step
+    for done in range(1, 6):
+        with pytest.raises(preemption.Preempted) as stopped:
+            _fit(network, data, parts, schedule)
+        assert stopped.value.saved == f"supernet is saved after step {done} of 6"
+    assert {path.name for path in (parts / "supernet").iterdir()} == {"4", "5"}
+    monkeypatch.setattr(preemption, "_first", None)
+    resumed = _fit(network, data, parts, schedule, every=0.0)
     assert _equal(expected, resumed)
-    assert _equal(expected, _fit(network, data, parts))  # finished: loaded, not trained again
-    assert _losses(parts)[-2:] == _losses(whole)[-2:] and len(_losses(parts)) <= 5
+    assert _equal(expected, _fit(network, data, parts, schedule))  # finished: loaded, not trained
+    assert _losses(parts) == _losses(whole) and len(_losses(parts)) == 2
 
 
 def test_seeds_matter(network, data, tmp_path):
@@ -201,7 +207,8 @@ def test_every_image_once_an_epoch(data):
     epoch = train.make_epoch(network, still, 4, sharding.make_mesh())
     genomes = np.broadcast_to(genome, (5, 1, *genome.shape))
     state = jax.tree.map(jax.numpy.copy, params), still.init(params)
-    _, losses = epoch(state, frozen, *data, genomes, np.int32(5), np.uint32(0))
+    numbers = np.int32(5), np.array([0, 5], np.int32), np.uint32(0)
+    _, losses = epoch(state, np.zeros(5, np.float32), frozen, *data, genomes, *numbers)
     assert losses.shape == (5,) and losses.std() > 1e-3
     np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
 
@@ -251,18 +258,20 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
         params, frozen = sharding.replicate(mesh, host[0]), sharding.place_frozen(mesh, host[1])
         placed = dataclasses.replace(network, params=params, frozen=frozen, mesh=mesh)
         (tmp_path / name).mkdir()
-        checkpoints = Checkpoints(tmp_path / name / "supernet")
         writer = Writer(tmp_path / name)
-        params = train.fit(
-            "supernet", placed, data, SCHEDULE, genomes, 0, checkpoints, 4, mesh, writer
+        checkpoints = Checkpoints(tmp_path / name / "supernet", writer.say)
+        params = loop.fit(
+            "supernet", placed, data, SCHEDULE, genomes, 0, checkpoints, 60.0, mesh, writer
         )
         losses.append(_losses(tmp_path / name))
         evaluate = evaluation.make_evaluator(placed, mesh)
         shown = np.ones(TINY.num_classes, bool)
         chunks = data[0].reshape(2, 10, 16, 16, 3), data[1].reshape(2, 10)
-        for shape in ((2, 2), (4, 1)):  # genomes spread over the devices, and images
-            stacked = genome.reshape(*shape, *genome.shape[1:])
-            predictions.append(np.ravel(evaluate(params, frozen, *chunks, stacked, shown)[2]))
+        for calls in (2, 4):  # genomes spread over the devices, and images
+            results = [
+                evaluate(params, frozen, *chunks, few, shown)[2] for few in np.split(genome, calls)
+            ]
+            predictions.append(np.concatenate(results))
     for other in losses[1:]:
         np.testing.assert_allclose(losses[0], other, rtol=1e-4)
     for other in predictions[1:]:
@@ -285,17 +294,33 @@ def test_two_devices_stream_what_one_streams(augmented):
         placed = sharding.replicate(mesh, frozen)
         rows = sharding.local_rows(mesh, 8)
         batches = augment.stream(augmented.split, augmented.size, 8, 0, 0, rows)
+        values = sharding.replicate(mesh, np.zeros(4, np.float32))
         for number in range(4):
             batch = [sharding.from_local_rows(mesh, part, 8) for part in next(batches)]
             assert batch[0].addressable_shards[0].data.shape[0] == 8 // mesh.size
-            numbers = np.int32(number), np.uint32(0)
-            state, loss = step(state, placed, *batch, no_prompts, *numbers)
-            losses.append(float(loss))
-    np.testing.assert_allclose(losses[:4], losses[4:], rtol=1e-4)
+            numbers = np.int32(0), np.int32(number), np.uint32(0)
+            state, values = step(state, values, placed, *batch, no_prompts, *numbers)
+        losses.append(np.asarray(values))
+    assert losses[0].min() > 0
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_divergence_is_said_and_not_saved(network, data, tmp_path):
-    wild = dataclasses.replace(SCHEDULE, learning_rate=1e30, warmup_epochs=0)
-    with pytest.raises(UserError, match="supernet: the loss is nan in epoch"):
-        _fit(network, data, tmp_path, wild, every=4)
-    assert not list((tmp_path / "supernet").iterdir())
+def test_divergence_is_said_and_not_saved(network, data, tmp_path, monkeypatch):
+    """At its step, with what it is of; what was saved before is kept."""
+    schedule = Schedule(1000, 8, 1e-2, 1e-4, 1)
+    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    with pytest.raises(preemption.Preempted):
+        _fit(network, data, tmp_path, schedule)
+    monkeypatch.setattr(preemption, "_first", None)
+    kept = {path.name for path in (tmp_path / "supernet").iterdir()}
+    wild = dataclasses.replace(schedule, learning_rate=1e30)
+    with pytest.raises(UserError) as error:
+        _fit(network, data, tmp_path, wild)
+    step = int(re.search(r"supernet: the loss is nan at step (\d+),", str(error.value))[1])
+    rate = float(train.learning_rate(wild, 2)(step - 1))
+    assert f"at learning rate {rate:.3g} with the genome {genomes(step - 1).tolist()}" in str(
+        error.value
+    )
+    assert f"What was saved after step {max(map(int, kept))} is kept" in str(error.value)
+    assert {path.name for path in (tmp_path / "supernet").iterdir()} == kept
+    assert step < 20  # it did not go on to the end

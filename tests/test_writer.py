@@ -9,7 +9,7 @@ import numpy as np
 
 from noah_jax import memory
 from noah_jax import writer as writer_lib
-from noah_jax.writer import Writer, write_json
+from noah_jax.writer import Writer
 
 
 def test_metrics_and_stage_seconds_add_up_over_starts(tmp_path):
@@ -60,15 +60,3 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
             progress.update(1, val_accuracy=0.9)
     assert "search: 100%" in terminal.getvalue() and "val_accuracy=0.9" in terminal.getvalue()
     assert capsys.readouterr().out == ""
-
-
-def test_json_is_whole_or_absent(tmp_path):
-    path = tmp_path / "best.json"
-    write_json(path, {"a": [1, 2]})
-    assert json.loads(path.read_text()) == {"a": [1, 2]}
-    try:
-        write_json(path, {"a": object()})
-    except TypeError:
-        pass
-    assert json.loads(path.read_text()) == {"a": [1, 2]}
-    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]

@@ -1,0 +1,103 @@
+"""The last stage: the test, and what `result.json` says about a run."""
+
+import contextlib
+import math
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+import noah_jax
+from noah_jax import evaluation, preemption, sharding, workdir
+from noah_jax.memory import watch
+from noah_jax.network import Network
+from noah_jax.run import Run
+from noah_jax.space import count_noah, count_params
+
+_UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
+
+
+def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
+    """Tests the params of the last epoch and writes `result.json`.
+
+    Raises:
+      UserError: an image cannot be read.
+      Preempted: the sums so far are saved.
+    """
+    with run.writer.stage("test"):
+        tests = _test(run, network, params, genome)
+    workdir.write_json(run.workdir / "result.json", _result(run, params, genome, best, tests))
+    workdir.discard(run.workdir / _UNFINISHED)
+
+
+def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any]]:
+    """For each test set: accuracy among the classes that it shows, and among all."""
+    judge = watch(evaluation.make_evaluator(network, run.mesh))
+    path, results = run.workdir / _UNFINISHED, {}
+    known = workdir.read_json(path, run.writer.say) or {}
+    for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
+        done, totals = known.get(name, (0, [0.0, 0.0, 0.0]))
+        batch, saved_at = run.eval_batch(split), time.monotonic()
+        batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
+        rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)
+        with (
+            run.writer.progress(name, len(split), done, "images") as progress,
+            contextlib.closing(batches),
+            preemption.deferred(),
+        ):
+            for now_done, sums in evaluation.score_stream(network, params, batches, *rest):
+                progress.update(now_done - done)
+                done, totals = now_done, sums.tolist()
+                late = time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES
+                if late or done == len(split) or preemption.requested():
+                    known[name], saved_at = (done, totals), time.monotonic()
+                    workdir.write_json(path, known)
+                preemption.stop_if_requested(f"{name} is saved after {done} of {len(split)} images")
+        accuracy, among_all, loss = (np.array(totals) / len(split)).tolist()
+        loss = loss if math.isfinite(loss) else None  # JSON has no other numbers
+        results[name] = {"accuracy": accuracy, "loss": loss, "images": len(split)}
+        if split.classes:
+            results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
+        run.writer.log(stage="test", test_set=name, **results[name])
+    return results
+
+
+def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
+    config, width = run.config, run.space.width
+    trained = sum(leaf.size for leaf in jax.tree.leaves(params))
+    head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
+    full = config.method == "full"
+    return {
+        "task": config.task,
+        "method": config.method,
+        "seed": config.seed,
+        "shots": config.shots,
+        "test_accuracy": tests["test"]["accuracy"],
+        "test_loss": tests["test"]["loss"],
+        "more_tests": {name: value for name, value in tests.items() if name != "test"},
+        "val_accuracy": best["val_accuracy"] if best else None,
+        "genome": genome.tolist(),
+        "params": trained - head if full else int(count_params(genome, width)),
+        "params_noah_count": trained - head if full else int(count_noah(genome, width)),
+        "head_params": head,
+        "stages": run.writer.stage_seconds(),
+        "memory": run.writer.memory(),
+        "images": {name: len(split) for name, split in run.source.splits.items()},
+        "image_size": config.image_size,
+        "normalisation": run.normalisation,
+        "encoding": run.source.encoding,
+        "warnings": list(run.source.warnings),
+        "inputs": run.inputs,
+        "backbone": config.backbone,
+        "dtype": run.vit.dtype,
+        "fused_attention": run.vit.fused_attention,
+        "versions": {
+            "noah_jax": noah_jax.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+        },
+        "devices": [device.device_kind for device in jax.devices()],
+    }

@@ -1,0 +1,126 @@
+"""SIGTERM and Ctrl-C: save and leave, within ten seconds; a second Ctrl-C leaves at once.
+
+Loops that can save ask `requested` between their steps, inside `deferred`; elsewhere a signal
+raises `Preempted` where it comes. A step that takes too long is not waited for: the run goes on
+from what was saved before. Of several processes the main one alone decides and saves, whichever
+is told to stop; so all go on from one step.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from noah_jax import processes
+
+_SECONDS_TO_SAVE = 6.0
+_SECONDS_FOR_MAIN = 3.0  # more, until another process no longer waits for the main one
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_first: int | None = None  # the signal that came first
+_deferred = _raised = False
+_how_to_go_on = "the same command goes on"
+_wake_up: socket.socket  # is to live as long as the process
+
+
+class Preempted(BaseException):
+    """The run was told to stop, by the signal `number`; `saved` says how far it has got."""
+
+    def __init__(self, number: int, saved: str = ""):
+        super().__init__(number, saved)
+        self.number, self.saved = number, saved
+
+
+def install() -> None:
+    """From now on, for this process; in its main thread."""
+    global _wake_up
+    reader, _wake_up = socket.socketpair()
+    _wake_up.setblocking(False)
+    for number in _SIGNALS:
+        signal.signal(number, _handle)
+    # The main thread may sit in a computation, where it hears nothing; this one always does.
+    signal.set_wakeup_fd(_wake_up.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=[reader], daemon=True).start()
+
+
+def forward(number: int) -> None:
+    """As if the signal had come to this process, unless one has come already."""
+    if _first is None:
+        os.kill(os.getpid(), number)
+
+
+def requested() -> bool:
+    """Whether to save and leave `deferred`."""
+    return _first is not None and processes.is_main()
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Around a loop that asks `requested`.
+
+    Raises:
+      Preempted: it was requested, at the end.
+    """
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    stop_if_requested()
+
+
+def stop_if_requested(saved: str = "") -> None:
+    """Raises Preempted if a signal has come; `saved` says how far the run has got."""
+    if requested():
+        raise Preempted(_first, saved)
+
+
+def go_on_by(how: str) -> None:
+    """What to tell the user who asks how to go on, instead of "the same command goes on"."""
+    global _how_to_go_on
+    _how_to_go_on = how
+
+
+def leave(number: int, saved: str) -> None:
+    """Ends this process, and all of several, with the exit code that shells know."""
+    name = signal.Signals(number).name
+    processes.leave(
+        128 + number,
+        f"\nstopped by {name}{': ' if saved else ''}{saved}; {_how_to_go_on}",
+        at_once=True,
+    )
+
+
+def _handle(number: int, _) -> None:
+    global _raised
+    if _deferred or _raised or not processes.is_main():
+        return
+    _raised = True
+    raise Preempted(number)
+
+
+def _listen(signals: socket.socket) -> None:
+    """Tells the main process; ends this one if it does not end in time, or at a second Ctrl-C."""
+    global _first
+    while (number := signals.recv(1)[0]) not in _SIGNALS:
+        pass
+    _first = number
+    seconds = _SECONDS_TO_SAVE
+    if not processes.is_main():
+        seconds += _SECONDS_FOR_MAIN
+        processes.tell_main_to_stop(number)
+    elif sys.stderr.isatty():
+        print("\nstopping; once more Ctrl-C: at once", file=sys.stderr)
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(TimeoutError):
+        while True:
+            signals.settimeout(max(1e-3, deadline - time.monotonic()))
+            if signals.recv(1)[0] == signal.SIGINT:
+                print(f"\nstopped at once; {_how_to_go_on}", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)
+    leave(number, "it could not be waited for what was running")

@@ -1,0 +1,176 @@
+"""What the stages of a run share; all that can be wrong with its input shows when it is made."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from noah_jax import data, interop, loader, pretrained, processes, search, sharding, train
+from noah_jax.attention import can_fuse
+from noah_jax.errors import UserError
+from noah_jax.network import Network, make_network
+from noah_jax.settings import Config, Schedule, differences
+from noah_jax.shots import Shots
+from noah_jax.space import SearchSpace
+from noah_jax.vit import ViTConfig
+from noah_jax.workdir import read_json
+from noah_jax.writer import Writer
+
+TRAINED_ON = {"supernet": "train", "retrain": "trainval"}
+
+# Random streams, so that no two uses of one seed see the same numbers.
+_STREAMS = ("supernet init", "supernet", "genomes", "search", "retrain init", "retrain")
+
+_Batch = tuple[np.ndarray, np.ndarray]
+
+# The runs of one start share their images and weights.
+_open_source = functools.lru_cache(data.open_source)
+_backbone = functools.lru_cache(maxsize=1)(pretrained.backbone)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Settings, inputs and places of one run.
+
+    Attributes:
+      inputs: what identifies the contents of its files.
+    """
+
+    config: Config
+    workdir: pathlib.Path
+    source: loader.Source
+    space: SearchSpace
+    vit: ViTConfig
+    backbone: nnx.State
+    mesh: jax.sharding.Mesh
+    writer: Writer
+    inputs: dict[str, str]
+
+    @property
+    def normalisation(self) -> str:
+        config = self.config
+        return config.normalisation or pretrained.BACKBONES[config.backbone].normalisation
+
+    def network(self, max_sizes: dict[str, int], stream: str) -> Network:
+        return make_network(
+            self.vit,
+            max_sizes,
+            self.backbone,
+            pretrained.NORMALISATIONS[self.normalisation],
+            self.config.method,
+            self.seed(stream),
+            self.mesh,
+        )
+
+    def seed(self, stream: str) -> int:
+        words = [self.config.seed, _STREAMS.index(stream)]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+    def schedule(self, stage: str) -> Schedule:
+        return _schedule(self.config, self.source, stage)[0]
+
+    def eval_batch(self, split: loader.Split) -> int:
+        """How many images of `split` to evaluate at once; the devices divide it."""
+        at_least = min(self.config.eval_batch_size, len(split))
+        return -(-at_least // self.mesh.size) * self.mesh.size
+
+    def batches(
+        self, split: loader.Split, rows: np.ndarray | None = None, start: int = 0
+    ) -> Iterator[_Batch]:
+        """See `loader.batches`."""
+        config = self.config
+        size, batch = config.image_size, self.eval_batch(split)
+        return loader.batches(split, size, batch, config.center_crop, rows, start)
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> Run:
+    """Looks at all inputs, and writes nothing.
+
+    Raises:
+      UserError: something is wrong with them, or the workdir belongs to a run with others.
+    """
+    space = config.search_space()
+    if config.genome:
+        interop.read_genome(config.genome, space.blocks)
+    elif config.method == "noah":
+        search.check_budget(space, config.search)
+    shots = None
+    if config.shots:
+        shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
+    source = _open_source(config.task, config.data_dir, config.split_seed, shots)
+    config = _resolve(config)
+    if config.method == "noah" and not config.genome:
+        train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
+    train.steps_per_epoch("retrain", *_schedule(config, source, "retrain"))
+    vit = config.vit(source.num_classes, config.dtype)
+    weights = config.weights or config.backbone
+    backbone = _backbone(config.vit(1, config.dtype), weights)
+    mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
+    if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
+        fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
+        vit = dataclasses.replace(vit, fused_attention=fused)
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    if config.genome:
+        inputs["genome"] = interop.read_genome(config.genome, space.blocks).tobytes().hex()
+    counts = {name: len(split) for name, split in source.splits.items()}
+    processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
+    _refuse_other_inputs(inputs, workdir)
+    return Run(config, workdir, source, space, vit, backbone, mesh, writer, inputs)
+
+
+def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:
+    """How to train in that stage, and on how many images: few can be less than a batch."""
+    schedule = config.supernet if stage == "supernet" else config.retrain
+    images = len(source.splits[TRAINED_ON[stage]])
+    if config.shots and images < schedule.batch_size:
+        groups = config.supernet.genomes_per_step if stage == "supernet" else 1
+        batch_size = max(images // groups, 1) * groups
+        schedule = dataclasses.replace(schedule, batch_size=batch_size)
+    return schedule, images
+
+
+def _resolve(config: Config) -> Config:
+    """With the dtype that "auto" means here, so that a run cannot go on in another."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(config, dtype=auto) if config.dtype == "auto" else config
+
+
+# --- A workdir belongs to one run ----------------------------------------------------------------
+
+
+def refuse_other_config(config: Config, workdir: pathlib.Path) -> None:
+    """Raises UserError if the workdir belongs to a run with other settings."""
+    saved = _saved(workdir)
+    saved.pop("inputs", None)
+    _refuse(workdir, "settings", differences(saved, _resolve(config)) if saved else [])
+
+
+def _refuse_other_inputs(inputs: dict[str, str], workdir: pathlib.Path) -> None:
+    saved = _saved(workdir).get("inputs", inputs)
+    what = {"images": "data", "weights": "the file of weights", "genome": "the genome"}
+    changed = [f"{what[key]} has changed" for key in inputs if saved.get(key) != inputs[key]]
+    _refuse(workdir, "inputs", changed)
+
+
+def _saved(workdir: pathlib.Path) -> dict[str, Any]:
+    try:
+        return read_json(workdir / "config.json") or {}
+    except UserError as error:
+        raise UserError(
+            f"{error}, so it cannot be known which run {workdir} belongs to: start anew beside it "
+            "with --fresh"
+        ) from error
+
+
+def _refuse(workdir: pathlib.Path, what: str, different: list[str]) -> None:
+    if different:
+        raise UserError(
+            f"{workdir} belongs to a run with other {what}:\n  "
+            + "\n  ".join(different)
+            + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
+        )

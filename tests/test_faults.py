@@ -1,0 +1,154 @@
+"""Runs that are stopped at random moments, and go on: the end is the same, bit for bit."""
+
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests import test_distributed, test_end_to_end
+from tests.test_end_to_end import ROOT
+
+home = test_end_to_end.home
+FLAGS = [
+    "--config.checkpoint_seconds=0",
+    "--config.supernet.epochs=40",
+    "--config.retrain.epochs=30",
+    "--config.search.generations=6",
+    "--config.search.population=12",
+    "--config.search.genomes_per_call=1",
+    "--config.eval_batch_size=3",
+]
+MEASURED = {"stages", "memory", "versions", "sha256"}  # what two runs may differ in
+STAGES = ("start", "supernet", "search", "retrain", "test")
+LONG = [pytest.param(30, marks=pytest.mark.long)]
+
+
+def _command(home, workdir):
+    return test_end_to_end._command(home, workdir, *FLAGS)
+
+
+def _alone(command):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    return [subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)]
+
+
+def _two(command):
+    return test_distributed._start([command, command])
+
+
+def _outcome(workdir):
+    """All that a run leaves, but for what is measured."""
+    result = json.loads((workdir / "result.json").read_text())
+    files = [workdir / "best.json", *sorted((workdir / "search").iterdir())]
+    losses = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        if "epoch" in values:
+            losses[values["stage"], values["epoch"]] = values["loss"]
+    return (
+        {key: value for key, value in result.items() if key not in MEASURED},
+        {path.name: path.read_text() for path in files},
+        losses,
+    )
+
+
+class Faults:
+    """Starts runs, stops them, and counts where."""
+
+    def __init__(self, home, folder, start, seed):
+        self.home, self.folder, self.start = home, folder, start
+        self.rng, self.number, self.where = random.Random(seed), 0, collections.Counter()
+        began = time.monotonic()
+        running = start(_command(home, folder / "whole"))
+        said = [process.communicate(timeout=300)[0] for process in running]
+        assert all(process.returncode == 0 for process in running), said
+        self.seconds = time.monotonic() - began
+        self.expected = _outcome(folder / "whole")
+        assert len(self.expected[1]) == 8 and len(self.expected[2]) == 70
+
+    def stop(self, send) -> None:
+        """One start, stopped at a random moment unless it ends before; what has ended is checked.
+
+        Args:
+          send: is given the processes, and stops them.
+        """
+        workdir = self.folder / f"run{self.number}"
+        running = self.start(_command(self.home, workdir))
+        try:
+            time.sleep(self.rng.uniform(0.25, 0.9) * self.seconds)
+            ended = all(process.poll() is not None for process in running)
+            if not ended:
+                send(running)
+            said = [process.communicate(timeout=60)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        assert "Traceback" not in "".join(said), said
+        reached = [stage for stage in STAGES if f"{stage} …" in said[0]]
+        self.where[reached[-1] if reached else "start"] += not ended
+        if (workdir / "result.json").is_file() and (workdir / "report.html").is_file():
+            self.check(workdir)
+            self.number += 1
+
+    def finish(self) -> None:
+        """The run that was stopped last goes on to its end."""
+        workdir = self.folder / f"run{self.number}"
+        running = self.start(_command(self.home, workdir))
+        said = [process.communicate(timeout=300)[0] for process in running]
+        assert all(process.returncode == 0 for process in running), said
+        self.check(workdir)
+        stopped = ", ".join(f"{self.where[stage]} in {stage}" for stage in STAGES)
+        print(f"stopped {self.where.total()} times ({stopped}), {self.number + 1} runs ended alike")
+
+    def check(self, workdir) -> None:
+        for found, expected in zip(_outcome(workdir), self.expected, strict=True):
+            assert found == expected
+
+
+def _kill(running):
+    for process in running:
+        process.kill()
+
+
+def _terminate(number):
+    def send(running):
+        """One of them is told; all save, and leave with the code of the signal."""
+        began = time.monotonic()
+        random.choice(running).send_signal(number)
+        codes = [process.wait(timeout=30) for process in running]
+        assert time.monotonic() - began < 10
+        assert codes == [128 + number] * len(running)
+
+    return send
+
+
+def _many(faults, times, send):
+    while faults.where.total() < times:
+        faults.stop(send)
+    faults.finish()
+
+
+@pytest.mark.parametrize("times", [2, *LONG])
+def test_killed(home, tmp_path, times):
+    _many(Faults(home, tmp_path, _alone, seed=times), times, _kill)
+
+
+@pytest.mark.parametrize("times", [2, *LONG])
+def test_told_to_stop(home, tmp_path, times):
+    _many(Faults(home, tmp_path, _alone, seed=times + 1), times, _terminate(signal.SIGTERM))
+
+
+@pytest.mark.parametrize("times", [1, *LONG])
+def test_two_processes_told_to_stop(home, tmp_path, times):
+    _many(Faults(home, tmp_path, _two, seed=times + 2), times, _terminate(signal.SIGTERM))
+
+
+@pytest.mark.parametrize("times", LONG)
+def test_two_processes_killed(home, tmp_path, times):
+    _many(Faults(home, tmp_path, _two, seed=times + 3), times, _kill)

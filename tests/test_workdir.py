@@ -1,0 +1,123 @@
+"""The files of a run: whole or absent, checked, of one run."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from noah_jax import workdir
+from noah_jax.errors import UserError
+
+VALUES = {
+    "generation": 3,
+    "candidates": [
+        {"genome": [[1, 5, 0], [0, 0, 10]], "params": 1234, "val_accuracy": 0.615, "val_loss": 1.25}
+    ],
+}
+
+
+def test_json_is_whole_or_absent(tmp_path):
+    path = tmp_path / "best.json"
+    workdir.write_json(path, VALUES)
+    assert json.loads(path.read_text())["candidates"] == VALUES["candidates"]
+    assert workdir.read_json(path) == VALUES
+    with pytest.raises(TypeError):
+        workdir.write_json(path, {"a": object()})
+    assert workdir.read_json(path) == VALUES
+    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
+    assert workdir.read_json(tmp_path / "none.json") is None
+
+
+def test_no_damage_gives_other_values(tmp_path):
+    """Cut off at every byte, and 200 random corruptions: set aside and said, or the same values."""
+    path, rng, said = tmp_path / "gen_003.json", random.Random(0), []
+    workdir.write_json(path, VALUES)
+    good = path.read_bytes()
+    cuts = [good[:length] for length in range(len(good))]
+    damaged = set(cuts)
+    while len(damaged) < len(cuts) + 200:
+        damaged.add(_corrupted(good, rng))
+    kept = 0
+    for data in damaged:
+        path.write_bytes(data)
+        said.clear()
+        found = workdir.read_json(path, said.append)
+        if found is None:
+            assert str(path) in said[0] and "set aside" in said[0] and not path.exists()
+            assert (tmp_path / "gen_003.json.damaged").read_bytes() == data
+        else:
+            assert found == VALUES  # white space
+            kept += 1
+    print(f"{len(cuts)} cuts and 200 corruptions: {kept} made no difference, the rest were found")
+    assert kept < 20
+    with pytest.raises(UserError, match="gen_003.json is damaged"):
+        path.write_bytes(cuts[100])
+        workdir.read_json(path)
+
+
+def _corrupted(data, rng):
+    """Some bytes are others, are missing, or are there twice."""
+    data, start = bytearray(data), rng.randrange(len(data))
+    end = start + rng.choice((1, 1, 1, 4, 64))
+    kind = rng.randrange(4)
+    if kind == 0:
+        data[start] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        data[start:end] = rng.randbytes(len(data[start:end]))
+    elif kind == 2:
+        del data[start:end]
+    else:
+        data[end:end] = data[start:end]
+    return bytes(data)
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert workdir.read_lines(path) == []
+    workdir.append_line(path, '{"a": 1}')
+    with open(path, "a") as file:
+        file.write('{"a": 2')  # killed here
+    workdir.append_line(path, '{"a": 3}')
+    assert workdir.read_lines(path) == [{"a": 1}, {"a": 3}]
+
+
+PROGRAM = """
+import pathlib, sys, time
+from noah_jax import workdir
+with workdir.claim(pathlib.Path(sys.argv[1])):
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_workdir_belongs_to_one_run_that_lives(tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    with running:
+        assert running.stdout.readline() == "claimed\n"
+        for refuse in (workdir.refuse_if_claimed, lambda path: workdir.claim(path).__enter__()):
+            message = rf"in use by another run \(process {running.pid} on .*, since 20"
+            with pytest.raises(UserError, match=message):
+                refuse(tmp_path)
+        running.kill()
+    workdir.refuse_if_claimed(tmp_path)  # a lock that nobody holds
+    with workdir.claim(tmp_path):
+        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+
+
+def test_fresh_is_beside(tmp_path):
+    assert workdir.fresh(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    assert workdir.fresh(tmp_path / "run") == tmp_path / "run-3"
+
+
+def test_what_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for write in (workdir.make_folder, lambda path: workdir.write_json(path, {})):
+        with pytest.raises(UserError, match="cannot write .*file/run: Not a directory"):
+            write(tmp_path / "file" / "run")
