@@ -1,8 +1,11 @@
 """Checkpoints of what trains; the only file that imports Orbax."""
 
+import errno
 import hashlib
 import os
 import pathlib
+import re
+import shutil
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from noah_jax.errors import UserError
 
 _STATE, _CHECKSUMS = "state", "checksums.json"
 _UNFINISHED = "unfinished"
+_SLACK_BYTES = 100_000  # for what a checkpoint holds besides its arrays
 
 
 class Checkpoints:
@@ -50,13 +54,15 @@ class Checkpoints:
             self._folder.mkdir(exist_ok=True)  # not its parents: a workdir that is gone stays gone
             workdir.remove(unfinished)
             unfinished.mkdir()
+            # Orbax's threads would tell a full disk in tracebacks.
+            needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK_BYTES
+            if shutil.disk_usage(unfinished).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             try:
                 self._checkpointer.save(unfinished / _STATE, state)
-            except (
-                ValueError,
-                RuntimeError,
-            ) as error:  # a full disk, from Orbax's store
-                raise OSError(str(error)) from error
+            except (ValueError, RuntimeError) as error:
+                code = re.search(r"os_error_code='(\d+)'", str(error))
+                raise OSError(os.strerror(int(code[1])) if code else str(error)) from error
             workdir.write_json(unfinished / _CHECKSUMS, _checksums(unfinished / _STATE))
             workdir.remove(final)
             os.replace(unfinished, final)

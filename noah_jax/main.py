@@ -4,6 +4,7 @@ Exit code 0 if all that was asked for was done, 2 for what the user can put righ
 SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
 
+import logging as python_logging
 import pathlib
 import sys
 import traceback
@@ -88,7 +89,8 @@ def _fresh(folder: str) -> pathlib.Path:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every step
+    logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell every step, and errors twice
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # so does Orbax's loop
     try:
         preemption.install()
         processes.start(preemption.forward)

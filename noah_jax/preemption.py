@@ -91,7 +91,7 @@ def leave(number: int, saved: str) -> None:
     name = signal.Signals(number).name
     processes.leave(
         128 + number,
-        f"\nstopped by {name}{': ' if saved else ''}{saved}; {_how_to_go_on}",
+        f"stopped by {name}{': ' if saved else ''}{saved}; {_how_to_go_on}",
         at_once=True,
     )
 
@@ -115,12 +115,12 @@ def _listen(signals: socket.socket) -> None:
         seconds += _SECONDS_FOR_MAIN
         processes.tell_main_to_stop(number)
     elif sys.stderr.isatty():
-        print("\nstopping; once more Ctrl-C: at once", file=sys.stderr)
+        print("\nstopping; Ctrl-C once more: at once", file=sys.stderr)
     deadline = time.monotonic() + seconds
     with contextlib.suppress(TimeoutError):
         while True:
             signals.settimeout(max(1e-3, deadline - time.monotonic()))
             if signals.recv(1)[0] == signal.SIGINT:
-                print(f"\nstopped at once; {_how_to_go_on}", file=sys.stderr, flush=True)
+                print(f"stopped at once; {_how_to_go_on}", file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGINT)
     leave(number, "it could not be waited for what was running")

@@ -62,6 +62,7 @@ def start(stop: Callable[[int], None]) -> None:
             ),
         ),
     ]
+    jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM to itself
     for timer in waiting:
         timer.daemon = True
         timer.start()

@@ -136,10 +136,13 @@ def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candida
     params, saved_at = space.count(genomes), time.monotonic()
     for results in evaluate(genomes[len(found) :]):
         for accuracy, loss in zip(*results, strict=True):
-            i = len(found)
-            found.append(Candidate(genomes[i], int(params[i]), float(accuracy), float(loss)))
+            i, loss = (
+                len(found),
+                float(loss) if math.isfinite(loss) else math.inf,
+            )  # NaN has no order
+            found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
             if not found[i].is_finite:
-                writer.say(f"  search: the loss of {genomes[i].tolist()} is {loss}, so it is last")
+                writer.say(f"  search: the genome {genomes[i].tolist()} has no finite loss")
         if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
             workdir.write_json(path, _to_json(generation, found))
             saved_at = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from noah_jax import memory, processes
+from noah_jax.errors import UserError
 from noah_jax.workdir import append_line, read_lines
 
 _SECONDS_BETWEEN_LINES = 10
@@ -42,13 +43,20 @@ class Writer:
         self.say(f"{name} …")
         memory.reset()
         start = time.perf_counter()
-        try:
-            yield
-        finally:
+
+        def log():
             seconds = time.perf_counter() - start
             peaks = {"host_peak_mb": memory.host_peak_mb(), **memory.stage_peak()}
             self.log(stage=name, seconds=round(seconds, 2), **peaks)
-        self.say(f"{name} took {_duration(seconds)}")
+            return seconds
+
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(UserError):  # what stopped the stage is what to tell
+                log()
+            raise
+        self.say(f"{name} took {_duration(log())}")
 
     def stage_seconds(self) -> dict[str, float]:
         """How long each stage took, over all starts of the run."""

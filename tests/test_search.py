@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import signal
 
 import numpy as np
 import pytest
 
+from noah_jax import preemption
 from noah_jax.errors import UserError
 from noah_jax.search import Candidate, evolve
 from noah_jax.settings import Search
@@ -42,8 +44,9 @@ class Judge:
             yield tuple(part[start : start + 3] for part in results)
 
 
-def _evolve(folder, settings=SETTINGS, space=SPACE, seed=0):
-    judge = Judge()
+def _evolve(folder, settings=SETTINGS, space=SPACE, seed=0, judge=None):
+    judge = judge or Judge()
+    folder.mkdir(exist_ok=True)
     ranked = evolve(space, settings, judge, seed, folder / "search", Writer(folder))
     return ranked, judge
 
@@ -66,7 +69,6 @@ def test_never_over_budget_never_twice_all_ranked(tmp_path, operators):
 def test_better_than_random_at_equal_cost(tmp_path):
     wins = 0
     for seed in range(5):
-        (tmp_path / f"{seed}").mkdir()
         ranked, judge = _evolve(tmp_path / f"{seed}", seed=seed)
         rng = np.random.default_rng(seed)
         random = SPACE.sample(rng, 5000)
@@ -78,8 +80,6 @@ def test_better_than_random_at_equal_cost(tmp_path):
 
 def test_same_seed_same_search_and_resume_evaluates_only_what_is_missing(tmp_path):
     folders = [tmp_path / name for name in "abc"]
-    for folder in folders:
-        folder.mkdir()
     first, _ = _evolve(folders[0])
     other, _ = _evolve(folders[1], seed=1)
     again, judge = _evolve(folders[2])
@@ -90,6 +90,74 @@ def test_same_seed_same_search_and_resume_evaluates_only_what_is_missing(tmp_pat
     resumed, judge = _evolve(folders[2])
     assert judge.calls == 3
     assert [c.to_json() for c in first] == [c.to_json() for c in resumed]
+
+
+def test_stopped_inside_a_generation_it_evaluates_only_the_rest(tmp_path, monkeypatch):
+    whole, _ = _evolve(tmp_path / "whole")
+    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    seen = []
+    for stop in range(7):  # a call evaluates 3 of 20
+        judge = Judge()
+        with pytest.raises(preemption.Preempted) as stopped:
+            _evolve(tmp_path / "parts", judge=judge)
+        seen += judge.seen
+        done = min(3 * (stop + 1), 20)
+        assert len(set(seen)) == 20 and stopped.value.saved == (
+            f"the search is saved after {done} of 20 genomes of generation 1"
+        )
+        assert len(judge.seen) == 20 - 3 * stop
+    monkeypatch.setattr(preemption, "_first", None)
+    judge = Judge()
+    resumed, _ = _evolve(tmp_path / "parts", judge=judge)
+    assert len(judge.seen) == 80  # nothing of the first generation
+    assert [c.to_json() for c in resumed] == [c.to_json() for c in whole]
+    folders = [tmp_path / name / "search" for name in ("whole", "parts")]
+    assert _texts(folders[0]) == _texts(folders[1])
+
+
+def _texts(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_damaged_generation_is_evaluated_again(tmp_path, capsys):
+    whole, _ = _evolve(tmp_path)
+    before = _texts(tmp_path / "search")
+    path = tmp_path / "search/gen_002.json"
+    path.write_text(before["gen_002.json"].replace("0.2", "0.3", 1))  # still JSON
+    again, judge = _evolve(tmp_path)
+    assert f"{path} is damaged" in capsys.readouterr().out and judge.calls == 1
+    assert [c.to_json() for c in again] == [c.to_json() for c in whole]
+    assert (tmp_path / "search/gen_002.json.damaged").is_file()
+    assert before.items() <= _texts(tmp_path / "search").items()
+
+
+class Blind(Judge):
+    """Cannot tell the loss of genomes with much LoRA."""
+
+    def __call__(self, genomes):
+        for i, (accuracy, loss) in enumerate(super().__call__(genomes)):
+            lora = genomes[3 * i : 3 * i + len(loss), :, 1].sum(1)
+            yield np.where(lora > 40, 1.0, accuracy), np.where(lora > 40, np.nan, loss)
+
+
+def test_a_genome_without_a_finite_loss_is_last_and_told(tmp_path, capsys):
+    ranked, _ = _evolve(tmp_path, judge=Blind())
+    finite = [candidate.is_finite for candidate in ranked]
+    assert finite == sorted(finite, reverse=True) and 0 < sum(finite) < 100
+    said = capsys.readouterr().out
+    assert said.count("has no finite loss") == 100 - sum(finite)
+    assert f"the genome {ranked[-1].genome.tolist()} has no finite loss" in said
+    best = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert best["val_accuracy"] < 1.0
+    again, judge = _evolve(tmp_path)  # as read from the files
+    assert [c.to_json() for c in again] == [c.to_json() for c in ranked] and not judge.calls
+
+    class Nothing(Judge):
+        def __call__(self, genomes):
+            return [(np.ones(len(genomes)), np.full(len(genomes), np.inf))]
+
+    with pytest.raises(UserError, match="no genome has a finite loss"):
+        _evolve(tmp_path / "nothing", judge=Nothing())
 
 
 def test_a_budget_that_admits_no_genome(tmp_path):
