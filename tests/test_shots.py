@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from noah_jax import pipeline, train
+from noah_jax import run, train
 from noah_jax.config import expand, few_shot_defaults
 from noah_jax.errors import UserError
 from noah_jax.loader import Source, Split
@@ -63,7 +63,7 @@ def _batch_sizes(train_images, trainval_images):
     counts = {"train": train_images, "trainval": trainval_images}
     splits = {name: Split(["image"] * count, None) for name, count in counts.items()}
     stages = {
-        stage: pipeline._schedule(config, Source(splits, 2, "jpeg"), stage)
+        stage: run._schedule(config, Source(splits, 2, "jpeg"), stage)
         for stage in ("supernet", "retrain")
     }
     for stage, schedule in stages.items():
