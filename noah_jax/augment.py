@@ -5,10 +5,11 @@ On the host, image by image (`stream`): random resized crop, flip, RandAugment
 and smoothed labels. All values are the defaults of NOAH's supernet_train_prompt.py.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import grain
 import jax
@@ -54,11 +55,11 @@ def stream(
     seed: int,
     first_step: int,
     rows: np.ndarray | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
 
     Every epoch has another order and leaves out the images that fill no batch. A batch is a pure
-    function of its step and the seed.
+    function of its step and the seed. `close()` ends the threads that read ahead.
 
     Args:
       rows: of each batch, those that are wanted; None = all. Only these are read.
@@ -87,7 +88,9 @@ def stream(
         num_threads=os.cpu_count() or 1, prefetch_buffer_size=_BATCHES_AHEAD * len(rows)
     )
     positions = grain.MapDataset.source(rows).repeat().map_with_index(wanted)
-    return iter(positions.to_iter_dataset(options).batch(len(rows)))
+    dataset = positions.to_iter_dataset(options).batch(len(rows))
+    with contextlib.closing(iter(dataset)) as results:
+        yield from results
 
 
 def augment(image: PIL.Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Images and labels: what a task's data is, and how it becomes arrays.
 
 A `Source` has the splits of one task. What is trained on without augmentation is loaded whole
-(`load`), test images are streamed in batches (`batches`); both decode in Grain's threads.
+(`load`), test images are streamed in batches (`batches`); both decode in Grain's threads, which end
+with the iteration.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -77,13 +80,14 @@ def batches(
     crop: bool = False,
     rows: np.ndarray | None = None,
     start: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """The split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
 
     The last batch is filled up with black images of label -1.
 
     Args:
       rows: of each batch, those that are wanted, sorted; None = all. Only these are decoded.
+      start: the first batch begins at this example.
 
     Raises:
       UserError: an image cannot be read.
@@ -91,16 +95,16 @@ def batches(
     prepare = functools.partial(resize, size=size, crop=crop)
     rows = np.arange(batch) if rows is None else rows
     indices = (np.arange(start, len(split), batch)[:, None] + rows).ravel()
-    decoded = iter(decode(split, indices[indices < len(split)], prepare))
-    for first in range(start, len(split), batch):
-        images = np.zeros((len(rows), size, size, 3), np.uint8)
-        labels = np.full(len(rows), -1, np.int32)
-        there = np.count_nonzero(first + rows < len(split))
-        for i, result in zip(range(there), decoded, strict=False):
-            if isinstance(result, str):
-                raise UserError(f"an image cannot be read: {result}")
-            images[i], labels[i] = result
-        yield images, labels
+    with contextlib.closing(decode(split, indices[indices < len(split)], prepare)) as decoded:
+        for first in range(start, len(split), batch):
+            images = np.zeros((len(rows), size, size, 3), np.uint8)
+            labels = np.full(len(rows), -1, np.int32)
+            there = np.count_nonzero(first + rows < len(split))
+            for i, result in zip(range(there), decoded, strict=False):
+                if isinstance(result, str):
+                    raise UserError(f"an image cannot be read: {result}")
+                images[i], labels[i] = result
+            yield images, labels
 
 
 def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
@@ -127,9 +131,12 @@ def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def decode(
-    split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], np.ndarray]
-) -> grain.IterDataset:
-    """Prepared images and labels in order, or, for one that cannot be read, a line that says so."""
+    split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], Any]
+) -> Generator[tuple[Any, int] | str, None, None]:
+    """What `prepare` makes of the images, and their labels, in order.
+
+    For an image that cannot be read, a line that says so.
+    """
 
     def read(index):
         try:
@@ -141,4 +148,6 @@ def decode(
 
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
-    return grain.MapDataset.source(indices).map(read).to_iter_dataset(options)
+    dataset = grain.MapDataset.source(indices).map(read).to_iter_dataset(options)
+    with contextlib.closing(iter(dataset)) as results:
+        yield from results

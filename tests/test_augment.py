@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import time
 
 import jax
 import numpy as np
@@ -333,3 +334,24 @@ def test_images_that_cannot_be_read_are_named(photo):
     names = [f"photo {i}" for i in range(8)]
     with pytest.raises(UserError, match="cannot be read: photo 7: mode I;16 has more than 8 bits"):
         _take(Split(names, read), 2)
+
+
+def test_closing_ends_reading_ahead(photo):
+    before, read = {*threading.enumerate()}, []
+
+    def slowly(index):
+        read.append(index)
+        time.sleep(0.02)
+        return photo.copy(), 0
+
+    cores = os.cpu_count() or 1
+    stream = augment.stream(Split(["photo"] * 64 * cores, slowly), SIZE, 8 * cores, 0, 0)
+    next(stream)
+    assert {*threading.enumerate()} - before
+    stream.close()
+    for _ in range(100):  # a thread may still be at its last image
+        if not {*threading.enumerate()} - before:
+            break
+        time.sleep(0.05)
+    assert not {*threading.enumerate()} - before and next(stream, None) is None
+    assert len(read) <= 16 * cores  # four batches ahead would be 40

@@ -1,7 +1,10 @@
 """Sources, on real files: folders, lists, broken images, digits."""
 
 import dataclasses
+import os
 import pathlib
+import threading
+import time
 
 import numpy as np
 import PIL.Image
@@ -9,6 +12,7 @@ import pytest
 
 from noah_jax import data, loader
 from noah_jax.errors import UserError
+from noah_jax.loader import Split
 
 
 @pytest.fixture
@@ -72,6 +76,60 @@ def test_each_host_decodes_its_rows_of_a_batch(lists):
     for (images, labels), part in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(part[0], images[[1, 3]])
         np.testing.assert_array_equal(part[1], labels[[1, 3]])
+
+
+@pytest.mark.parametrize("rows", [None, np.array([1, 3])])
+def test_batches_go_on_from_an_example(lists, rows):
+    """Those of an interrupted test, as the whole one has them."""
+    test = _open(lists).splits["test"]
+    whole = list(loader.batches(test, 16, 4, rows=rows))
+    (rest,) = loader.batches(test, 16, 4, rows=rows, start=4)
+    for part, expected in zip(rest, whole[1], strict=True):
+        np.testing.assert_array_equal(part, expected)
+    shifted = np.concatenate([labels for _, labels in loader.batches(test, 16, 4, start=2)])
+    assert shifted.tolist() == [2, 0, 1, 2, 0, -1, -1, -1]
+    assert not list(loader.batches(test, 16, 4, start=7))
+    assert not list(loader.batches(test, 16, 4, start=8))
+
+
+def _threads_end(before):
+    """Those that came after; within a moment, for one may still be at its last image."""
+    for _ in range(100):
+        if not {*threading.enumerate()} - before:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_no_thread_is_left(lists):
+    source, before = _open(lists), {*threading.enumerate()}
+    test = source.splits["test"]
+    whole = loader.batches(test, 16, 2)
+    assert len(list(whole)) == 4
+    loader.load(source.splits["trainval"], 16)
+    assert _threads_end(before)
+    broken = loader.batches(dataclasses.replace(test, read=None), 16, 2)
+    with pytest.raises(UserError, match="cannot be read"):
+        next(broken)
+    assert _threads_end(before)
+    loader.batches(test, 16, 2).close()  # before it began
+
+
+def test_closing_ends_reading_ahead():
+    before, read = {*threading.enumerate()}, []
+
+    def slowly(index):
+        read.append(index)
+        time.sleep(0.02)
+        return PIL.Image.new("RGB", (9, 9)), 0
+
+    cores = os.cpu_count() or 1
+    batches = loader.batches(Split(["image"] * 100 * cores, slowly), 8, 2)
+    next(batches)
+    assert {*threading.enumerate()} - before
+    batches.close()
+    assert _threads_end(before)
+    assert len(read) <= 8 * cores and not list(batches)
 
 
 def test_all_missing_and_broken_images_and_labels_are_named(lists):
