@@ -21,7 +21,8 @@ from PIL import ImageEnhance, ImageOps
 from PIL.Image import Resampling, Transform, Transpose
 
 from noah_jax.errors import UserError
-from noah_jax.loader import Split, rgb
+from noah_jax.images import reason, rgb
+from noah_jax.loader import Split
 
 _ATTEMPTS = 10  # at a box that fits, for the crop and for the erasing
 _CROP_AREA, _CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -74,7 +75,8 @@ def stream(
             with image:
                 return augment(image, size, rng), np.int32(label)
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
-            raise UserError(f"an image cannot be read: {split.names[index]}: {error}") from error
+            line = f"{split.names[index]}: {reason(error)}"
+            raise UserError(f"an image cannot be read: {line}") from error
 
     whole_batches = len(split) // batch_size * batch_size
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle()[:whole_batches].repeat()
@@ -97,7 +99,7 @@ def augment(image: PIL.Image.Image, size: int, rng: np.random.Generator) -> np.n
     """uint8 `[size, size, 3]`: random resized crop, flip, RandAugment.
 
     Raises:
-      ValueError: see `loader.rgb`.
+      ValueError: see `images.rgb`.
     """
     image = rgb(image)
     image = image.crop(crop_box(*image.size, rng)).resize((size, size), Resampling.BICUBIC)

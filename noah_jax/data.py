@@ -17,7 +17,8 @@ from noah_jax import tasks
 from noah_jax.errors import UserError, nearest
 from noah_jax.folders import open_folder
 from noah_jax.imagenet import open_imagenet
-from noah_jax.loader import Source, Split, decode, rgb
+from noah_jax.images import glance
+from noah_jax.loader import Source, Split, decode
 from noah_jax.shots import Shots
 from noah_jax.tfds_data import open_tfds, prepare
 
@@ -81,7 +82,7 @@ def _check(source: Source, origin: pathlib.Path) -> Source:
             if not 0 <= label < source.num_classes
         ]
         new = [index for index, name in enumerate(split.names) if (origin, name) not in _FINE]
-        for index, result in zip(new, decode(split, new, _glance) if new else (), strict=True):
+        for index, result in zip(new, decode(split, new, glance) if new else (), strict=True):
             if isinstance(result, str):
                 problems.append(result)
             else:
@@ -93,12 +94,6 @@ def _check(source: Source, origin: pathlib.Path) -> Source:
         lines = "\n  ".join(dict.fromkeys(problems))
         raise UserError(f"the data in {origin} cannot be used:\n  {lines}")
     return source
-
-
-def _glance(image: PIL.Image.Image) -> np.ndarray:
-    """Reads all of the file, but decodes JPEG at an eighth of its size."""
-    image.draft("RGB", (8, 8))
-    return np.asarray(rgb(image).reduce(8))
 
 
 def _digits(seed: int) -> Source:

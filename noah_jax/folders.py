@@ -12,9 +12,9 @@ import pathlib
 import re
 
 import numpy as np
-import PIL.Image
 
 from noah_jax.errors import UserError
+from noah_jax.images import open_file
 from noah_jax.loader import Source, Split
 from noah_jax.shots import Shots
 from noah_jax.tasks import Task
@@ -31,6 +31,9 @@ def open_folder(
     folder: pathlib.Path, task: Task | None, split_seed: int, shots: Shots | None
 ) -> Source:
     """The data of one task.
+
+    One's own images are turned upright as their EXIF says; a benchmark's are not, as the reference
+    code does not.
 
     Args:
       task: its facts, if it is a benchmark's.
@@ -50,15 +53,17 @@ def open_folder(
     num_classes = num_classes or max((label for _, label in files["trainval"]), default=-1) + 1
     if shots and not shots.lists:
         files |= drawn(files["trainval"], shots)
-    splits = {name: file_split(folder, rows) for name, rows in files.items()}
+    splits = {name: file_split(folder, rows, upright=task is None) for name, rows in files.items()}
     return Source(splits, num_classes, encoding(files))
 
 
-def file_split(folder: pathlib.Path, rows: Rows, classes: tuple[int, ...] = ()) -> Split:
-    """The images of `rows` inside `folder`; see `Split`."""
+def file_split(
+    folder: pathlib.Path, rows: Rows, classes: tuple[int, ...] = (), upright: bool = False
+) -> Split:
+    """The images of `rows` inside `folder`; see `Split` and `images.open_file`."""
     return Split(
         [str(path) for path, _ in rows],
-        lambda index: (PIL.Image.open(folder / rows[index][0]), rows[index][1]),
+        lambda index: (open_file(folder / rows[index][0], upright), rows[index][1]),
         classes,
         [label for _, label in rows],
     )

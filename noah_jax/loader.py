@@ -16,7 +16,8 @@ import grain
 import numpy as np
 import PIL.Image
 
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed
+from noah_jax.images import reason, rgb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +63,13 @@ def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.nd
     """All of a split: uint8 images `[n, size, size, 3]` and int32 labels `[n]`; see `resize`.
 
     Raises:
-      UserError: images cannot be read; all of them are named.
+      UserError: images cannot be read; they are named.
     """
     prepare = functools.partial(resize, size=size, crop=crop)
     results = list(decode(split, range(len(split)), prepare))
     broken = [result for result in results if isinstance(result, str)]
     if broken:
-        raise UserError(f"{len(broken)} images cannot be read:\n  " + "\n  ".join(broken))
+        raise UserError(f"{len(broken)} images cannot be read:{listed(broken)}")
     images, labels = zip(*results, strict=True)
     return np.stack(images), np.array(labels, np.int32)
 
@@ -114,20 +115,13 @@ def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
       crop: makes it larger by 8/7 and takes the middle (NOAH's few-shot and ImageNet setting).
 
     Raises:
-      ValueError: more than 8 bits a channel, which Pillow would clip to white.
+      ValueError: see `images.rgb`.
     """
     image = rgb(image)
     side = size * 8 // 7 if crop else size
     image = image.resize((side, side), PIL.Image.Resampling.BICUBIC)
     first = (side - size) // 2
     return np.asarray(image.crop((first, first, first + size, first + size)))
-
-
-def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in RGB; ValueError if it has more than 8 bits a channel."""
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {image.mode} has more than 8 bits a channel, convert it to 8")
-    return image.convert("RGB")
 
 
 def decode(
@@ -144,7 +138,7 @@ def decode(
             with image:
                 return prepare(image), label
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
-            return f"{split.names[index]}: {error}"
+            return f"{split.names[index]}: {reason(error)}"
 
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)

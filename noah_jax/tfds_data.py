@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 
 from noah_jax.errors import UserError
+from noah_jax.images import open_image
 from noah_jax.loader import Source, Split
 from noah_jax.shots import Shots
 from noah_jax.tasks import DOMAINS, GIGABYTES, MANUAL, TASKS, Task
@@ -102,7 +103,7 @@ def _split(name: str, builder, task: Task, records: _Records) -> Split:
 
 
 def _image(example: dict) -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(example["image"]))
+    return open_image(io.BytesIO(example["image"]))
 
 
 def _labels(builder, task: Task, records: _Records) -> Callable[[int], int]:

@@ -140,6 +140,22 @@ def test_few_of_ones_own_images(tmp_path):
     assert len(_open(tmp_path, None, "food101")[1]["train"]) == 26
 
 
+@pytest.mark.parametrize(("task", "turned"), [("holidays", True), ("food101", False)])
+def test_ones_own_photos_are_turned_upright_and_a_benchmarks_are_not(tmp_path, task, turned):
+    exif = PIL.Image.Exif()
+    exif[274] = 8  # the camera's top is on the left
+    for name in ("beach", "city"):
+        (tmp_path / task / name).mkdir(parents=True)
+        for number in range(3):
+            image = PIL.Image.new("RGB", (32, 16), (200, number, 0))
+            image.paste((0, 0, 200), (0, 0, 16, 16))
+            image.save(tmp_path / task / name / f"{number}.jpg", exif=exif, subsampling=0)
+    source = data.open_source(task, str(tmp_path), 0)
+    blue = loader.load(source.splits["test"], 16)[0][0, :, :, 2] > 100
+    assert blue[:8].mean() == (0 if turned else 0.5)  # as viewers show it, it is at the bottom
+    assert blue[8:].mean() == (1 if turned else 0.5)
+
+
 def test_few_shot_tasks_need_shots_and_others_have_none(tmp_path):
     with pytest.raises(UserError, match="food101 is trained on few images: set shots"):
         data.open_source("food101", str(tmp_path), 0)
