@@ -7,14 +7,14 @@
 <lists>.json                                                      CoOp's split_zhou_….json
 """
 
-import json
+import os
 import pathlib
-import re
 
 import numpy as np
 
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed
 from noah_jax.images import open_file
+from noah_jax.lists import Rows, read_coop, read_fgvc, read_lists
 from noah_jax.loader import Source, Split
 from noah_jax.shots import Shots
 from noah_jax.tasks import Task
@@ -23,8 +23,7 @@ _LISTS = {"train": "train800", "val": "val200", "trainval": "train800val200", "t
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 _IMAGE_FOLDERS = ("", "images", "jpg", "data/images", "train", "val", "images/train", "images/val")
-
-Rows = list[tuple[pathlib.Path, int]]  # path inside the task's folder, class
+_MAX_CLASSES = 100_000  # of one's own images; a mistyped label must not take memory
 
 
 def open_folder(
@@ -47,10 +46,11 @@ def open_folder(
     if shots and shots.lists:
         files = published(folder, task, shots)
     elif any((folder / f"{name}.txt").is_file() for name in _LISTS.values()):
-        files = {ours: read_list(folder / f"{name}.txt") for ours, name in _LISTS.items()}
+        files = read_lists({ours: folder / f"{name}.txt" for ours, name in _LISTS.items()})
     else:
         files, num_classes = _split_classes(folder, split_seed), 0
-    num_classes = num_classes or max((label for _, label in files["trainval"]), default=-1) + 1
+    found = max((label for _, label in files["trainval"]), default=-1) + 1
+    num_classes = num_classes or min(found, _MAX_CLASSES)
     if shots and not shots.lists:
         files |= drawn(files["trainval"], shots)
     splits = {name: file_split(folder, rows, upright=task is None) for name, rows in files.items()}
@@ -71,8 +71,8 @@ def file_split(
 
 def encoding(files: dict[str, Rows]) -> str:
     """The image formats by their suffixes."""
-    suffixes = {path.suffix.lower().lstrip(".") for rows in files.values() for path, _ in rows}
-    return "+".join(sorted({"jpg": "jpeg"}.get(suffix, suffix) for suffix in suffixes))
+    suffixes = {path.suffix.lower() for rows in files.values() for path, _ in rows} & _SUFFIXES
+    return "+".join(sorted({{".jpg": "jpeg"}.get(name, name[1:]) for name in suffixes}))
 
 
 def drawn(pool: Rows, shots: Shots) -> dict[str, Rows]:
@@ -81,27 +81,6 @@ def drawn(pool: Rows, shots: Shots) -> dict[str, Rows]:
     train, val = shots.split(lambda index: pool[index][1], len(pool), num_classes)
     files = {"train": [pool[index] for index in train], "val": [pool[index] for index in val]}
     return files | {"trainval": files["train"]}
-
-
-# --- Lists ---------------------------------------------------------------------------------------
-
-
-def read_list(path: pathlib.Path) -> Rows:
-    """Lines `images/… label`; the path may hold spaces.
-
-    Raises:
-      UserError: there is no such list, or a line is no path with a label; all such are named.
-    """
-    rows, problems = [], []
-    for number, line in enumerate(_lines(path), 1):
-        match = re.fullmatch(r"(.+?)\s+(-?\d{1,9})", line)
-        if match:
-            rows.append((pathlib.Path(match[1]), int(match[2])))
-        elif line:
-            problems.append(f"line {number}: expected `path label`, got {line!r}")
-    if problems:
-        raise UserError(f"cannot read the list {path}:\n  " + "\n  ".join(problems))
-    return rows
 
 
 def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str, Rows]:
@@ -119,13 +98,13 @@ def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str
     lists = next((path for path in own if path.exists()), lists)
     coop, fgvc = lists.suffix == ".json", (lists / "images_variant_train.txt").is_file()
     if coop or fgvc:
-        files = _read_coop(lists) if coop else _read_fgvc(lists)
+        files = read_coop(lists) if coop else read_fgvc(lists)
         files |= {"train": drawn(files["train"], shots)["train"]}
     else:
         val, test = (task or Task(0)).lists
         train = f"train_meta.list.num_shot_{shots.number}.seed_{shots.seed}"
         names = {"train": train, "val": val, "test": test}
-        files = {ours: read_list(lists / name) for ours, name in names.items()}
+        files = read_lists({ours: lists / name for ours, name in names.items()})
     val = files["val"]
     chosen = shots.val(lambda index: val[index][1], len(val), len({label for _, label in val}))
     files |= {"val": [val[index] for index in chosen], "trainval": files["train"]}
@@ -135,48 +114,9 @@ def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str
 def _placed(folder: pathlib.Path, rows: Rows) -> Rows:
     """With the paths from `folder` on: lists leave out the folders that the archives make."""
     first = rows[0][0] if rows else ""
-    places = (place for place in _IMAGE_FOLDERS if (folder / place / first).is_file())
+    places = (place for place in _IMAGE_FOLDERS if os.path.isfile(folder / place / first))
     place = next(places, "")
     return [(place / path, label) for path, label in rows]
-
-
-def _read_coop(path: pathlib.Path) -> dict[str, Rows]:
-    """CoOp's JSON: for each split rows of path, label, class name."""
-    try:
-        splits = json.loads("\n".join(_lines(path)))
-        return {
-            name: [(pathlib.Path(image), int(label)) for image, label, _ in splits[name]]
-            for name in ("train", "val", "test")
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot read the lists in {path} ({type(error).__name__}: {error}): expected JSON "
-            "with the keys train, val and test, each with rows [path, label, class name]"
-        ) from error
-
-
-def _read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
-    """FGVC Aircraft's own lists: lines `number variant`; variants.txt numbers the classes."""
-    classes = {name: label for label, name in enumerate(_lines(folder / "variants.txt"))}
-    files, problems = {}, []
-    for split in ("train", "val", "test"):
-        files[split] = []
-        for line in filter(None, _lines(path := folder / f"images_variant_{split}.txt")):
-            number, _, variant = line.partition(" ")
-            if variant in classes:
-                files[split].append((pathlib.Path(f"{number}.jpg"), classes[variant]))
-            else:
-                problems.append(f"{path}: {line!r} has a variant that variants.txt lacks")
-    if problems:
-        raise UserError("cannot read the lists:\n  " + "\n  ".join(problems))
-    return files
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the list {path}: {error}") from error
 
 
 # --- One folder per class ------------------------------------------------------------------------
@@ -202,16 +142,16 @@ def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
     """Of every class a fifth for the test, and of the rest a fifth for validation."""
     classes = class_folders(folder)
     images = {name: class_rows(folder, name, label) for label, name in enumerate(classes)}
-    problems = [f"class {name} has {len(x)} images" for name, x in images.items() if len(x) < 3]
+    problems = []
     if split_names := _SPLIT_NAMES & {name.lower() for name in classes}:
         problems.append(f"{', '.join(sorted(split_names))} is a split, not a class: write lists")
     if len(classes) < 2:
         problems.append(f"{len(classes)} class folders")
+    problems += [f"class {name} has {len(x)} images" for name, x in images.items() if len(x) < 3]
     if problems:
         raise UserError(
-            f"{folder} cannot be split into train, val and test:\n  "
-            + "\n  ".join(problems)
-            + "\nExpected train800.txt, val200.txt, train800val200.txt and test.txt with lines "
+            f"{folder} cannot be split into train, val and test:{listed(problems)}"
+            "\nExpected train800.txt, val200.txt, train800val200.txt and test.txt with lines "
             "`images/… label`, or at least two folders, one a class, with at least 3 images each."
         )
     rng = np.random.default_rng(seed)

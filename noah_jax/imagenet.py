@@ -11,7 +11,6 @@ import pathlib
 
 from noah_jax.errors import UserError
 from noah_jax.folders import (
-    Rows,
     class_folders,
     class_rows,
     drawn,
@@ -19,6 +18,7 @@ from noah_jax.folders import (
     file_split,
     published,
 )
+from noah_jax.lists import Rows
 from noah_jax.loader import Source, Split
 from noah_jax.shots import Shots
 from noah_jax.tasks import IMAGENET
