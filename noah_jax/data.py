@@ -14,11 +14,11 @@ import numpy as np
 import PIL.Image
 
 from noah_jax import tasks
+from noah_jax.checks import check
 from noah_jax.errors import UserError, nearest
 from noah_jax.folders import open_folder
 from noah_jax.imagenet import open_imagenet
-from noah_jax.images import glance
-from noah_jax.loader import Source, Split, decode
+from noah_jax.loader import Source, Split, fingerprint
 from noah_jax.shots import Shots
 from noah_jax.tfds_data import open_tfds, prepare
 
@@ -47,8 +47,8 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
     if in_folder:
         if task in tasks.IMAGENET:
-            return _check(open_imagenet(folder.parent, shots), folder)
-        return _check(open_folder(folder, facts, split_seed, shots), folder)
+            return check(open_imagenet(folder.parent, shots), folder)
+        return check(open_folder(folder, facts, split_seed, shots), folder)
     if shots and shots.lists:
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
     if shots and (task in tasks.VTAB or task == "digits"):
@@ -62,38 +62,6 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
             f"or a folder at {folder}"
         )
     return open_tfds(task, data_dir, shots)
-
-
-_FINE: set[tuple[pathlib.Path, str]] = set()  # images that were looked at in this process
-
-
-def _check(source: Source, origin: pathlib.Path) -> Source:
-    """The source, if its splits have examples, images that open, and labels in range.
-
-    Raises:
-      UserError: all that is wrong; also if images to train on are in the test.
-    """
-    splits = {**source.splits, **source.more_tests}
-    problems = [f"{name} has no images" for name, split in splits.items() if not len(split)]
-    for split in splits.values():
-        problems += [
-            f"{name} has label {label}, expected 0 … {source.num_classes - 1}"
-            for name, label in zip(split.names, split.labels, strict=True)
-            if not 0 <= label < source.num_classes
-        ]
-        new = [index for index, name in enumerate(split.names) if (origin, name) not in _FINE]
-        for index, result in zip(new, decode(split, new, glance) if new else (), strict=True):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                _FINE.add((origin, split.names[index]))
-    shared = sorted({*source.splits["trainval"].names} & {*source.splits["test"].names})
-    if shared:
-        problems.append(f"{len(shared)} images are in trainval and in the test: {shared[0]} …")
-    if problems:
-        lines = "\n  ".join(dict.fromkeys(problems))
-        raise UserError(f"the data in {origin} cannot be used:\n  {lines}")
-    return source
 
 
 def _digits(seed: int) -> Source:
@@ -112,7 +80,8 @@ def _digits(seed: int) -> Source:
 
     parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
     splits = {name: split(rows) for name, rows in (parts | {"test": order[1000:]}).items()}
-    return Source(splits, 10, "array")
+    names = {name: split.names for name, split in splits.items()}
+    return Source(splits, 10, "array", fingerprint=fingerprint(names))
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:

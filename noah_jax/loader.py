@@ -8,6 +8,8 @@ with the iteration.
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
@@ -49,6 +51,8 @@ class Source:
       num_classes: labels are 0 … num_classes - 1.
       encoding: how the images are stored; lossy JPEG costs accuracy.
       more_tests: test sets of other domains.
+      warnings: lines for the user, of what is odd but can be trained on.
+      fingerprint: sha256 that changes with the examples, their order, labels or files.
     """
 
     splits: Mapping[str, Split]
@@ -57,6 +61,11 @@ class Source:
     more_tests: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+
+
+def fingerprint(content: Any) -> str:
+    """The sha256 of `content` as JSON, for `Source.fingerprint`."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import PIL.Image
 
 from noah_jax.errors import UserError
 from noah_jax.images import open_image
-from noah_jax.loader import Source, Split
+from noah_jax.loader import Source, Split, fingerprint
 from noah_jax.shots import Shots
 from noah_jax.tasks import DOMAINS, GIGABYTES, MANUAL, TASKS, Task
 
@@ -47,7 +47,11 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     opened = {ours: _split(name, builder, task, records) for ours, records in splits.items()}
     with _image(_parser(builder)(splits["train"][0])) as image:
         encoding = image.format.lower()
-    return Source(opened, task.num_classes, encoding, _domains(task, data_dir))
+    domains = _domains(task, data_dir)
+    rows = {ours: [records.name, list(records.rows)] for ours, records in splits.items()}
+    sizes = {other: len(split) for other, split in domains.items()}
+    content = [builder.info.full_name, rows, sizes]  # the name has the version
+    return Source(opened, task.num_classes, encoding, domains, fingerprint=fingerprint(content))
 
 
 def _domains(task: Task, data_dir: str) -> dict[str, Split]:
@@ -68,18 +72,18 @@ class _Records:
         parts = instruction.split("+")
         self._parts = [builder.as_data_source(split=part).data_source for part in parts]
         self._ends = np.cumsum([len(part) for part in self._parts])
-        self._rows: Sequence[int] = range(int(self._ends[-1]))
+        self.rows: Sequence[int] = range(int(self._ends[-1]))
 
     def take(self, rows: Sequence[int]) -> "_Records":
         some = object.__new__(_Records)
-        some.__dict__ |= self.__dict__ | {"_rows": rows}
+        some.__dict__ |= self.__dict__ | {"rows": rows}
         return some
 
     def __len__(self):
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> bytes:
-        row = self._rows[index]
+        row = self.rows[index]
         part = int(np.searchsorted(self._ends, row, side="right"))
         return self._parts[part][row - int(self._ends[part] - len(self._parts[part]))]
 

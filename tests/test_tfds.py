@@ -204,6 +204,16 @@ def test_few_shot_task(data_dir, task, classes, tests):
     assert len(set(every)) == len(every)
 
 
+def test_fingerprint_is_that_of_the_drawn_images(data_dir):
+    def fingerprint(task, number, seed):
+        shots = Shots(number, seed) if number else None
+        return data.open_source(task, data_dir, 0, shots).fingerprint
+
+    drawings = [("food101", 1, 0), ("food101", 2, 0), ("food101", 1, 1), ("cifar100", 0, 0)]
+    first, again = ([fingerprint(*drawing) for drawing in drawings] for _ in range(2))
+    assert first == again and len(set(first)) == 4
+
+
 def test_something_must_be_left_to_validate_with(data_dir):
     with pytest.raises(UserError, match="oxford_pets: shots=2000 leaves nothing to validate with"):
         data.open_source("oxford_pets", data_dir, 0, Shots(2000, seed=0))
