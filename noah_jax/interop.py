@@ -22,7 +22,10 @@ from noah_jax.weights import convert
 # --- Genomes -------------------------------------------------------------------------------------
 
 _COLUMNS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `space.MODULES`
-_MAX_BYTES = 1 << 16  # the original's have under 1,200
+_MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
+_MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
+_MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3
+_MAX_SIZE = 10_000  # of a prompt module: memory is taken for it before anything else is looked at
 
 
 def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
@@ -37,21 +40,30 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
     path = pathlib.Path(path).expanduser()
     try:
         if path.suffix in (".yaml", ".yml"):
-            rows = read_noah_yaml(path)
+            rows = read_noah_yaml(path).tolist()
         else:
-            value = json.loads(path.read_text())
+            value = json.loads(_read(path, _MAX_JSON_BYTES))
             rows = value["genome"] if isinstance(value, dict) else value
-        genome = np.array(rows)
-        fits = genome.shape == (blocks, len(MODULES)) and genome.dtype.kind == "i"
-        if not fits or genome.min() < 0:
-            raise ValueError(f"it is {genome.dtype} {list(genome.shape)}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(rows, list) or not all(map(_are_sizes, rows)):
+            raise ValueError(f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
+        widths = sorted({len(row) for row in rows})
+        if len(rows) != blocks or widths != [len(MODULES)]:
+            raise ValueError(f"it is [{len(rows)}, {' or '.join(map(str, widths))}]")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise UserError(
             f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
             f"{len(MODULES)} sizes {MODULES}, plain or under the key genome, or a .yaml of NOAH's "
             f"with as many blocks"
         ) from error
-    return genome.astype(np.int32)
+    return np.array(rows, np.int32)
+
+
+def _read(path: pathlib.Path, limit: int) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    return data
 
 
 def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
@@ -67,18 +79,16 @@ def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
     """
     path = pathlib.Path(path).expanduser()
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES} bytes")
+        data = _read(path, _MAX_BYTES)
+        _refuse_elaborate(data)
         content = yaml.safe_load(data)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ArithmeticError, yaml.YAMLError) as error:
         raise UserError(f"cannot read a genome from {path}: {error}") from error
     section = content.get("RETRAIN") if isinstance(content, dict) else None
     if not isinstance(section, dict):
         raise UserError(f"no genome in {path}: it has no section RETRAIN, as NOAH's subnets have")
     problems = [
-        f"RETRAIN.{key}: expected a list of sizes from 0 on, one a block"
+        f"RETRAIN.{key}: expected a list of sizes 0 … {_MAX_SIZE}, one a block"
         for key in _COLUMNS
         if not _are_sizes(section.get(key))
     ]
@@ -93,12 +103,28 @@ def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
     return np.array([section[key] for key in _COLUMNS], np.int32).T
 
 
+def _refuse_elaborate(data: bytes) -> None:
+    """Raises ValueError for what makes YAML dangerous, before anything is built from it."""
+    depth = 0
+    for event in yaml.parse(data, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError(f"it has an anchor or alias {event.anchor}")
+        if getattr(event, "tag", None):
+            raise ValueError(f"it has a tag {event.tag!r}")
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise ValueError("it has a merge key <<")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+
+
 def _are_sizes(value) -> bool:
     """Whether it is a list of sizes; `true` is none, though Python takes it for 1."""
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(type(size) is int and 0 <= size < 2**31 for size in value)
+        and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in value)
     )
 
 

@@ -65,12 +65,27 @@ def test_reads_subnet_yamls(tmp_path):
         ("- 50", "- -1", ["RETRAIN.ADAPTER_DIM: expected a list of sizes"]),
         ("- 50", "- 5.0", ["RETRAIN.ADAPTER_DIM"]),
         ("- 50", "- true", ["RETRAIN.ADAPTER_DIM"]),
-        ("- 50", "- 5000000000", ["RETRAIN.ADAPTER_DIM"]),
+        ("- 50", "- 10001", ["RETRAIN.ADAPTER_DIM: expected a list of sizes 0 … 10000"]),
         ("    - 50\n", "", ["RETRAIN.ADAPTER_DIM 2", "RETRAIN.LORA_DIM 3"]),
         ("- 0\n  VISUAL", "- 7\n  VISUAL", ["RETRAIN.PREFIX_DIM", "prefix tuning"]),
         ("LORA_DIM:\n    - 1\n", "LORA: 1\n  L:\n", ["RETRAIN.LORA_DIM: expected a list"]),
         ("vit_base", "!!python/object/apply:os.getcwd [] #", ["cannot read a genome"]),
-        ("MODEL_NAME:", "M: " + "[" * 5000, ["cannot read a genome"]),
+        ("MODEL_NAME:", "M: !!timestamp 2001-01-01 #", ["it has a tag 'tag:yaml.org,2002:timest"]),
+        ("- 50", "- !!int 50", ["it has a tag 'tag:yaml.org,2002:int'"]),
+        ("- 50", "- ! 50", ["it has a tag '!'"]),
+        ("- 50", "- !%1b[2J 50", [r"it has a tag '!\x1b[2J'"]),
+        ("- 50", "- &a 50", ["it has an anchor or alias a"]),
+        ("RETRAIN:", "RETRAIN: &a", ["it has an anchor or alias a"]),
+        ("- 50", "- *a", ["it has an anchor or alias a"]),
+        ("MODEL_NAME:", "<<: {A: 1}\nM:", ["it has a merge key <<"]),
+        ("MODEL_NAME:", "M: " + "[" * 11 + "]" * 11 + " #", ["nested more than 10 deep"]),
+        ("MODEL_NAME:", "M: " + "[" * 5000, ["nested more than 10 deep"]),
+        ("MODEL_NAME:", "- " * 5000, ["nested more than 10 deep"]),
+        ("MODEL_NAME:", "? " * 5000, ["nested more than 10 deep"]),
+        ("MODEL_NAME:", "M: 1" + ":1" * 1000 + ".5 #", ["cannot read a genome"]),
+        ("MODEL_NAME:", "M: 2001-99-99 #", ["cannot read a genome"]),
+        ("MODEL_NAME:", "M: " + "9" * 5000 + " #", ["cannot read a genome"]),
+        ("MODEL_NAME:", "M: = #", ["cannot read a genome"]),
         ("MODEL_NAME:", "#" * (1 << 16) + "\nM:", ["more than 65536 bytes"]),
         ("MODEL_NAME", "\x00", ["cannot read a genome"]),
     ],
@@ -109,6 +124,47 @@ def test_a_genome_comes_from_json_or_yaml(tmp_path):
         assert read_genome(tmp_path / name, 12).tolist() == rows
         with pytest.raises(UserError, match=rf"{name} .*\[12, 3\].*24 rows"):
             read_genome(tmp_path / name, 24)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[5, 0, 1.0], [5, 0, 1]]",
+        "[[5, 0, true], [5, 0, 1]]",
+        "[[5, 0, NaN], [5, 0, 1]]",
+        "[[5, 0, -1], [5, 0, 1]]",
+        "[[5, 0, 10001], [5, 0, 1]]",
+        "[[5, 0, 4294967296], [5, 0, 1]]",  # would be 0 in 32 bits
+        f"[[5, 0, 1{'0' * 5000}], [5, 0, 1]]",
+        '[[5, 0, "1"], [5, 0, 1]]',
+        "[[5, 0, [1]], [5, 0, 1]]",
+        "[[5, 0], [5, 0]]",
+        "[[5, 0, 1], [5, 0]]",
+        "[[5, 0, 1]]",
+        "[5, 0, 1]",
+        "[]",
+        "7",
+        "Infinity",
+        '{"genome": {"genome": 1}}',
+        '{"Genome": [[5, 0, 1], [5, 0, 1]]}',
+        '{"genome": [[5, 0, 1], [5, 0, 1]]',
+        "",
+        "\x00",
+    ],
+)
+def test_refuses_other_json(tmp_path, text):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no genome in .*odd.json") as error:
+        read_genome(path, 2)
+    assert len(str(error.value)) < 600
+
+
+def test_json_with_more_in_it_is_read(tmp_path):
+    """Not-a-numbers elsewhere, of two equal keys the last, a byte-order mark."""
+    text = '{"loss": NaN, "genome": 7, "genome": [[5, 0, 1], [0, 10000, 0]]}'
+    (tmp_path / "g.json").write_text(text, encoding="utf-8-sig")
+    assert read_genome(tmp_path / "g.json", 2).tolist() == [[5, 0, 1], [0, 10000, 0]]
 
 
 # --- Weights -------------------------------------------------------------------------------------
