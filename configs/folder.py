@@ -33,6 +33,7 @@ Few images, on the same two cores, seed 0: LoRA-8 on 16 images a class of cifar1
 paper's strong augmentation costs more than it brings.
 """
 
+import os
 import pathlib
 
 from ml_collections import ConfigDict
@@ -47,9 +48,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = configure(config, argument, first="task")
     if not config.task:
         return config
-    folders = [pathlib.Path(name).expanduser().resolve() for name in config.task.split("+")]
-    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+    names = [os.path.abspath(os.path.expanduser(name)) for name in config.task.split("+")]
+    if missing := [name for name in names if not os.path.isdir(name)]:
         raise UserError(f"there is no folder {', '.join(missing)}")
+    folders = [pathlib.Path(name).resolve() for name in names]
     if len(parents := {folder.parent for folder in folders}) > 1:
         raise UserError(
             f"several tasks must be in one folder, not in {', '.join(map(str, parents))}"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from operator import attrgetter
@@ -171,7 +172,7 @@ def complaints(c: Config) -> Iterator[str]:
     """Everything that is wrong with well-typed settings, a line each."""
     if not c.task:
         yield "task is empty: name it after the colon, as in --config=configs/vtab.py:cifar100"
-    if pathlib.PurePath(c.task).name != c.task:  # it names the workdir, too
+    if pathlib.PurePath(c.task).name != c.task or c.task == "..":  # it names the workdir, too
         yield f"task={c.task!r}: expected the name of a folder in --config.data_dir, not a path"
     if c.method not in METHODS:
         yield f"method={c.method!r}: expected one of {', '.join(METHODS)}, or several joined by +"
@@ -183,7 +184,7 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"augmentation={c.augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}"
     if (c.lists or c.whole_val) and not c.shots:
         yield "lists and whole_val are for few-shot runs: set shots"
-    if c.lists and not pathlib.Path(c.lists).expanduser().exists():
+    if c.lists and not os.path.exists(os.path.expanduser(c.lists)):
         yield f"lists={c.lists}: no such file or folder"
     if c.weight_shards > 1 and c.method == "full":
         yield f"weight_shards={c.weight_shards}: method=full has no frozen matrices to cut"
@@ -205,8 +206,10 @@ def complaints(c: Config) -> Iterator[str]:
         elif not c.normalisation:
             yield f"weights need a normalisation: one of {', '.join(NORMALISATIONS)}"
     for key in ("weights", "genome"):
-        if (path := getattr(c, key)) and not (file := pathlib.Path(path).expanduser()).is_file():
-            found = "a folder, name the file in it" if file.is_dir() else "no such file"
+        path = getattr(c, key)
+        full = os.path.expanduser(path)  # unlike pathlib's, these raise nothing
+        if path and not os.path.isfile(full):
+            found = "a folder, name the file in it" if os.path.isdir(full) else "no such file"
             yield f"{key}={path}: {found}"
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"

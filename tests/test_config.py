@@ -116,7 +116,7 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         config_lib.expand(vtab.get_config("svhn,whole_val=True"))
 
 
-@pytest.mark.parametrize("task", ["/data/mine", "../mine", "mine/"])
+@pytest.mark.parametrize("task", ["/data/mine", "../mine", "mine/", ".", ".."])
 def test_a_path_is_no_task(task):
     """It would become a part of the workdir's path, and lead out of the folder that was given."""
     with pytest.raises(UserError, match="expected the name of a folder"):
@@ -130,6 +130,27 @@ def test_a_path_is_no_task(task):
 def test_bad_config_strings(text):
     with pytest.raises(UserError, match="config string"):
         vtab.get_config(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cifar100,seeds=1000000000", "it stands for 1000000000 runs: expected at most 10000"),
+        ("+".join(map(str, range(200))) + ",seeds=200", "it stands for 40000 runs"),
+        (f"food101,shots={'9' * 5000}", "expected numbers of images joined by +"),
+        ("food101,shots=٣", "expected numbers of images joined by +"),
+        (f"cifar100,genome={'x' * 300}", "no such file"),
+        ("cifar100,weights=~nobody/w.npz", "weights=~nobody/w.npz: no such file"),
+        ("food101,shots=1,lists=~nobody/x", "lists=~nobody/x: no such file"),
+    ],
+)
+def test_odd_values_are_told_at_once(text, message):
+    """Runs without number, numbers without end, paths that the system cannot even look for."""
+    with pytest.raises(UserError) as error:
+        config_lib.expand(fewshot.get_config(text))
+    assert message in str(error.value)
+    with pytest.raises(UserError, match="there is no folder .*/xxx"):
+        folder.get_config("x" * 300)
 
 
 def test_a_misspelt_backbone_suggests_the_nearest():
@@ -181,12 +202,16 @@ def test_unknown_and_missing_keys_of_a_config_file_of_ones_own():
         config.sede = 1
         del config.search.generations
         config.search.generations = "15"
+        del config.space.vpt, config.baseline
+        config.space.vpt = config.baseline = 5
     with pytest.raises(UserError) as error:
         config_lib.expand(config)
     for expected in (
         "unknown key sede",
         "seed is missing",
         "search.generations='15': expected int",
+        "space.vpt=5: expected integers",
+        "baseline=5: expected the keys baseline.…",
     ):
         assert expected in str(error.value)
 
