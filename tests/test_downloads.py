@@ -3,14 +3,16 @@
 import base64
 import hashlib
 import http.server
+import io
 import re
+import tarfile
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from noah_jax import downloads
+from noah_jax import checksums, downloads
 from noah_jax.errors import UserError
 from noah_jax.pretrained import BACKBONES
 
@@ -32,7 +34,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body, start, headers = server.body, 0, dict(server.headers)
         if asked and server.ranges and self.headers.get("If-Range") == headers.get("ETag"):
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{server.size or len(body)}"
         self.send_response(206 if start else 200)
         if server.states_length:
             headers["Content-Length"] = str(len(body) - start)
@@ -60,6 +62,7 @@ def server(tmp_path, monkeypatch):
     server.asked = []  # the Range of each request
     server.lengths = []  # after how many bytes each of the first answers breaks off
     server.states_length = True
+    server.size = None  # in place of the true one, with the second part of a file
     server.redirects = {}
     server.hold = threading.Event()  # until when a broken answer stays open
     server.hold.set()
@@ -74,6 +77,9 @@ def server(tmp_path, monkeypatch):
     server.server_close()
 
 
+WITH_NOTE = ["weights.npz", "weights.npz.sha256"]
+
+
 def _names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -82,14 +88,42 @@ def test_a_file_is_downloaded_once(server, tmp_path):
     path = downloads.fetch(server.address)
     assert path == tmp_path / "weights.npz" and path.read_bytes() == BODY
     assert downloads.fetch(server.address) == path
-    assert server.asked == [None] and _names(tmp_path) == ["weights.npz"]
+    assert server.asked == [None] and _names(tmp_path) == WITH_NOTE
+    assert checksums.note(path).read_text().split() == [hashlib.sha256(BODY).hexdigest(), path.name]
+
+
+@pytest.mark.parametrize("damage", ["file", "note", "both"])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_copy_that_got_damaged_is_fetched_anew(server, tmp_path, damage, pinned):
+    sha256 = hashlib.sha256(BODY).hexdigest() if pinned else ""
+    path = downloads.fetch(server.address, sha256)
+    for file in {"file": [path], "note": [checksums.note(path)]}.get(
+        damage, [path, checksums.note(path)]
+    ):
+        data = bytearray(file.read_bytes())
+        data[5] ^= 1
+        file.unlink()  # so that it has another inode: the clock of the file system is coarse
+        file.with_name("other").write_bytes(data)
+        file.with_name("other").rename(file)
+    assert downloads.fetch(server.address, sha256).read_bytes() == BODY
+    assert server.asked == [None, None] and _names(tmp_path) == WITH_NOTE
+    checksums.check(path)
+    server.body = b"other"
+    assert downloads.fetch(server.address, sha256).read_bytes() == BODY
+
+
+def test_a_copy_without_a_note_is_taken(server, tmp_path):
+    """Of an earlier version, or put there by hand."""
+    (tmp_path / "weights.npz").write_bytes(b"other")
+    assert downloads.fetch(server.address).read_bytes() == b"other"
+    assert server.asked == []
 
 
 def test_a_truncated_answer_is_completed(server, tmp_path):
     server.lengths = [100_000, 50_000]
     assert downloads.fetch(server.address).read_bytes() == BODY
     assert server.asked == [None, "bytes=99999-", "bytes=149998-"]
-    assert _names(tmp_path) == ["weights.npz"]
+    assert _names(tmp_path) == WITH_NOTE
 
 
 def test_an_interrupted_download_goes_on_in_the_next_start(server, tmp_path):
@@ -173,13 +207,82 @@ def test_wrong_content_is_refused_after_a_second_try(server, tmp_path, stated):
     assert server.asked == [None, None] and _names(tmp_path) == []
     server.body = BODY
     assert downloads.fetch(address, pinned).read_bytes() == BODY
-    assert _names(tmp_path) == ["vit.safetensors" if stated == "hub" else "weights.npz"]
+    name = "vit.safetensors" if stated == "hub" else "weights.npz"
+    assert _names(tmp_path) == [name, f"{name}.sha256"]
 
 
 def test_a_cached_file_that_is_not_the_pinned_one_is_replaced(server, tmp_path):
     (tmp_path / "weights.npz").write_bytes(b"other")
     path = downloads.fetch(server.address, hashlib.sha256(BODY).hexdigest())
     assert path.read_bytes() == BODY
+
+
+def test_a_server_without_end_is_left(server, tmp_path, monkeypatch):
+    """Whatever it states; what it sent does not stay on the disk."""
+    server.lengths, server.size = [100_000], 200_000
+    with pytest.raises(UserError, match="the server sends more than 200000 bytes"):
+        downloads.fetch(server.address)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 100
+    monkeypatch.setattr(downloads, "_LARGEST", 250_000)
+    with pytest.raises(UserError, match="said to have 300000 bytes; 250000 are allowed"):
+        downloads.fetch(server.address)
+    server.states_length = False
+    with pytest.raises(UserError, match="the server sends more than 250000 bytes"):
+        downloads.fetch(server.address, hashlib.sha256(BODY).hexdigest())
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 100
+
+
+def test_a_server_chooses_no_names(server, tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    server.headers["Content-Disposition"] = 'attachment; filename="../evil.npz"'
+    server.redirects["/weights.npz"] = ("/..%2F..%2Fevil.npz?name=../evil.npz", {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOAH_JAX_CACHE", str(inner))
+        assert downloads.fetch(server.address) == inner / "weights.npz"
+    assert _names(tmp_path) == ["inner"] and _names(inner) == WITH_NOTE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Goog-Hash": "md5=A"},
+        {"Location": "https://[bad/"},
+        {"Location": "/weights.npz"},
+        {"Content-Length": "many"},
+        {"Content-Range": "bytes 0-0/" + "9" * 5000},
+    ],
+)
+def test_odd_answers_are_errors_with_a_message(server, headers):
+    if "Location" in headers:
+        server.redirects["/weights.npz"] = (headers["Location"], {})
+    server.lengths = [100_000, 1, 1]
+    server.states_length = "Content-Length" not in headers
+    server.headers |= headers
+    with pytest.raises(UserError, match="cannot fetch the weights weights.npz"):
+        downloads.fetch(server.address)
+
+
+def test_an_etag_that_is_no_header_is_not_sent(server, tmp_path):
+    (tmp_path / "weights.npz.part").write_bytes(BODY[:100])
+    (tmp_path / "weights.npz.etag").write_bytes(b'"1"\r\nHost: other\xff')
+    assert downloads.fetch(server.address).read_bytes() == BODY
+    assert server.asked == [None]
+
+
+def test_no_source_package_is_run(tmp_path, monkeypatch):
+    """pip would run its setup.py only to learn its name."""
+    code = f"open({str(tmp_path / 'ran')!r}, 'w'); import setuptools; setuptools.setup(name='evil')"
+    with tarfile.open(tmp_path / "evil-1.0.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("evil-1.0/setup.py")
+        member.size = len(code)
+        archive.addfile(member, io.BytesIO(code.encode()))
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv("NOAH_JAX_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="No matching distribution found for evil==1.0"):
+        downloads.fetch("pip:evil==1.0")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_several_at_once_download_once(server):
@@ -217,6 +320,9 @@ def test_only_https(server, monkeypatch):
 
 def test_every_backbone_has_a_file_of_its_own():
     sources = {backbone.source for backbone in BACKBONES.values()}
-    assert len({downloads.local_path(source) for source in sources}) == len(BACKBONES)
+    paths = {downloads.local_path(source) for source in sources}
+    assert len(paths) == len(BACKBONES)
+    assert all(re.fullmatch(r"[\w-][\w.-]+", path.name, re.ASCII) for path in paths)
+    assert {path.parent for path in paths} == {downloads.cache_dir()}
     name = downloads.local_path(BACKBONES["clip_vit_b16"].source).name
     assert name == "vit_base_patch16_clip_224.openai.safetensors"
