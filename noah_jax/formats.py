@@ -57,10 +57,16 @@ def _torch(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, _From]:
     return table
 
 
+def _with_position(token, table):  # [1 1 d], [1 n d] -> [1 1 d]; no others, they would broadcast
+    if table.ndim != 3 or token.shape != table[:, 1:2].shape:
+        raise ValueError
+    return token + table[:, 1:2]
+
+
 def _distilled(token: str, positions: str) -> dict[str, _From]:
     """DeiT's distillation token: second in the position table, a register of ours."""
     return {
-        "register_tokens": _From((token, positions), lambda x, table: x + table[:, 1:2]),
+        "register_tokens": _From((token, positions), _with_position),
         "pos_embed": _From((positions,), lambda table: np.delete(table, 1, axis=1)),
     }
 
@@ -157,7 +163,7 @@ _DINOV2 = (
     )
 )
 
-# An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous, `_read_onnx` names them.
+# An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous, `containers.py` names them.
 _MATRIX = "matrix.{i}."
 _ONNX = _DINOV2 | {
     "pos_embed": _From(("position.class", "position.grid"), _columns),

@@ -4,6 +4,7 @@ A file that does not fit is refused with one message that lists all that is wron
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -198,8 +199,10 @@ def fit(
         else:
             names, expected = [".".join(path)], shape
         found = [tensors.pop(name, None) for name in names]
-        if names == ["pos_embed"] and found[0] is not None and found[0].ndim == 3:
-            found = [resize_positions(found[0], expected[1], antialias)]
+        if names == ["pos_embed"] and found[0] is not None:
+            table = found[0]
+            if table.ndim == 3 and table.shape == (1, table.shape[1], expected[2]):
+                found = [resize_positions(table, expected[1], antialias)]
         complaints = [
             f"missing {name} {list(expected)}"
             if tensor is None
@@ -210,9 +213,14 @@ def fit(
         problems += complaints
         if not complaints:  # stacked at once, so that no second copy of a big model exists
             array = np.stack(found) if stacked else found[0]
+            if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
+                problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
+                continue
+            with np.errstate(all="ignore"):
+                array = array.astype(variable.dtype, copy=False)
             if not np.isfinite(array).all():
                 problems.append(f"{'.'.join(path)} has values that are not finite")
-            filled.append((path, variable.replace(array.astype(variable.dtype, copy=False))))
+            filled.append((path, variable.replace(array)))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in tensors.items()]
     if problems:
         raise UserError(
@@ -232,13 +240,16 @@ def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) ->
     Bicubic with half-pixel centres, as PyTorch's `interpolate`. Without antialiasing it is what
     NOAH, early versions of timm, DINOv2 and Hugging Face do; DINOv2 with registers antialiases.
     """
-    old, new = (int(n**0.5 + 0.5) for n in (table.shape[1] - 1, tokens - 1))
-    if old == new or old**2 != table.shape[1] - 1 or new**2 != tokens - 1:
+    patches = table.shape[1] - 1, tokens - 1
+    old, new = (math.isqrt(max(n, 0)) for n in patches)
+    if old == new or (old**2, new**2) != patches or old == 0:
         return table
     matrix = _bicubic_matrix(old, new, antialias)
     grid = table[0, 1:].reshape(old, old, -1).astype(np.float64)
-    grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
-    return np.concatenate([table[:, :1], grid.reshape(1, new * new, -1)], axis=1, dtype=table.dtype)
+    with np.errstate(all="ignore"):  # `fit` refuses what is not finite
+        grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
+        grid = grid.reshape(1, new * new, -1).astype(table.dtype)
+    return np.concatenate([table[:, :1], grid], axis=1)
 
 
 def _bicubic_matrix(old: int, new: int, antialias: bool) -> np.ndarray:

