@@ -134,7 +134,8 @@ class _Work:
         def run():
             inputs = self.network.params, self.network.frozen, *data
             calls = np.split(self.draw(population), population // per_call)
-            return [evaluate(*inputs, genomes, classes) for genomes in calls]
+            results = (evaluate(*inputs, genomes, classes) for genomes in calls)
+            return [jax.block_until_ready(result) for result in evaluation.one_late(results)]
 
         run.jitted = evaluate
         return run

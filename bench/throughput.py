@@ -175,9 +175,12 @@ def _population(network, arguments, mesh, space, rng) -> dict:
     inputs, classes = (network.params, network.frozen, *data), np.ones(_CLASSES, bool)
     evaluate = evaluation.make_evaluator(network, mesh)
     compiled, seconds = machine.compile_timed(evaluate, *inputs, genomes[0], classes)
-    times = machine.repeat(
-        lambda: [compiled(*inputs, few, classes) for few in genomes], arguments.repeats
-    )
+
+    def call():
+        results = (compiled(*inputs, few, classes) for few in genomes)
+        return [jax.block_until_ready(result) for result in evaluation.one_late(results)]
+
+    times = machine.repeat(call, arguments.repeats)
     count = arguments.population * arguments.val_images
     return {
         "compile_seconds": seconds,

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jax.sharding import Mesh
 from noah_jax import memory, sharding
 from noah_jax.network import Network
 from noah_jax.settings import Search
+
+_T = TypeVar("_T")
 
 
 def make_evaluator(network: Network, mesh: Mesh):
@@ -73,24 +76,17 @@ def population_evaluator(
     a_device = -(-settings.population // mesh.size)
     side_by_side = min(settings.genomes_per_call, a_device) * mesh.size
 
+    def call(genomes):
+        padded = np.resize(genomes, (side_by_side, *genomes.shape[1:]))  # repeats
+        return len(genomes), evaluate(params, network.frozen, *chunks, padded, classes)
+
     def run(genomes):
-        waiting = None
-        for start in range(0, len(genomes), side_by_side):
-            few = genomes[start : start + side_by_side]
-            padded = np.resize(few, (side_by_side, *few.shape[1:]))  # repeats
-            counts = evaluate(params, network.frozen, *chunks, padded, classes)
-            if waiting:  # one call late, so that the devices never wait for the host
-                yield _means(*waiting, total)
-            waiting = counts, len(few)
-        if waiting:
-            yield _means(*waiting, total)
+        starts = range(0, len(genomes), side_by_side)
+        calls = (call(genomes[start : start + side_by_side]) for start in starts)
+        for n, (correct, _, loss) in one_late(calls):
+            yield np.asarray(correct)[:n] / total, np.asarray(loss)[:n] / total
 
     return run
-
-
-def _means(counts, n: int, total: int) -> tuple[np.ndarray, np.ndarray]:
-    correct, _, loss = counts
-    return np.asarray(correct)[:n] / total, np.asarray(loss)[:n] / total
 
 
 def score_stream(
@@ -120,13 +116,22 @@ def score_stream(
     """
     shown = np.zeros(params["head"]["bias"].shape, bool)
     shown[list(classes) or slice(None)] = True
-    totals, waiting = np.zeros(3) if totals is None else totals, None
-    for local in batches:
+    totals = np.zeros(3) if totals is None else totals
+
+    def count(local):
         placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
-        counts = evaluate(params, network.frozen, *placed, genome[None], shown)
-        if waiting is not None:  # one batch late: the host goes on decoding
-            done, totals = done + batch, totals + np.ravel(waiting)
-            yield done, totals
-        waiting = counts
-    if waiting is not None:
-        yield total, totals + np.ravel(waiting)
+        return evaluate(params, network.frozen, *placed, genome[None], shown)
+
+    for counts in one_late(map(count, batches)):
+        done, totals = min(done + batch, total), totals + np.ravel(counts)
+        yield done, totals
+
+
+def one_late(results: Iterable[_T]) -> Iterator[_T]:
+    """Each when the next has been made: what computes them never waits for who waits for them."""
+    waiting = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting

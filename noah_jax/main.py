@@ -113,6 +113,8 @@ def _flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
         key = str(error).strip("\"'")
         raise UserError(f"there is no configuration key {key}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a flag cannot be read: {error}") from error
 
 
 def _run(argv: list[str]) -> None:
