@@ -229,7 +229,9 @@ def collectives(text: str, calls: int) -> list[dict[str, Any]]:
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
             called = re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?%?([\w.-]+)", line)
             for callee in called:
-                times[callee] += times[name] * (int(trips[1]) if trips else 1)
+                # Only the loop over the steps has a bound that the compiler does not know.
+                unknown = calls if " while(" in line else 1
+                times[callee] += times[name] * (int(trips[1]) if trips else unknown)
             match = re.match(rf"\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({_COLLECTIVES})(?:-start)?\(", line)
             if match:
                 key = match[2], " ".join(re.findall(r"\w+\[[\d,]*\]", match[1]))
