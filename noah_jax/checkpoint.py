@@ -24,13 +24,13 @@ class Checkpoints:
     """The newest checkpoints under one folder, each a folder named by its step.
 
     A checkpoint gets its name when it is complete and its checksums are with it; one whose files
-    differ from them is never read. What trains is small and the same in all processes: the main one
-    writes and reads for all. Hence not Orbax's v1 interface: there all processes must save
-    together, to one file system.
+    differ from them, or that is of another `purpose`, is never read. What trains is small and the
+    same in all processes: the main one writes and reads for all. Hence not Orbax's v1 interface:
+    there all processes must save together, to one file system.
     """
 
-    def __init__(self, folder: pathlib.Path, say: workdir.Say, keep: int = 2):
-        self._folder, self._say, self._keep = folder.resolve(), say, keep
+    def __init__(self, folder: pathlib.Path, say: workdir.Say, purpose: str = "", keep: int = 2):
+        self._folder, self._say, self._purpose, self._keep = folder.resolve(), say, purpose, keep
         alone = ocp.options.MultiprocessingOptions(active_processes={0})
         self._checkpointer = ocp.Checkpointer(
             ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
@@ -63,7 +63,11 @@ class Checkpoints:
             except (ValueError, RuntimeError) as error:
                 code = re.search(r"os_error_code='(\d+)'", str(error))
                 raise OSError(os.strerror(int(code[1])) if code else str(error)) from error
-            workdir.write_json(unfinished / _CHECKSUMS, _checksums(unfinished / _STATE))
+            files = _checksums(unfinished / _STATE)
+            workdir.write_json(unfinished / _CHECKSUMS, {"purpose": self._purpose, "files": files})
+            for path in (unfinished / _STATE / name for name in files):
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
             workdir.remove(final)
             os.replace(unfinished, final)
             for old in self._complete()[self._keep :]:
@@ -87,19 +91,21 @@ class Checkpoints:
         if processes.is_main():
             folder = self._folder / str(step)
             try:
-                state = self._checkpointer.restore(folder / _STATE, item=state)
+                found = self._checkpointer.restore(folder / _STATE, item=state)
+                jax.tree.map(_require_alike, found, state)
             except (ValueError, KeyError, OSError) as error:
                 raise UserError(
                     f"the checkpoint {folder} does not fit, so another version of this program "
-                    f"wrote it; --fresh starts anew ({error})"
+                    "wrote it; --fresh starts anew"
                 ) from error
+            state = found
         return step, processes.arrays_from_main(state)
 
     def _newest(self) -> int | None:
         for folder in self._complete():
-            if (problem := _problem(folder)) is None:
+            if (problem := _problem(folder, self._purpose)) is None:
                 return int(folder.name)
-            workdir.set_aside(folder, self._say, f"the checkpoint {folder} is damaged: {problem}")
+            workdir.set_aside(folder, self._say, f"the checkpoint {folder} {problem}")
         return None
 
     def _complete(self) -> list[pathlib.Path]:
@@ -112,18 +118,31 @@ class Checkpoints:
         )
 
 
-def _problem(folder: pathlib.Path) -> str | None:
-    """What is wrong with the files of a checkpoint, None if nothing is."""
+def _problem(folder: pathlib.Path, purpose: str) -> str | None:
+    """Why a checkpoint is not to be read, None if it is.
+
+    Raises:
+      UserError: the system cannot read it now, which says nothing about it.
+    """
     try:
         expected = workdir.read_json_here(folder / _CHECKSUMS)
-        if expected is None:
-            return f"{_CHECKSUMS} is missing"
-        if (found := _checksums(folder / _STATE)) != expected:
-            differ = {name for name in expected | found if expected.get(name) != found.get(name)}
-            return f"{min(differ)} is not what was written"
-    except (UserError, OSError) as error:
-        return str(error)
-    return None
+    except UserError as error:
+        return f"is damaged: {error}"
+    if expected is None:
+        return f"is damaged: {_CHECKSUMS} is missing"
+    if expected.get("purpose") != purpose:
+        return "is of something else"
+    try:
+        files, found = expected["files"], _checksums(folder / _STATE)
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {folder}: {error}") from error
+    differ = {name for name in files | found if files.get(name) != found.get(name)}
+    return f"is damaged: {min(differ)} is not what was written" if differ else None
+
+
+def _require_alike(found, expected) -> None:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise ValueError(f"{found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}")
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:

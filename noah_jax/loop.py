@@ -95,6 +95,11 @@ def fit(
             step, epoch = first + steps, first // steps + 1
             writer.log(stage=stage, epoch=epoch, step=step, loss=round(loss, 5))
 
+    def plan() -> tuple[int, bool]:
+        """How many steps come next, and whether to save before."""
+        late = time.monotonic() >= saved_at + checkpoint_seconds
+        return pace.span, late or done == total or preemption.requested()
+
     with contextlib.ExitStack() as stack:
         if streamed:
             run = _streamed(network, optimizer, data, schedule.batch_size, seed, mesh, done, stack)
@@ -102,26 +107,28 @@ def fit(
             run = _resident(network, optimizer, data, schedule.batch_size, seed, mesh)
         progress = stack.enter_context(writer.progress(stage, total, done, "steps"))
         stack.enter_context(preemption.deferred())
-        while done < total:
+        while True:
+            span, due = processes.from_main(plan)  # all save, and notice a divergence, together
+            if due:
+                if waiting:
+                    settle(*waiting)
+                    check(_all_finite(state[0]), "parameters are not finite after", done)
+                    checkpoints.save(done, _to_saved(state, losses))
+                    pace.pause()
+                saved, saved_at, waiting = done, time.monotonic(), None
+                preemption.stop_if_requested(f"{stage} is saved after step {saved} of {total}")
+            if done == total:
+                break
             first, start = done - done % steps, done % steps
             if waiting is None or start == 0:
                 drawn = np.stack([genomes(number) for number in range(first, first + steps)])
-                losses = sharding.replicate(mesh, losses if start else no_losses)
-            stop = min(start + pace.span(), steps)
+                losses = sharding.replicate(mesh, np.asarray(losses) if start else no_losses)
+            stop = min(start + span, steps)
             state, losses = run(state, losses, drawn, first, start, stop)
             done = first + stop
             if waiting:  # one span late, so that the device never waits for the host
                 settle(*waiting)
             waiting = first, start, stop, losses
-            due = time.monotonic() >= saved_at + checkpoint_seconds
-            if due or done == total or preemption.requested():
-                settle(*waiting)
-                waiting = None
-                check(_all_finite(state[0]), "parameters are not finite after", done)
-                checkpoints.save(done, _to_saved(state, losses))
-                saved, saved_at = done, time.monotonic()
-                pace.pause()
-                preemption.stop_if_requested(f"{stage} is saved after step {done} of {total}")
     return state[0]
 
 
@@ -129,18 +136,14 @@ class _Pace:
     """How many steps to give to the devices at once: what they do in `_SECONDS_A_SPAN`."""
 
     def __init__(self, most: int):
-        self._most, self._span, self._since = most, 1, None
-
-    def span(self) -> int:
-        """The same in all processes."""
-        return processes.from_main(lambda: self._span)
+        self._most, self.span, self._since = most, 1, None
 
     def note(self, steps: int) -> None:
         """So many were done since the last call."""
         now = time.monotonic()
         if self._since is not None:
             seconds = max(1e-9, (now - self._since) / steps)
-            self._span = int(min(max(_SECONDS_A_SPAN / seconds, 1), self._most))
+            self.span = int(min(max(_SECONDS_A_SPAN / seconds, 1), self._most))
         self._since = now
 
     def pause(self) -> None:

@@ -56,11 +56,11 @@ def main(_) -> None:
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
     results, failed = [], []
-    for config, workdir in zip(configs, workdirs, strict=True):
+    for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
         try:
             result = pipeline.run(config, workdir)
         except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # the last: out of memory
-            if len(configs) == 1 or not processes.all_come(f"failed/{workdir}"):
+            if len(configs) == 1 or not processes.all_come(f"failed/{number}"):
                 raise
             if processes.is_main():
                 print(f"error in {workdir}: {error}", file=sys.stderr)
@@ -81,10 +81,7 @@ def main(_) -> None:
 
 def _fresh(folder: str) -> pathlib.Path:
     path = pathlib.Path(folder).expanduser()
-    if _FRESH.value:
-        path = fresh(path)
-        preemption.go_on_by(f"--workdir={path} in the place of --fresh goes on")
-    return path
+    return fresh(path) if _FRESH.value else path
 
 
 def _parse(argv: list[str]) -> list[str]:

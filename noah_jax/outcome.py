@@ -1,6 +1,7 @@
 """The last stage: the test, and what `result.json` says about a run."""
 
 import contextlib
+import hashlib
 import math
 import platform
 import time
@@ -37,7 +38,9 @@ def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any
     """For each test set: accuracy among the classes that it shows, and among all."""
     judge = watch(evaluation.make_evaluator(network, run.mesh))
     path, results = run.workdir / _UNFINISHED, {}
-    known = workdir.read_json(path, run.writer.say) or {}
+    subnet = _digest(params, genome)
+    saved = workdir.read_json(path, run.writer.say) or {}
+    known = saved["sums"] if saved.get("subnet") == subnet else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
         done, totals = known.get(name, (0, [0.0, 0.0, 0.0]))
         batch, saved_at = run.eval_batch(split), time.monotonic()
@@ -54,7 +57,7 @@ def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any
                 late = time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES
                 if late or done == len(split) or preemption.requested():
                     known[name], saved_at = (done, totals), time.monotonic()
-                    workdir.write_json(path, known)
+                    workdir.write_json(path, {"subnet": subnet, "sums": known})
                 preemption.stop_if_requested(f"{name} is saved after {done} of {len(split)} images")
         accuracy, among_all, loss = (np.array(totals) / len(split)).tolist()
         loss = loss if math.isfinite(loss) else None  # JSON has no other numbers
@@ -63,6 +66,14 @@ def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any
             results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
         run.writer.log(stage="test", test_set=name, **results[name])
     return results
+
+
+def _digest(params, genome: np.ndarray) -> str:
+    """What identifies a trained subnet."""
+    digest = hashlib.sha256(genome.tobytes())
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:

@@ -7,11 +7,12 @@
     test.json                           the test's sums, until it is finished
     result.json  report.html            the end
 
-A stage whose output is there is not run again; an interrupted one goes on where it was. What is
-damaged is renamed to <name>.damaged and made again.
+A stage whose output is there is not run again; an interrupted one goes on where it was. A damaged
+output that is needed is renamed to <name>.damaged and made again.
 """
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -37,7 +38,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     """
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
-    if not (workdir / "result.json").is_file():
+    if not processes.from_main((workdir / "result.json").is_file):
         prepare(config, workdir)
 
 
@@ -64,7 +65,8 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
         return result
     stages = prepare(config, workdir)
     make_folder(workdir)
-    with claim(workdir):
+    with claim(workdir, stages.writer.say):
+        refuse_other_config(config, workdir, stages.inputs)  # another run may have been here
         settings = dataclasses.asdict(stages.config) | {"inputs": stages.inputs}
         write_json(workdir / "config.json", settings)
         _announce(stages)
@@ -152,11 +154,12 @@ def _retrain(stages: Run, genome: np.ndarray):
     sizes = dict(zip(MODULES, genome.max(axis=0).tolist(), strict=True))
     network = stages.network(sizes, "retrain init")
     with stages.writer.stage("retrain"):
-        params = _fit(stages, "retrain", network, lambda step: genome[None])
+        purpose = json.dumps(genome.tolist())
+        params = _fit(stages, "retrain", network, lambda step: genome[None], purpose)
     return params, network
 
 
-def _fit(stages: Run, stage: str, network, genomes):
+def _fit(stages: Run, stage: str, network, genomes, purpose: str = ""):
     config, writer = stages.config, stages.writer
     split = stages.source.splits[TRAINED_ON[stage]]
     if config.augmentation == "randaugment":
@@ -170,7 +173,7 @@ def _fit(stages: Run, stage: str, network, genomes):
         stages.schedule(stage),
         genomes,
         stages.seed(stage),
-        Checkpoints(stages.workdir / stage, writer.say),
+        Checkpoints(stages.workdir / stage, writer.say, purpose),
         config.checkpoint_seconds,
         stages.mesh,
         writer,

@@ -15,15 +15,15 @@ import threading
 import time
 from collections.abc import Iterator
 
-from noah_jax import processes
+from noah_jax import processes, workdir
 
 _SECONDS_TO_SAVE = 6.0
 _SECONDS_FOR_MAIN = 3.0  # more, until another process no longer waits for the main one
+_SECONDS_BETWEEN_TWO = 0.5  # of a user; one Ctrl-C may come twice, from a wrapper or another host
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _first: int | None = None  # the signal that came first
 _deferred = _raised = False
-_how_to_go_on = "the same command goes on"
 _wake_up: socket.socket  # is to live as long as the process
 
 
@@ -80,24 +80,19 @@ def stop_if_requested(saved: str = "") -> None:
         raise Preempted(_first, saved)
 
 
-def go_on_by(how: str) -> None:
-    """What to tell the user who asks how to go on, instead of "the same command goes on"."""
-    global _how_to_go_on
-    _how_to_go_on = how
-
-
 def leave(number: int, saved: str) -> None:
     """Ends this process, and all of several, with the exit code that shells know."""
     name = signal.Signals(number).name
     processes.leave(
         128 + number,
-        f"stopped by {name}{': ' if saved else ''}{saved}; {_how_to_go_on}",
+        f"stopped by {name}{': ' if saved else ''}{saved}; {workdir.how_to_go_on()}",
         at_once=True,
     )
 
 
 def _handle(number: int, _) -> None:
-    global _raised
+    global _first, _raised
+    _first = _first or number
     if _deferred or _raised or not processes.is_main():
         return
     _raised = True
@@ -109,18 +104,22 @@ def _listen(signals: socket.socket) -> None:
     global _first
     while (number := signals.recv(1)[0]) not in _SIGNALS:
         pass
-    _first = number
+    _first, came = _first or number, time.monotonic()
     seconds = _SECONDS_TO_SAVE
     if not processes.is_main():
         seconds += _SECONDS_FOR_MAIN
         processes.tell_main_to_stop(number)
     elif sys.stderr.isatty():
-        print("\nstopping; Ctrl-C once more: at once", file=sys.stderr)
-    deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError):
+            print("\nstopping; Ctrl-C once more: at once", file=sys.stderr)
+    deadline = came + seconds
     with contextlib.suppress(TimeoutError):
         while True:
             signals.settimeout(max(1e-3, deadline - time.monotonic()))
-            if signals.recv(1)[0] == signal.SIGINT:
-                print(f"stopped at once; {_how_to_go_on}", file=sys.stderr, flush=True)
+            again = signals.recv(1)[0] == signal.SIGINT
+            if again and time.monotonic() > came + _SECONDS_BETWEEN_TWO:
+                with contextlib.suppress(OSError):
+                    said = f"stopped at once; {workdir.how_to_go_on()}"
+                    print(said, file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGINT)
     leave(number, "it could not be waited for what was running")

@@ -26,7 +26,7 @@ from noah_jax.errors import UserError
 
 _PATIENCE_SECONDS = 300  # with processes that do not come
 _SECONDS_UNTIL_SAID = 15
-_TO_SAY_GOODBYE_SECONDS = 10
+_TO_SAY_GOODBYE_SECONDS = 3
 _FOR_EVER_SECONDS = 24 * 3600  # a process that fails ends the waiting, time does not
 _METADATA_SECONDS = 3
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -35,6 +35,7 @@ _FAILED, _STOP, _END = "noah_jax/failed", "noah_jax/stop", "noah_jax/end"
 
 _ending = threading.Lock()  # taken by whoever ends this process, never given back
 _told = 0  # values that `from_main` gave
+_joined = False
 
 
 def start(stop: Callable[[int], None]) -> None:
@@ -66,8 +67,10 @@ def start(stop: Callable[[int], None]) -> None:
     for timer in waiting:
         timer.daemon = True
         timer.start()
+    global _joined
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=2 * _PATIENCE_SECONDS)
+        _joined = True
     except Exception as error:  # of whatever kind: sockets, gRPC, values it does not like
         raise UserError(f"the processes cannot join: {error}") from error
     finally:
@@ -84,7 +87,7 @@ def is_main() -> bool:
 
 
 def several() -> bool:
-    return distributed.global_state.client is not None
+    return _joined  # before that, to ask for the others ends this process without a word
 
 
 def from_main(read: Callable[[], Any]) -> Any:
@@ -140,8 +143,9 @@ def all_come(name: str, seconds: int = 60) -> bool:
 
 def tell_main_to_stop(number: int) -> None:
     """This process has got that signal."""
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
-        distributed.global_state.client.key_value_set(_STOP, str(number))
+    if several():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
+            distributed.global_state.client.key_value_set(_STOP, str(number))
 
 
 def leave(code: int, message: str, at_once: bool = False) -> NoReturn:
@@ -156,12 +160,12 @@ def leave(code: int, message: str, at_once: bool = False) -> NoReturn:
         print(message, file=sys.stderr)
         sys.exit(code)
     _ending.acquire()
-    failed = json.dumps([code, distributed.global_state.process_id, message])
     try:
-        distributed.global_state.client.key_value_set(_FAILED, failed, allow_overwrite=True)
-    except jax.errors.JaxRuntimeError:
-        pass  # the main process is gone already
-    _exit(code, message)
+        failed = json.dumps([code, distributed.global_state.process_id, message])
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the main process is gone already
+            distributed.global_state.client.key_value_set(_FAILED, failed, allow_overwrite=True)
+    finally:  # a signal may come at any time
+        _exit(code, message)
 
 
 def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
@@ -185,18 +189,18 @@ def _told_by(key: str) -> str | None:
 
 def _exit(code: int, message: str) -> NoReturn:
     """Without Python's and JAX's clean-up, which would wait for the other processes."""
-    print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if several():
-        try:
-            client = distributed.global_state.client
-            client.wait_at_barrier(_END, _TO_SAY_GOODBYE_SECONDS * 1000)
-        except jax.errors.JaxRuntimeError:
-            pass
-        if is_main():
-            time.sleep(1.0)  # the store is here: without it, the others abort
-    os._exit(code)
+    try:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(message, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        if several():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                client = distributed.global_state.client
+                client.wait_at_barrier(_END, _TO_SAY_GOODBYE_SECONDS * 1000)
+            if is_main():
+                time.sleep(1.0)  # the store is here: without it, the others abort
+    finally:  # a signal may come at any time
+        os._exit(code)
 
 
 def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:

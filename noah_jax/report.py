@@ -10,6 +10,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
+from noah_jax.errors import UserError
 from noah_jax.space import MODULES
 from noah_jax.tables import published
 from noah_jax.workdir import read_json_here, read_lines, write_text
@@ -45,17 +46,19 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     result = read_json_here(workdir / "result.json")
     config = read_json_here(workdir / "config.json")
     log = read_lines(workdir / "metrics.jsonl")
-    generations = [
-        read_json_here(path)["candidates"]
-        for path in sorted((workdir / "search").glob("gen_*.json"))
-    ]
+    generations, left_out = [], []
+    for path in sorted((workdir / "search").glob("gen_*.json")):
+        try:
+            generations.append(read_json_here(path)["candidates"])
+        except UserError as error:
+            left_out.append(f"<p>Left out: {html.escape(str(error))}</p>")
     title = f"{result['method']} on {result['task']}, seed {result['seed']}"
     body = [f"<h1>{html.escape(title)}</h1>", _summary(result)]
     if np.any(result["genome"]):
         body += ["<h2>Size of each module in each block</h2>", _image(_architecture(result), title)]
     if generations:
         figure = _search(generations, result, config["search"]["budget_millions"])
-        body += ["<h2>Search</h2>", _image(figure, "accuracy against parameters")]
+        body += ["<h2>Search</h2>", _image(figure, "accuracy against parameters"), *left_out]
     if stages := _losses_by_epoch(log):
         body += ["<h2>Training loss</h2>", _image(_losses(stages), "training loss by epoch")]
     body += ["<h2>Settings</h2>", _rows({key: json.dumps(config[key]) for key in config})]
@@ -146,9 +149,13 @@ def _search(generations, result, budget: float) -> matplotlib.figure.Figure:
 
 
 def _losses_by_epoch(log) -> list[tuple[str, dict[int, float]]]:
-    rows = [row for row in log if {"stage", "epoch", "loss"} <= row.keys()]
+    rows = [
+        (row.get("stage"), row.get("epoch"), row.get("loss"))
+        for row in log
+        if isinstance(row.get("epoch"), int) and isinstance(row.get("loss"), float)
+    ]
     stages = (
-        (name, {row["epoch"]: row["loss"] for row in rows if row["stage"] == name})
+        (name, {epoch: loss for stage, epoch, loss in rows if stage == name})
         for name in ("supernet", "retrain")
     )
     return [(name, losses) for name, losses in stages if losses]

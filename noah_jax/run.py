@@ -21,6 +21,7 @@ from noah_jax.vit import ViTConfig
 from noah_jax.workdir import read_json
 from noah_jax.writer import Writer
 
+_OUTPUTS = "supernet", "search", "best.json", "retrain", "test.json", "result.json"
 TRAINED_ON = {"supernet": "train", "retrain": "trainval"}
 
 # Random streams, so that no two uses of one seed see the same numbers.
@@ -119,7 +120,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         inputs["genome"] = interop.read_genome(config.genome, space.blocks).tobytes().hex()
     counts = {name: len(split) for name, split in source.splits.items()}
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
-    _refuse_other_inputs(inputs, workdir)
+    refuse_other_config(config, workdir, inputs)
     return Run(config, workdir, source, space, vit, backbone, mesh, writer, inputs)
 
 
@@ -143,34 +144,37 @@ def _resolve(config: Config) -> Config:
 # --- A workdir belongs to one run ----------------------------------------------------------------
 
 
-def refuse_other_config(config: Config, workdir: pathlib.Path) -> None:
-    """Raises UserError if the workdir belongs to a run with other settings."""
+def refuse_other_config(
+    config: Config, workdir: pathlib.Path, inputs: dict[str, str] | None = None
+) -> None:
+    """Raises UserError if the workdir belongs to a run with other settings, or other `inputs`."""
     saved = _saved(workdir)
-    saved.pop("inputs", None)
-    _refuse(workdir, "settings", differences(saved, _resolve(config)) if saved else [])
+    if saved is None:
+        return
+    old = saved.pop("inputs", {})
+    different = differences(saved, _resolve(config))
+    what = {"images": "the images", "weights": "the file of weights", "genome": "the genome"}
+    different += [
+        f"{what[key]}: not the same as there" for key in inputs or () if old.get(key) != inputs[key]
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} belongs to a run with other settings:\n  "
+            + "\n  ".join(different)
+            + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
+        )
 
 
-def _refuse_other_inputs(inputs: dict[str, str], workdir: pathlib.Path) -> None:
-    saved = _saved(workdir).get("inputs", inputs)
-    what = {"images": "data", "weights": "the file of weights", "genome": "the genome"}
-    changed = [f"{what[key]} has changed" for key in inputs if saved.get(key) != inputs[key]]
-    _refuse(workdir, "inputs", changed)
-
-
-def _saved(workdir: pathlib.Path) -> dict[str, Any]:
+def _saved(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The settings of the run that the workdir belongs to; None if there is none."""
     try:
-        return read_json(workdir / "config.json") or {}
+        saved = read_json(workdir / "config.json")
+        outputs = (workdir / name for name in _OUTPUTS)
+        if saved is None and processes.from_main(lambda: any(path.exists() for path in outputs)):
+            raise UserError(f"{workdir / 'config.json'} is missing")
     except UserError as error:
         raise UserError(
             f"{error}, so it cannot be known which run {workdir} belongs to: start anew beside it "
             "with --fresh"
         ) from error
-
-
-def _refuse(workdir: pathlib.Path, what: str, different: list[str]) -> None:
-    if different:
-        raise UserError(
-            f"{workdir} belongs to a run with other {what}:\n  "
-            + "\n  ".join(different)
-            + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
-        )
+    return saved

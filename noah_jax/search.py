@@ -131,8 +131,10 @@ def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candida
     """The candidates of one generation; those that an interrupted start evaluated are read."""
     path, found = folder / _UNFINISHED, []
     saved = workdir.read_json(path, writer.say)
-    if saved and saved["generation"] == generation:
-        found = [Candidate.from_json(values) for values in saved["candidates"]]
+    for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
+        if values["genome"] != genome.tolist():  # of another generation
+            break
+        found.append(Candidate.from_json(values))
     params, saved_at = space.count(genomes), time.monotonic()
     for results in evaluate(genomes[len(found) :]):
         for accuracy, loss in zip(*results, strict=True):

@@ -5,24 +5,32 @@ Of several processes the main one writes, and reads for all.
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import filelock
+from typing import Any, NoReturn
 
 from noah_jax import processes
 from noah_jax.errors import UserError
 
+_PATIENCE_SECONDS = 2.0  # with one who only looks whether a workdir is claimed
 _CHECKSUM = "sha256"  # the key, in our JSON files, of the rest's
 _LOCK = ".lock"
 
 Say = Callable[[str], None]
+
+_how_to_go_on = "the same command goes on"
+
+
+def how_to_go_on() -> str:
+    """What to tell who is stopped."""
+    return _how_to_go_on
 
 
 def make_folder(path: pathlib.Path) -> None:
@@ -38,22 +46,26 @@ def make_folder(path: pathlib.Path) -> None:
 
 def fresh(path: pathlib.Path) -> pathlib.Path:
     """`path` if nothing is there, else the first of `path-2`, `path-3`, … that is free."""
+    global _how_to_go_on
 
     def free():
         number, candidate = 1, path
         while candidate.exists():
             number += 1
-            candidate = path.with_name(f"{path.name}-{number}")
+            candidate = pathlib.Path(f"{path}-{number}")
         return str(candidate)
 
-    return pathlib.Path(processes.from_main(free))
+    path = path.resolve() if path.name in ("", "..") else path  # as "." has no name
+    found = pathlib.Path(processes.from_main(free))
+    _how_to_go_on = f"--workdir={found} in the place of --fresh goes on"
+    return found
 
 
 # --- One run at a time ---------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def claim(workdir: pathlib.Path) -> Iterator[None]:
+def claim(workdir: pathlib.Path, say: Say) -> Iterator[None]:
     """Keeps other runs out of the folder. The system lets go of it even if this process is killed.
 
     Raises:
@@ -62,36 +74,53 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
     if not processes.is_main():
         yield
         return
-    lock = _lock(workdir)
-    try:
-        with writing(workdir / _LOCK):
-            (workdir / _LOCK).write_text(
+    path = workdir / _LOCK
+    with writing(path):
+        file = open(path, "a+")
+    with file:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not (locked := _flock(file, fcntl.LOCK_EX)) and locked is not None:
+            if time.monotonic() > deadline:
+                _refuse(workdir, file)
+            time.sleep(0.05)
+        if locked is None:
+            say(f"  {workdir} cannot be locked here: see to it that no other run uses it")
+        with writing(path):
+            file.truncate(0)
+            file.write(
                 f"process {os.getpid()} on {platform.node()}, "
                 f"since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}\n"
             )
+            file.flush()
         yield
-    finally:
-        lock.release()
 
 
 def refuse_if_claimed(workdir: pathlib.Path) -> None:
     """Raises UserError if another run is in the folder; writes nothing."""
-    if processes.is_main() and (workdir / _LOCK).is_file():
-        _lock(workdir).release()
-
-
-def _lock(workdir: pathlib.Path) -> filelock.FileLock:
     path = workdir / _LOCK
-    lock = filelock.FileLock(path)
-    with writing(path):
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UserError(
-                f"{workdir} is in use by another run ({path.read_text().strip()}): "
-                "wait for it, or choose another with --workdir=DIR"
-            ) from error
-    return lock
+    if processes.is_main() and path.is_file():
+        with writing(path), open(path) as file:
+            if _flock(file, fcntl.LOCK_SH) is False:
+                _refuse(workdir, file)
+
+
+def _flock(file, kind: int) -> bool | None:
+    """Whether the lock was got; None where the file system has no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _refuse(workdir: pathlib.Path, file) -> NoReturn:
+    file.seek(0)
+    raise UserError(
+        f"{workdir} is in use by another run ({file.read().strip()}): wait for it, or choose "
+        "another with --workdir=DIR"
+    )
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -182,7 +211,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
         return
     scratch = path.with_name(path.name + ".part")
     with writing(path):
-        with open(scratch, "w") as file:
+        with open(scratch, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -220,5 +249,5 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is kept: put "
-            "that right, and the same command goes on"
+            f"that right, and {_how_to_go_on}"
         ) from error

@@ -28,8 +28,9 @@ class Writer:
     def say(self, text: str) -> None:
         if not processes.is_main():
             return
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it; what is to be saved still is
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
     def log(self, **values: Any) -> None:
         """Appends a line to metrics.jsonl."""
@@ -84,11 +85,21 @@ class Writer:
 
     def _stages(self) -> list[dict[str, Any]]:
         """What `stage` has logged, in all starts of the run."""
-        return [values for values in read_lines(self._metrics) if "seconds" in values]
+        return [values for values in read_lines(self._metrics) if _is_stage(values)]
 
     def progress(self, name: str, total: int, done: int, unit: str) -> "Progress":
         """Progress of `total` units of which `done` were done before this start."""
         return Progress(name, total, done, unit)
+
+
+def _is_stage(values: dict[str, Any]) -> bool:
+    """A line that `Writer.stage` wrote; the file has no checksum."""
+    numbers = (values.get(key) for key in ("host_peak_mb", "device_mb"))
+    return (
+        isinstance(values.get("stage"), str)
+        and isinstance(values.get("seconds"), float)
+        and all(isinstance(number, float | None) for number in numbers)
+    )
 
 
 class Progress:
@@ -124,10 +135,9 @@ class Progress:
         rate = (now - self._start) / max(1, self._done - self._first)
         left = _duration(rate * (self._total - self._done))
         details = "".join(f", {key} {value}" for key, value in shown.items())
-        print(
-            f"  {self._name}: {self._done}/{self._total} {self._unit}{details}, {left} left",
-            flush=True,
-        )
+        line = f"  {self._name}: {self._done}/{self._total} {self._unit}{details}, {left} left"
+        with contextlib.suppress(BrokenPipeError):
+            print(line, flush=True)
 
 
 def _duration(seconds: float) -> str:

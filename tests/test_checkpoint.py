@@ -73,8 +73,17 @@ def test_of_another_structure(tmp_path):
     checkpoints = Checkpoints(tmp_path / "run", print)
     checkpoints.save(1, STATE)
     other = {"params": {"b": np.zeros(2, np.float32)}, "optimizer": {"000": np.int32(5)}}
-    with pytest.raises(UserError, match="run/1 does not fit, so another version .* wrote it"):
-        checkpoints.load(other)
+    wider = STATE | {"params": {"a": np.zeros(4, np.float32)}}
+    for like in (other, wider):
+        with pytest.raises(UserError, match="run/1 does not fit, so another version .* wrote it"):
+            checkpoints.load(like)
+
+
+def test_of_another_genome(tmp_path):
+    Checkpoints(tmp_path / "run", print, "[[1, 0, 0]]").save(1, STATE)
+    said = []
+    assert Checkpoints(tmp_path / "run", said.append, "[[0, 0, 1]]").load(STATE) is None
+    assert "run/1 is of something else; set aside as" in said[0]
 
 
 def test_a_workdir_that_is_gone_stays_gone(tmp_path):

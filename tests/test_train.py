@@ -62,7 +62,17 @@ def genomes(step):
     return SPACE.sample(np.random.default_rng(step), 2)
 
 
-def _fit(network, data, folder, schedule=SCHEDULE, seed=0, genomes=genomes, every=60.0):
+class Killed(BaseException):
+    pass
+
+
+class KilledAfterSaving(Checkpoints):
+    def save(self, step, state):
+        super().save(step, state)
+        raise Killed
+
+
+def _fit(network, data, folder, schedule=SCHEDULE, seed=0, every=60.0, checkpoints=Checkpoints):
     writer = Writer(folder)
     return loop.fit(
         "supernet",
@@ -71,7 +81,7 @@ def _fit(network, data, folder, schedule=SCHEDULE, seed=0, genomes=genomes, ever
         schedule,
         genomes,
         seed,
-        Checkpoints(folder / "supernet", writer.say),
+        checkpoints(folder / "supernet", writer.say),
         every,
         sharding.make_mesh(),
         writer,
@@ -171,13 +181,14 @@ def test_interrupted_equals_uninterrupted(network, kind, tmp_path, request, monk
     expected = _fit(network, data, whole, schedule)
     assert {path.name for path in (whole / "supernet").iterdir()} == {"6"}
 
-    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
-    monkeypatch.setattr(loop, "_SECONDS_A_SPAN", 0.0)  # one step
-    for done in range(1, 6):
-        with pytest.raises(preemption.Preempted) as stopped:
-            _fit(network, data, parts, schedule)
-        assert stopped.value.saved == f"supernet is saved after step {done} of 6"
+    for _ in range(5):
+        with pytest.raises(Killed):
+            _fit(network, data, parts, schedule, every=0.0, checkpoints=KilledAfterSaving)
     assert {path.name for path in (parts / "supernet").iterdir()} == {"4", "5"}
+    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    with pytest.raises(preemption.Preempted) as stopped:
+        _fit(network, data, parts, schedule)
+    assert stopped.value.saved == "supernet is saved after step 5 of 6"
     monkeypatch.setattr(preemption, "_first", None)
     resumed = _fit(network, data, parts, schedule, every=0.0)
     assert _equal(expected, resumed)
@@ -305,13 +316,11 @@ def test_two_devices_stream_what_one_streams(augmented):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_divergence_is_said_and_not_saved(network, data, tmp_path, monkeypatch):
+def test_divergence_is_said_and_not_saved(network, data, tmp_path):
     """At its step, with what it is of; what was saved before is kept."""
     schedule = Schedule(1000, 8, 1e-2, 1e-4, 1)
-    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
-    with pytest.raises(preemption.Preempted):
-        _fit(network, data, tmp_path, schedule)
-    monkeypatch.setattr(preemption, "_first", None)
+    with pytest.raises(Killed):
+        _fit(network, data, tmp_path, schedule, every=0.0, checkpoints=KilledAfterSaving)
     kept = {path.name for path in (tmp_path / "supernet").iterdir()}
     wild = dataclasses.replace(schedule, learning_rate=1e30)
     with pytest.raises(UserError) as error:

@@ -1,7 +1,9 @@
 """The files of a run: whole or absent, checked, of one run."""
 
+import fcntl
 import json
 import os
+import pathlib
 import random
 import subprocess
 import sys
@@ -87,7 +89,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 PROGRAM = """
 import pathlib, sys, time
 from noah_jax import workdir
-with workdir.claim(pathlib.Path(sys.argv[1])):
+with workdir.claim(pathlib.Path(sys.argv[1]), print):
     print("claimed", flush=True)
     time.sleep(60)
 """
@@ -99,21 +101,41 @@ def test_a_workdir_belongs_to_one_run_that_lives(tmp_path):
     )
     with running:
         assert running.stdout.readline() == "claimed\n"
-        for refuse in (workdir.refuse_if_claimed, lambda path: workdir.claim(path).__enter__()):
+        for refuse in (
+            workdir.refuse_if_claimed,
+            lambda path: workdir.claim(path, print).__enter__(),
+        ):
             message = rf"in use by another run \(process {running.pid} on .*, since 20"
             with pytest.raises(UserError, match=message):
                 refuse(tmp_path)
         running.kill()
     workdir.refuse_if_claimed(tmp_path)  # a lock that nobody holds
-    with workdir.claim(tmp_path):
+    with workdir.claim(tmp_path, print):
         assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
 
 
-def test_fresh_is_beside(tmp_path):
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    said = []
+    with workdir.claim(tmp_path, said.append):
+        workdir.refuse_if_claimed(tmp_path)
+    assert "cannot be locked here" in said[0]
+
+
+def test_fresh_is_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "_how_to_go_on", "")
     assert workdir.fresh(tmp_path / "run") == tmp_path / "run"
     (tmp_path / "run").mkdir()
     (tmp_path / "run-2").mkdir()
     assert workdir.fresh(tmp_path / "run") == tmp_path / "run-3"
+    assert (
+        workdir.how_to_go_on() == f"--workdir={tmp_path / 'run-3'} in the place of --fresh goes on"
+    )
+    monkeypatch.chdir(tmp_path / "run")
+    assert workdir.fresh(pathlib.Path(".")) == tmp_path / "run-3"
 
 
 def test_what_cannot_be_written_is_told(tmp_path):
