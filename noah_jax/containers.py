@@ -20,6 +20,8 @@ Raw = Mapping[str, Callable[[], np.ndarray]]  # names of a file's tensors, and w
 _ALWAYS_ALLOWED = 256 << 20  # bytes
 _MOST_TIMES_ITS_SIZE = 10
 _LARGEST_ONNX = 2 << 30  # bytes, of a Protocol Buffers message
+_MOST_BESIDES_NUMBERS = 32 << 20  # bytes in memory, of an ONNX file
+_PER_PART = 150  # bytes that even an empty part of it takes in memory
 _LONGEST_HEADER = 1000  # characters, of an array of numbers: shape and type
 _LONGEST_NAME = 300  # characters
 
@@ -120,6 +122,7 @@ def _onnx(data: bytes) -> Raw:
     """Initialisers of an exported Hugging Face DINOv2, the anonymous ones named by their use."""
     import onnx
 
+    _refuse_over(_MOST_BESIDES_NUMBERS, _besides_numbers(data))
     model = onnx.load_model_from_string(data)
     if not model.opset_import:  # it comes after the graph
         raise ValueError("it is cut short")
@@ -141,6 +144,51 @@ def _onnx(data: bytes) -> Raw:
         if kind:
             raw[f"position.{kind}"] = raw.pop(name)
     return _by_name((re.sub(r"^backbone\.", "", name), read) for name, read in raw.items())
+
+
+def _besides_numbers(data: bytes) -> int:
+    """What an ONNX file holds besides the numbers of its initialisers, in bytes of memory, roughly.
+
+    Stops when it is too much.
+    """
+    model, graph, initialiser, numbers = (
+        (),
+        (7,),
+        (7, 5),
+        ((7, 5, 4), (7, 5, 9)),
+    )  # by field numbers
+    besides, waiting = 0, [(model, 0, len(data))]
+    while waiting and besides <= _MOST_BESIDES_NUMBERS:
+        path, position, end = waiting.pop()
+        while position < end and besides <= _MOST_BESIDES_NUMBERS:
+            start = position
+            tag, position = _varint(data, position)
+            size, kind = {0: 0, 1: 8, 5: 4}.get(tag & 7), (*path, tag >> 3)
+            if tag & 7 == 2:
+                size, position = _varint(data, position)
+            elif tag & 7 == 0:
+                _, position = _varint(data, position)
+            if size is None or position + size > end:
+                raise ValueError("it is cut short, or no ONNX")
+            nested = tag & 7 == 2 and kind in (graph, initialiser)
+            if nested:
+                waiting.append((kind, position, position + size))
+            counts = not nested and not (tag & 7 == 2 and kind in numbers)
+            position += size
+            besides += _PER_PART + (position - start if counts else 0)
+    return besides
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A number of Protocol Buffers, and where the next byte is."""
+    value = shift = 0
+    while position < len(data) and shift < 64:
+        byte = data[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
+    raise ValueError("it is cut short, or no ONNX")
 
 
 def _onnx_reader(tensor, onnx) -> Callable[[], np.ndarray]:

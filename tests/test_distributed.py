@@ -96,13 +96,16 @@ def test_streamed_images_give_the_result_of_one(home, tmp_path):
     flags = "--config.method=linear", "--config.augmentation=randaugment"
     command = test_end_to_end._command(home, tmp_path / "one", *FLAGS, *flags)
     subprocess.run(command, cwd=ROOT, env=ALONE, check=True, capture_output=True)
-    _finish(_two(home, [tmp_path / "two"] * 2, *flags, "--config.weight_shards=2"))
+    workdirs = tmp_path / "two", tmp_path / "elsewhere"
+    _finish(_two(home, workdirs, *flags, "--config.weight_shards=2"))
     losses = [list(_losses(tmp_path / name).values()) for name in ("one", "two")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     one, two = (_read(tmp_path / name / "result.json") for name in ("one", "two"))
     assert one["test_accuracy"] == two["test_accuracy"]
     np.testing.assert_allclose(one["test_loss"], two["test_loss"], rtol=1e-4)
     assert len(two["devices"]) == 2
+    (again, _), _ = _finish(_two(home, workdirs, *flags))  # though only one sees that it is done
+    assert "retrain" not in again and f"{100 * two['test_accuracy']:.2f} %" in again
 
 
 @pytest.mark.parametrize(

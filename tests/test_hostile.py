@@ -227,6 +227,18 @@ def test_onnx_reads_no_other_file(tmp_path, monkeypatch):
         read_file(tmp_path / "w.onnx")
 
 
+@pytest.mark.parametrize("field", [b"\x0a", b"\x2a"])  # a node, an initialiser
+@pytest.mark.parametrize("suffix", [".onnx", ".whl"])
+def test_onnx_of_many_empty_parts(field, suffix, tmp_path, no_memory):
+    """Each takes two bytes here, and a hundred and fifty in memory."""
+    graph = (field + b"\x00") * (1 << 20)
+    content = b"\x3a\x80\x80\x80\x01" + graph
+    path = tmp_path / f"w{suffix}"
+    _zip(path, [("model.onnx", content)]) if suffix == ".whl" else path.write_bytes(content)
+    with pytest.raises(UserError, match="more than the 33554432 that are allowed"):
+        read_file(path)
+
+
 def test_onnx_nested_without_end(tmp_path):
     data = b""
     for tag in [b"\x32", b"\x2a", b"\x0a"] * 2000 + [b"\x3a"]:  # model.graph.node.attribute.g.node…
