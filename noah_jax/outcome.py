@@ -58,7 +58,8 @@ def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any
                 if late or done == len(split) or preemption.requested():
                     known[name], saved_at = (done, totals), time.monotonic()
                     workdir.write_json(path, {"subnet": subnet, "sums": known})
-                preemption.stop_if_requested(f"{name} is saved after {done} of {len(split)} images")
+                    so_far = f"{name} is saved after {done} of {len(split)} images"
+                    preemption.stop_if_requested(so_far)
         accuracy, among_all, loss = (np.array(totals) / len(split)).tolist()
         loss = loss if math.isfinite(loss) else None  # JSON has no other numbers
         results[name] = {"accuracy": accuracy, "loss": loss, "images": len(split)}

@@ -138,20 +138,18 @@ def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candida
     params, saved_at = space.count(genomes), time.monotonic()
     for results in evaluate(genomes[len(found) :]):
         for accuracy, loss in zip(*results, strict=True):
-            i, loss = (
-                len(found),
-                float(loss) if math.isfinite(loss) else math.inf,
-            )  # NaN has no order
+            i, known = len(found), math.isfinite(loss)
+            loss = float(loss) if known else math.inf  # NaN has no order
             found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
-            if not found[i].is_finite:
+            if not known:
                 writer.say(f"  search: the genome {genomes[i].tolist()} has no finite loss")
         if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
             workdir.write_json(path, _to_json(generation, found))
             saved_at = time.monotonic()
-        preemption.stop_if_requested(
-            f"the search is saved after {len(found)} of {len(genomes)} genomes of generation "
-            f"{generation + 1}"
-        )
+            preemption.stop_if_requested(
+                f"the search is saved after {len(found)} of {len(genomes)} genomes of generation "
+                f"{generation + 1}"
+            )
     return found
 
 

@@ -30,10 +30,8 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can make its reader raise anything
-        problem = str(error) or type(error).__name__
-        problem = "".join(
-            c if c.isprintable() or c == "\n" else "?" for c in problem
-        )  # names may be in it
+        problem = str(error) or type(error).__name__  # which may quote names from the file
+        problem = "".join(c if c.isprintable() or c == "\n" else "?" for c in problem)
         raise UserError(f"cannot read weights from {path}: {problem}") from error
 
 
