@@ -4,6 +4,11 @@ Exit code 0 if all that was asked for was done, 2 for what the user can put righ
 SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
+
 import logging as python_logging
 import pathlib
 import sys

@@ -41,7 +41,8 @@ def install() -> None:
     reader, _wake_up = socket.socketpair()
     _wake_up.setblocking(False)
     for number in _SIGNALS:
-        signal.signal(number, _handle)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of Ctrl-C in a shell's background
+            signal.signal(number, _handle)
     # The main thread may sit in a computation, where it hears nothing; this one always does.
     signal.set_wakeup_fd(_wake_up.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=[reader], daemon=True).start()

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -21,6 +22,8 @@ from noah_jax.space import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
 compile_cache.use()
+# What the tests start is to hear Ctrl-C, even where they run in a shell's background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ViTConfig(
     width=32, depth=12, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
