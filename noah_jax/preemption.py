@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from noah_jax import processes, workdir
 
-_SECONDS_TO_SAVE = 6.0
+_SECONDS_TO_SAVE = 5.0  # of the ten; several processes need some to tell each other
 _SECONDS_FOR_MAIN = 3.0  # more, until another process no longer waits for the main one
 _SECONDS_BETWEEN_TWO = 0.5  # of a user; one Ctrl-C may come twice, from a wrapper or another host
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -27,6 +27,7 @@ from noah_jax.errors import UserError
 _PATIENCE_SECONDS = 300  # with processes that do not come
 _SECONDS_UNTIL_SAID = 15
 _TO_SAY_GOODBYE_SECONDS = 3
+_SECONDS_BETWEEN_LOOKS = 0.5
 _FOR_EVER_SECONDS = 24 * 3600  # a process that fails ends the waiting, time does not
 _METADATA_SECONDS = 3
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -170,7 +171,7 @@ def leave(code: int, message: str, at_once: bool = False) -> NoReturn:
 
 def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
     """Ends this process when another has ended: it may wait for that one in a collective."""
-    while not over.wait(1.0):
+    while not over.wait(_SECONDS_BETWEEN_LOOKS):
         if failed := _told_by(_FAILED):
             code, process, message = json.loads(failed)
             if _ending.acquire(blocking=False):
@@ -198,7 +199,7 @@ def _exit(code: int, message: str) -> NoReturn:
                 client = distributed.global_state.client
                 client.wait_at_barrier(_END, _TO_SAY_GOODBYE_SECONDS * 1000)
             if is_main():
-                time.sleep(1.0)  # the store is here: without it, the others abort
+                time.sleep(_SECONDS_BETWEEN_LOOKS)  # without the store here the others abort
     finally:  # a signal may come at any time
         os._exit(code)
 

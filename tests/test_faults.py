@@ -155,9 +155,10 @@ def lose(running, workdir):
         return kill(running, workdir) and False
     workdir.rename(away)
     code = running[0].wait(timeout=60)
-    assert code == 2 and not workdir.exists()
+    assert not workdir.exists()
     away.rename(workdir)
-    return True
+    assert code == 2 or (code == 0 and (workdir / "report.html").is_file())  # it ended just then
+    return code == 2
 
 
 @pytest.mark.parametrize(
