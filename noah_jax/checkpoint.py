@@ -1,5 +1,6 @@
 """Checkpoints of what trains; the only file that imports Orbax."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -54,6 +55,7 @@ class Checkpoints:
             self._folder.mkdir(exist_ok=True)  # not its parents: a workdir that is gone stays gone
             workdir.remove(unfinished)
             unfinished.mkdir()
+            made = unfinished.stat()
             # Orbax's threads would tell a full disk in tracebacks.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK_BYTES
             if shutil.disk_usage(unfinished).free < needed:
@@ -63,6 +65,8 @@ class Checkpoints:
             except (ValueError, RuntimeError) as error:
                 code = re.search(r"os_error_code='(\d+)'", str(error))
                 raise OSError(os.strerror(int(code[1])) if code else str(error)) from error
+            finally:
+                _refuse_remade(unfinished, made)
             files = _checksums(unfinished / _STATE)
             workdir.write_json(unfinished / _CHECKSUMS, {"purpose": self._purpose, "files": files})
             for path in (unfinished / _STATE / name for name in files):
@@ -138,6 +142,18 @@ def _problem(folder: pathlib.Path, purpose: str) -> str | None:
         raise UserError(f"cannot read the checkpoint {folder}: {error}") from error
     differ = {name for name in files | found if files.get(name) != found.get(name)}
     return f"is damaged: {min(differ)} is not what was written" if differ else None
+
+
+def _refuse_remade(unfinished: pathlib.Path, made: os.stat_result) -> None:
+    """Undoes that Orbax made a workdir anew that had gone, and raises OSError if it did."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(made, unfinished.stat()):
+            return
+    workdir.remove(unfinished)
+    with contextlib.suppress(OSError):  # what is not empty stays
+        for folder in unfinished.parents[:2]:
+            folder.rmdir()
+    raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _require_alike(found, expected) -> None:

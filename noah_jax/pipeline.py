@@ -64,7 +64,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
             _report(workdir)
         return result
     stages = prepare(config, workdir)
-    make_folder(workdir)
+    make_folder(workdir, parents=True)
     with claim(workdir, stages.writer.say):
         refuse_other_config(config, workdir, stages.inputs)  # another run may have been here
         settings = dataclasses.asdict(stages.config) | {"inputs": stages.inputs}

@@ -33,15 +33,18 @@ def how_to_go_on() -> str:
     return _how_to_go_on
 
 
-def make_folder(path: pathlib.Path) -> None:
+def make_folder(path: pathlib.Path, parents: bool = False) -> None:
     """Makes the folder, unless it is there.
+
+    Args:
+      parents: also those above it; not inside a workdir, as one that is gone stays gone.
 
     Raises:
       UserError: it cannot be made.
     """
     if processes.is_main():
         with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=parents, exist_ok=True)
 
 
 def fresh(path: pathlib.Path) -> pathlib.Path:

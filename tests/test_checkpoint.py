@@ -3,10 +3,10 @@
 import random
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
+from noah_jax import checkpoint
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
 from tests.test_workdir import _corrupted
@@ -36,8 +36,24 @@ def test_the_newest_comes_back_and_the_oldest_go(tmp_path):
     assert _names(tmp_path / "run") == ["100", "101"]
 
 
+def test_no_file_can_be_cut_off(tmp_path):
+    """At every byte of every file."""
+    checkpoints = Checkpoints(tmp_path, print)
+    checkpoints.save(1, STATE)
+    count = whole = 0
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        good = path.read_bytes()
+        for length in range(len(good)):
+            path.write_bytes(good[:length])
+            count, whole = count + 1, whole + (checkpoint._problem(tmp_path / "1", "") is None)
+        path.write_bytes(good)
+    print(f"{count - whole} of {count} cuts were found")
+    assert whole == 1  # without the line end of checksums.json
+    assert checkpoints.load(STATE)[0] == 1
+
+
 def test_no_damage_gives_another_state(tmp_path):
-    """Every file cut off and corrupted: the one before is used, and the damaged one is named."""
+    """Files cut off, deleted and corrupted: the one before is used, the damaged one is named."""
     folder, rng, said = tmp_path / "run", random.Random(0), []
     checkpoints = Checkpoints(folder, said.append)
     for step in (1, 2):
@@ -87,7 +103,25 @@ def test_of_another_genome(tmp_path):
 
 
 def test_a_workdir_that_is_gone_stays_gone(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "gone" / "run", print)
-    with pytest.raises(UserError, match="cannot write .*gone/run/1: No such file or directory"):
-        checkpoints.save(1, jax.tree.map(np.asarray, STATE))
-    assert not (tmp_path / "gone").exists()
+    folder = tmp_path / "gone"
+    refused = pytest.raises(UserError, match="cannot write .*gone/run/1: No such file or directory")
+    checkpoints = Checkpoints(folder / "run", print)
+    with refused:
+        checkpoints.save(1, STATE)
+    assert not folder.exists()
+
+    folder.mkdir()
+    save = checkpoints._checkpointer.save
+
+    def lost(*args):
+        folder.rename(tmp_path / "away")
+        save(*args)
+
+    checkpoints._checkpointer.save = lost  # which makes the folders above anew
+    with refused:
+        checkpoints.save(1, STATE)
+    assert not folder.exists()
+    (tmp_path / "away").rename(folder)
+    checkpoints._checkpointer.save = save
+    checkpoints.save(1, STATE)
+    assert checkpoints.load(STATE)[0] == 1
