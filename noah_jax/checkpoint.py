@@ -74,6 +74,7 @@ class Checkpoints:
                     os.fsync(file.fileno())
             workdir.remove(final)
             os.replace(unfinished, final)
+            workdir.sync_folder(self._folder)  # before older ones go
             for old in self._complete()[self._keep :]:
                 workdir.remove(old)
 

@@ -38,6 +38,7 @@ class Preempted(BaseException):
 def install() -> None:
     """From now on, for this process; in its main thread."""
     global _wake_up
+    sys.unraisablehook = _unraisable
     reader, _wake_up = socket.socketpair()
     _wake_up.setblocking(False)
     for number in _SIGNALS:
@@ -98,6 +99,15 @@ def _handle(number: int, _) -> None:
         return
     _raised = True
     raise Preempted(number)
+
+
+def _unraisable(unraisable) -> None:
+    """Where `Preempted` is raised in what Python calls on its own, as when it collects garbage.
+
+    There it is lost, which Python would tell in a traceback; `_listen` still ends this process.
+    """
+    if not issubclass(unraisable.exc_type, Preempted):
+        sys.__unraisablehook__(unraisable)
 
 
 def _listen(signals: socket.socket) -> None:

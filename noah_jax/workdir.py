@@ -219,6 +219,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: pathlib.Path) -> None:
+    """Waits until the names in it are on the disk, where the file system can tell."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # mounted buckets cannot
+            os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def append_line(path: pathlib.Path, line: str) -> None:

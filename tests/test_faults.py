@@ -44,6 +44,10 @@ def two(command):
     return test_distributed._start([command, command])
 
 
+def _all_said(process, timeout) -> str:
+    return "".join(filter(None, process.communicate(timeout=timeout)))
+
+
 def _outcome(workdir):
     """All that a run leaves, but for what is measured."""
     result = json.loads((workdir / "result.json").read_text())
@@ -68,7 +72,7 @@ class Faults:
         self.rng, self.number, self.where = random.Random(seed), 0, collections.Counter()
         began = time.monotonic()
         running = self._running("whole")
-        said = [process.communicate(timeout=300)[0] for process in running]
+        said = [_all_said(process, timeout=300) for process in running]
         assert all(process.returncode == 0 for process in running), said
         self.seconds = time.monotonic() - began
         self.expected = _outcome(folder / "whole")
@@ -95,7 +99,7 @@ class Faults:
             stopped = running[0].poll() is None and send(running, workdir)
             if not stopped:  # the first start had to compile
                 self.seconds = min(self.seconds, spent)
-            said = [process.communicate(timeout=60)[0] for process in running]
+            said = [_all_said(process, timeout=60) for process in running]
         finally:
             for process in running:
                 process.kill()
@@ -114,7 +118,7 @@ class Faults:
         """The run that was stopped last goes on to its end."""
         workdir = self.folder / f"run{self.number}"
         running = self._running(workdir.name)
-        said = [process.communicate(timeout=300)[0] for process in running]
+        said = [_all_said(process, timeout=300) for process in running]
         assert all(process.returncode == 0 for process in running), said
         self.check(workdir)
         stopped = ", ".join(f"{self.where[stage]} in {stage}" for stage in STAGES)
@@ -139,7 +143,8 @@ def _told(number):
         codes = [process.wait(timeout=30) for process in running]
         assert time.monotonic() - began < 10
         if codes != [0] * len(running):  # it ended just then
-            assert set(codes) <= {128 + number, -number}  # the latter: see `stop`
+            # The latter: see `stop`.
+            assert set(codes) <= {128 + number, -number}, [_all_said(p, 1) for p in running]
         return codes[0] != 0
 
     return send

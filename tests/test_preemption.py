@@ -42,3 +42,25 @@ def test_a_computation_without_end_is_left(signals, code, seconds, message):
         _, said = running.communicate(timeout=30)
         assert running.returncode == code and message in said, said
         assert time.monotonic() - began < seconds
+
+
+LOST = """
+import os, signal, time
+from noah_jax import preemption
+class Garbage:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+preemption.install()
+Garbage()
+time.sleep(60)
+"""
+
+
+def test_raised_where_python_drops_it():
+    """In a destructor, whose exceptions go nowhere: it leaves nevertheless, without a traceback."""
+    running = subprocess.run(
+        [sys.executable, "-c", LOST], capture_output=True, text=True, env=os.environ, timeout=30
+    )
+    assert running.returncode == 143, running.stderr
+    assert running.stderr.startswith("stopped by SIGTERM"), running.stderr
