@@ -133,9 +133,8 @@ def _run(argv: list[str]) -> None:
 
 
 def _fail(error: Exception, debug: bool, code: int = 2) -> NoReturn:
-    if debug:
-        traceback.print_exception(error)
-    processes.leave(code, f"error: {error}")
+    trace = "".join(traceback.format_exception(error)) if debug else ""
+    processes.leave(code, f"error: {error}", trace)
 
 
 if __name__ == "__main__":

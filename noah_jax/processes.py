@@ -149,16 +149,18 @@ def tell_main_to_stop(number: int) -> None:
             distributed.global_state.client.key_value_set(_STOP, str(number))
 
 
-def leave(code: int, message: str, at_once: bool = False) -> NoReturn:
+def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> NoReturn:
     """Prints the message and ends this process; where there are several, all of them.
 
     Args:
+      trace: printed before, here alone, unless this process is ending already: then it is of no
+        use, as what is called fails when others have left.
       at_once: without waiting for what still runs on the devices.
     """
     if not several():
         if at_once:
-            _exit(code, message)
-        print(message, file=sys.stderr)
+            _exit(code, trace + message)
+        print(trace + message, file=sys.stderr)
         sys.exit(code)
     _ending.acquire()
     try:
@@ -166,7 +168,7 @@ def leave(code: int, message: str, at_once: bool = False) -> NoReturn:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the main process is gone already
             distributed.global_state.client.key_value_set(_FAILED, failed, allow_overwrite=True)
     finally:  # a signal may come at any time
-        _exit(code, message)
+        _exit(code, trace + message)
 
 
 def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
