@@ -95,7 +95,8 @@ def _parse(argv: list[str]) -> list[str]:
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # so does Orbax's loop
     try:
         preemption.install()
-        processes.start(preemption.forward)
+        with preemption.deferred():  # nobody joins, and leaves before the others know
+            processes.start(preemption.forward)
         rest = _flags(argv)
         if rest[1:]:
             raise UserError(f"unexpected arguments {rest[1:]}: flags are written --name=value")

@@ -19,6 +19,7 @@ from noah_jax import processes, workdir
 
 _SECONDS_TO_SAVE = 5.0  # of the ten; several processes need some to tell each other
 _SECONDS_FOR_MAIN = 3.0  # more, until another process no longer waits for the main one
+_SECONDS_BETWEEN_LOOKS = 0.2  # whether it can be told, while the processes join
 _SECONDS_BETWEEN_TWO = 0.5  # of a user; one Ctrl-C may come twice, from a wrapper or another host
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -116,17 +117,16 @@ def _listen(signals: socket.socket) -> None:
     while (number := signals.recv(1)[0]) not in _SIGNALS:
         pass
     _first, came = _first or number, time.monotonic()
-    seconds = _SECONDS_TO_SAVE
+    deadline, told = came + _SECONDS_TO_SAVE, False
     if not processes.is_main():
-        seconds += _SECONDS_FOR_MAIN
-        processes.tell_main_to_stop(number)
+        deadline += _SECONDS_FOR_MAIN
     elif sys.stderr.isatty():
         with contextlib.suppress(OSError):
             print("\nstopping; Ctrl-C once more: at once", file=sys.stderr)
-    deadline = came + seconds
-    with contextlib.suppress(TimeoutError):
-        while True:
-            signals.settimeout(max(1e-3, deadline - time.monotonic()))
+    while (left := deadline - time.monotonic()) > 0:
+        told = told or processes.tell_main_to_stop(number)
+        signals.settimeout(min(left, _SECONDS_BETWEEN_LOOKS))
+        with contextlib.suppress(TimeoutError):
             again = signals.recv(1)[0] == signal.SIGINT
             if again and time.monotonic() > came + _SECONDS_BETWEEN_TWO:
                 with contextlib.suppress(OSError):

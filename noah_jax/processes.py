@@ -142,11 +142,12 @@ def all_come(name: str, seconds: int = 60) -> bool:
     return True
 
 
-def tell_main_to_stop(number: int) -> None:
-    """This process has got that signal."""
-    if several():
+def tell_main_to_stop(number: int) -> bool:
+    """That this process has got that signal; False before the processes have joined."""
+    if several() and not is_main():
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
             distributed.global_state.client.key_value_set(_STOP, str(number))
+    return several()
 
 
 def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> NoReturn:

@@ -139,11 +139,14 @@ def _told(number):
     def send(running, workdir):
         """One of them is told; all save, and leave with the code of the signal."""
         began = time.monotonic()
-        random.choice(running).send_signal(number)
+        told = random.choice(running)
+        told.send_signal(number)
+        if told.wait(timeout=30) == -number:  # it was importing still, and heard nothing
+            for process in running:  # which wait for it to join
+                process.send_signal(number)
         codes = [process.wait(timeout=30) for process in running]
         assert time.monotonic() - began < 10
         if codes != [0] * len(running):  # it ended just then
-            # The latter: see `stop`.
             assert set(codes) <= {128 + number, -number}, [_all_said(p, 1) for p in running]
         return codes[0] != 0
 
