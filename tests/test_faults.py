@@ -159,8 +159,9 @@ terminate, interrupt = _told(signal.SIGTERM), _told(signal.SIGINT)
 def lose(running, workdir):
     """The folder is gone for a while, as when a disk is unmounted."""
     away = workdir.with_name("away")
-    if not (workdir / "supernet").is_dir():
-        return kill(running, workdir) and False
+    lock = workdir / ".lock"
+    if not (lock.is_file() and f"process {running[0].pid} on" in lock.read_text()):
+        return kill(running, workdir) and False  # before that, a run would begin anew
     workdir.rename(away)
     code = running[0].wait(timeout=60)
     assert not workdir.exists()
