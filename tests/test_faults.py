@@ -96,8 +96,10 @@ class Faults:
             began, seconds = time.monotonic(), self.rng.uniform(0.2, 0.95) * self.seconds
             while (spent := time.monotonic() - began) < seconds and running[0].poll() is None:
                 time.sleep(0.05)
-            stopped = running[0].poll() is None and send(running, workdir)
-            if not stopped:  # the first start had to compile
+            stopped = False
+            if running[0].poll() is None:
+                stopped = send(running, workdir)
+            else:  # the first start had to compile
                 self.seconds = min(self.seconds, spent)
             said = [_all_said(process, timeout=60) for process in running]
         finally:
