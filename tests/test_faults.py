@@ -74,15 +74,20 @@ class Faults:
         running = self._running("whole")
         said = [_all_said(process, timeout=300) for process in running]
         assert all(process.returncode == 0 for process in running), said
-        self.seconds = time.monotonic() - began
-        self.expected = _outcome(folder / "whole")
+        seconds, whole = time.monotonic() - began, folder / "whole"
+        self.expected = _outcome(whole)
+        self.seconds = json.loads((whole / "result.json").read_text())["stages"]
+        self.seconds["start"] = seconds - sum(self.seconds.values())
+        self.last_step = max(map(int, os.listdir(whole / "retrain")))
 
     def _running(self, name):
         command = test_end_to_end._command(self.home, self.folder / name, *FLAGS, *self.flags)
         return self.start(command)
 
     def stop(self, send) -> bool:
-        """One start, stopped at a random moment unless it ends before; what has ended is checked.
+        """One start, stopped at a random moment of a random stage, unless it ends before.
+
+        What has ended is checked.
 
         Args:
           send: is given the processes and the workdir, and stops them.
@@ -93,14 +98,15 @@ class Faults:
         workdir = self.folder / f"run{self.number}"
         running = self._running(workdir.name)
         try:
-            began, seconds = time.monotonic(), self.rng.uniform(0.2, 0.95) * self.seconds
-            while (spent := time.monotonic() - began) < seconds and running[0].poll() is None:
-                time.sleep(0.05)
+            stage = self.rng.choice(STAGES)
+            while running[0].poll() is None and not self._has_come_to(stage, running, workdir):
+                time.sleep(0.02)
+            time.sleep(self.rng.uniform(0, self.seconds[stage]))
             stopped = False
             if running[0].poll() is None:
                 stopped = send(running, workdir)
             else:  # the first start had to compile
-                self.seconds = min(self.seconds, spent)
+                self.seconds[stage] *= 0.8
             said = [_all_said(process, timeout=60) for process in running]
         finally:
             for process in running:
@@ -116,6 +122,16 @@ class Faults:
             self.number += 1
         return stopped
 
+    def _has_come_to(self, stage, running, workdir) -> bool:
+        there = {
+            "search": workdir / "search",
+            "retrain": workdir / "best.json",
+            "test": workdir / "retrain" / str(self.last_step),
+        }
+        if stage in there and not there[stage].exists():
+            return False
+        return stage == "start" or _is_in(running, workdir)
+
     def finish(self) -> None:
         """The run that was stopped last goes on to its end."""
         workdir = self.folder / f"run{self.number}"
@@ -129,6 +145,12 @@ class Faults:
     def check(self, workdir) -> None:
         for found, expected in zip(_outcome(workdir), self.expected, strict=True):
             assert found == expected
+
+
+def _is_in(running, workdir) -> bool:
+    """Whether the run has come to its workdir."""
+    lock = workdir / ".lock"
+    return lock.is_file() and f"process {running[0].pid} on" in lock.read_text()
 
 
 def kill(running, workdir):
@@ -161,8 +183,7 @@ terminate, interrupt = _told(signal.SIGTERM), _told(signal.SIGINT)
 def lose(running, workdir):
     """The folder is gone for a while, as when a disk is unmounted."""
     away = workdir.with_name("away")
-    lock = workdir / ".lock"
-    if not (lock.is_file() and f"process {running[0].pid} on" in lock.read_text()):
+    if not _is_in(running, workdir):
         return kill(running, workdir) and False  # before that, a run would begin anew
     workdir.rename(away)
     code = running[0].wait(timeout=60)
