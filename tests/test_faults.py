@@ -112,12 +112,13 @@ class Faults:
             for process in running:
                 process.kill()
         assert "Traceback" not in "".join(said), said
+        ended = (workdir / "result.json").is_file() and (workdir / "report.html").is_file()
         for process, text in zip(running, said, strict=True):
-            if process.returncode in (-signal.SIGTERM, -signal.SIGINT):
-                assert not text  # it was importing still, and heard nothing
+            if process.returncode in (-signal.SIGTERM, -signal.SIGINT):  # Python heard nothing
+                assert ended or not text  # it was leaving or importing
         reached = [stage for stage in STAGES if f"{stage} …" in said[0]]
         self.where[reached[-1] if reached else "start"] += stopped
-        if (workdir / "result.json").is_file() and (workdir / "report.html").is_file():
+        if ended:
             self.check(workdir)
             self.number += 1
         return stopped
