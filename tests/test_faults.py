@@ -93,7 +93,7 @@ class Faults:
           send: is given the processes and the workdir, and stops them.
 
         Returns:
-          Whether it was stopped.
+          Whether it was stopped before its end.
         """
         workdir = self.folder / f"run{self.number}"
         running = self._running(workdir.name)
@@ -116,6 +116,7 @@ class Faults:
         for process, text in zip(running, said, strict=True):
             if process.returncode in (-signal.SIGTERM, -signal.SIGINT):  # Python heard nothing
                 assert ended or not text  # it was leaving or importing
+        stopped = stopped and not ended  # else it was only leaving
         reached = [stage for stage in STAGES if f"{stage} …" in said[0]]
         self.where[reached[-1] if reached else "start"] += stopped
         if ended:
