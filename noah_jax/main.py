@@ -123,6 +123,7 @@ def _flags(argv: list[str]) -> list[str]:
 def _run(argv: list[str]) -> None:
     try:
         main(argv)
+        processes.end()
     except (UserError, OSError) as error:
         _fail(error, _DEBUG.value)
     except preemption.Preempted as stopped:

@@ -142,6 +142,11 @@ def all_come(name: str, seconds: int = 60) -> bool:
     return True
 
 
+def end() -> None:
+    """Waits for all at the end of the program: one that had left would not hear of the others."""
+    all_come("done", _FOR_EVER_SECONDS)
+
+
 def tell_main_to_stop(number: int) -> bool:
     """That this process has got that signal; False before the processes have joined."""
     if several() and not is_main():

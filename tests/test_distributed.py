@@ -1,7 +1,9 @@
 """Two real processes on one machine: the command of a user of a cluster, made tiny."""
 
+import fcntl
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -106,6 +108,18 @@ def test_streamed_images_give_the_result_of_one(home, tmp_path):
     assert len(two["devices"]) == 2
     (again, _), _ = _finish(_two(home, workdirs, *flags))  # though only one sees that it is done
     assert "retrain" not in again and f"{100 * two['test_accuracy']:.2f} %" in again
+
+    report = workdirs[0] / "report.html"
+    report.unlink()
+    os.mkfifo(pipe := report.with_name("report.html.part"))  # nobody empties it
+    running = _two(home, workdirs, *flags)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as page:
+        fcntl.fcntl(page, fcntl.F_SETPIPE_SZ, 4096)
+        assert select.select([page], [], [], 60)[0]
+        time.sleep(3)  # the other has nothing left to do
+        running[0].terminate()
+        for _, error in _finish(running, code=143):
+            assert "stopped by SIGTERM" in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize(
