@@ -1,8 +1,10 @@
 """The search space: which genomes exist, how they vary, what they cost.
 
-A genome is an int32 array `[blocks, modules]`: the size of each prompt module in each block,
-0 = absent, columns in the order of `MODULES`. Every function here also takes a stack of genomes
-`[..., blocks, modules]`. NumPy only, so that a search can be studied without an accelerator.
+A genome is an int32 array `[blocks, columns]`: the size of each prompt module in each block,
+0 = absent. The first columns are the paper's `MODULES`; a space with a parallel adapter or with
+output scales has all of `COLUMNS`, and where columns are missing they are zeros. A scale is a power
+of ten, so 0 stands for a factor of 1. Every function here also takes a stack of genomes
+`[..., blocks, columns]`. NumPy only, so that a search can be studied without an accelerator.
 """
 
 import dataclasses
@@ -11,25 +13,42 @@ from collections.abc import Mapping
 import numpy as np
 
 MODULES = ("vpt", "lora", "adapter")
+ALL_MODULES = (*MODULES, "parallel")
+SCALED = ("lora", "adapter", "parallel")
+COLUMNS = (*ALL_MODULES, *(f"{name}_scale" for name in SCALED))
 OPERATORS = ("block", "paper")
 
 # The original allocates a position table of this many prompts and counts all of it.
 _NOAH_POSITION_TABLE = 100
+
+_MOVES = 500  # of single sizes, before a genome counts as impossible to fit
+_POOL = 32  # random genomes for each of those that are spread over a range
+
+
+def complete(genome: np.ndarray) -> np.ndarray:
+    """`genome` `[..., blocks, c]` with all of `COLUMNS`, those that are missing being zeros."""
+    genome = np.asarray(genome)
+    missing = len(COLUMNS) - genome.shape[-1]
+    return np.pad(genome, [(0, 0)] * (genome.ndim - 1) + [(0, missing)])
 
 
 def count_params(genome: np.ndarray, width: int) -> np.ndarray:
     """Parameters that the forward pass uses, head excluded.
 
     Args:
-      genome: int `[..., blocks, modules]`.
+      genome: int `[..., blocks, columns]`.
       width: token width d of the backbone.
 
     Returns:
-      int64 `[...]`: VPT r·d, LoRA r·d + 3·r·d, adapter r·d + r + r·d + d, summed over blocks.
+      int64 `[...]`: VPT r·d, LoRA r·d + 3·r·d, either adapter r·d + r + r·d + d, summed over
+      blocks.
     """
-    vpt, lora, adapter = np.moveaxis(np.asarray(genome, np.int64), -1, 0)
-    adapter_params = adapter * (2 * width + 1) + np.where(adapter > 0, width, 0)
-    return (vpt * width + lora * 4 * width + adapter_params).sum(axis=-1)
+    sizes = np.moveaxis(complete(genome).astype(np.int64), -1, 0)[: len(ALL_MODULES)]
+    vpt, lora, *adapters = sizes
+    params = vpt * width + lora * 4 * width
+    for adapter in adapters:
+        params = params + adapter * (2 * width + 1) + np.where(adapter > 0, width, 0)
+    return params.sum(axis=-1)
 
 
 def count_noah(genome: np.ndarray, width: int) -> np.ndarray:
@@ -43,53 +62,90 @@ def count_noah(genome: np.ndarray, width: int) -> np.ndarray:
     return count_params(genome, width) + dead
 
 
+def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
+    """The genome, alike in all blocks, whose `MODULES` share the budget as equally as can be.
+
+    Sizes grow by one, always that of the module with the fewest parameters that still fits.
+    """
+    sizes = np.zeros(len(MODULES), np.int32)
+
+    def params(sizes):
+        return blocks * count_params(sizes[None], width)
+
+    while True:
+        grown = sizes + np.eye(len(MODULES), dtype=np.int32)
+        fits = [row for row in range(len(MODULES)) if params(grown[row]) <= budget]
+        if not fits:
+            return np.tile(sizes, (blocks, 1))
+        shares = [params(np.where(np.arange(len(MODULES)) == row, sizes, 0)) for row in fits]
+        sizes = grown[fits[int(np.argmin(shares))]]
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
     """All genomes whose first `depth` blocks hold sizes from `sizes`, for a depth per module.
 
     Attributes:
-      sizes: for each module the sizes to choose from, all positive; empty = the module is not used.
+      sizes: for each module the sizes to choose from; empty or missing = the module is not used. A
+        0 among them leaves single blocks without it, so that what is there need not be contiguous.
       depths: how many of the first blocks a module may occupy (paper: 3, 6, 9, 12).
       blocks: blocks of the backbone.
       width: token width of the backbone, for counting parameters.
+      scales: powers of ten that may multiply the output of a LoRA or adapter, block by block;
+        empty = a factor of 1.
     """
 
     sizes: Mapping[str, tuple[int, ...]]
     depths: tuple[int, ...]
     blocks: int
     width: int
+    scales: tuple[int, ...] = ()
 
     def __post_init__(self):
         problems = []
-        if set(self.sizes) != set(MODULES):
-            problems.append(f"sizes must name exactly {MODULES}, not {tuple(self.sizes)}")
+        if unknown := set(self.sizes) - set(ALL_MODULES):
+            problems.append(f"unknown modules {sorted(unknown)}: expected some of {ALL_MODULES}")
         for name, sizes in self.sizes.items():
-            if any(size < 1 for size in sizes):
-                problems.append(f"sizes of {name} must be positive, not {tuple(sizes)}")
+            if any(size < 0 for size in sizes):
+                problems.append(f"sizes of {name} must not be negative: {tuple(sizes)}")
         if not self.depths or any(not 0 <= depth <= self.blocks for depth in self.depths):
             problems.append(f"depths {tuple(self.depths)} must lie in 0..{self.blocks} (blocks)")
+        if any(not -3 <= power <= 3 for power in self.scales):
+            problems.append(f"scales {tuple(self.scales)} are powers of ten, -3 to 3")
         if problems:
             raise ValueError("; ".join(problems))
 
     @classmethod
     def single(cls, sizes: Mapping[str, int], blocks: int, width: int) -> "SearchSpace":
         """The space with one point: each module of the given size (0 = absent) in every block."""
-        choices = {name: (size,) if (size := sizes.get(name, 0)) else () for name in MODULES}
-        return cls(choices, (blocks,), blocks, width)
+        return cls({name: (size,) for name, size in sizes.items()}, (blocks,), blocks, width)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Those that have a column."""
+        extended = any(self.sizes.get("parallel", ())) or self.scales
+        return ALL_MODULES if extended else MODULES
+
+    @property
+    def num_columns(self) -> int:
+        return len(MODULES) if self.modules == MODULES else len(COLUMNS)
 
     @property
     def max_sizes(self) -> dict[str, int]:
         """The size at which each module's parameters must exist."""
-        return {name: max(self.sizes[name], default=0) for name in MODULES}
+        return {name: max(self._choices(name)) for name in ALL_MODULES}
 
     @property
     def num_genomes(self) -> int:
         """How many distinct genomes there are (an exact Python int, it can be huge)."""
         total = 1
-        for name in MODULES:
-            choices = len(set(self.sizes[name]))
-            if choices:
-                total *= sum(choices**depth for depth in set(self.depths))
+        for name in self.modules:
+            scales = len(set(self.scales)) or 1 if name in SCALED else 1
+            present = len(set(self._choices(name)) - {0}) * scales
+            if 0 in self._choices(name):  # one depth's genomes hold those of all smaller ones
+                total *= (1 + present) ** max(self.depths)
+            else:
+                total *= sum(present**depth for depth in set(self.depths))
         return total
 
     def count(self, genome: np.ndarray) -> np.ndarray:
@@ -101,13 +157,75 @@ class SearchSpace:
         return count_noah(genome, self.width)
 
     def smallest(self) -> np.ndarray:
-        """The genome with the fewest parameters, int32 `[blocks, modules]`."""
-        size = np.array([min(self.sizes[name], default=0) for name in MODULES])
-        return self._truncate(np.broadcast_to(size, (self.blocks, len(MODULES))), min(self.depths))
+        """The genome with the fewest parameters, int32 `[blocks, columns]`."""
+        return self._alike(min, min(self.depths))
+
+    def largest(self) -> np.ndarray:
+        """The genome with the most parameters, int32 `[blocks, columns]`."""
+        return self._alike(max, max(self.depths))
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """`n` independent random genomes, int32 `[n, blocks, modules]`."""
-        return self._truncate(self._random_sizes(rng, n), self._random_depths(rng, n))
+        """`n` independent random genomes, int32 `[n, blocks, columns]`: each size, scale and depth
+        is as likely as the others."""
+        return self._truncate(self._random_cells(rng, n), self._random_depths(rng, n))
+
+    def sample_broad(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """The same, but each module's sizes come from a random range of its own.
+
+        Sums of many equally likely sizes are all about alike; these genomes are not: single
+        modules, uniform sizes and all numbers of parameters are among them.
+        """
+        genomes = self._random_cells(rng, n)
+        for column, name in enumerate(self.modules):
+            levels = np.unique(self._choices(name))
+            low, high = np.sort(rng.integers(len(levels), size=(2, n, 1)), axis=0)
+            genomes[..., column] = levels[rng.integers(low, high + 1, (n, self.blocks))]
+        return self._truncate(genomes, self._random_depths(rng, n))
+
+    def sample_spread(
+        self, rng: np.random.Generator, n: int, least: int = 0, most: int | None = None
+    ) -> np.ndarray:
+        """Up to `n` distinct random genomes, evenly spaced between `least` and `most` parameters.
+
+        Returns:
+          int32 `[n, blocks, columns]`, smallest first.
+        """
+        pool = np.unique(self.sample_broad(rng, _POOL * n), axis=0)
+        params = self.count(pool)
+        fits = (params >= least) & (params <= (params.max() if most is None else most))
+        pool, params = pool[fits], params[fits]
+        chosen: list[int] = []
+        for target in np.linspace(params.min(), params.max(), n) if len(pool) else ():
+            distance = np.abs(params - target).astype(float)
+            distance[chosen] = np.inf
+            if np.isfinite(distance.min()):
+                chosen.append(int(distance.argmin()))
+        order = sorted(chosen, key=lambda row: params[row])
+        return pool[order]
+
+    def sample_fair(self, seed: int, first: int, n: int) -> np.ndarray:
+        """Genomes number `first` to `first + n` of an endless sequence, for training a supernet.
+
+        In every block each module has each of its sizes, and no module where it may be absent,
+        equally often: once in each round of as many genomes as there are choices (as FairNAS,
+        arXiv 1907.01845). So a depth is not kept, and these need not be genomes of the space.
+
+        Returns:
+          int32 `[n, blocks, columns]`.
+        """
+        genomes = np.zeros((n, self.blocks, self.num_columns), np.int32)
+        sometimes, always = min(self.depths), max(self.depths)
+        for column, name in enumerate(COLUMNS[: self.num_columns]):
+            for start, stop, absent in ((0, sometimes, False), (sometimes, always, True)):
+                choices = list(self.scales or (0,))
+                if column < len(self.modules):
+                    choices = sorted({*self._choices(name), *([0] if absent else [])})
+                for i in range(n if stop > start else 0):
+                    round_number, place = divmod(first + i, len(choices))
+                    rng = np.random.default_rng([seed, column, start, round_number])
+                    orders = rng.permuted(np.tile(choices, (stop - start, 1)), axis=1)
+                    genomes[i, start:stop, column] = orders[:, place]
+        return self._without_idle_scales(genomes)
 
     def mutate(
         self,
@@ -117,11 +235,11 @@ class SearchSpace:
         m_prob: float = 0.2,
         s_prob: float = 0.4,
     ) -> np.ndarray:
-        """Changed copies of `genomes` `[n, blocks, modules]`.
+        """Changed copies of `genomes` `[n, blocks, columns]`.
 
-        "block": every size is drawn anew with `m_prob`, every module's depth with `s_prob`.
-        "paper": with `m_prob` a module is touched, and then with `s_prob` its depth is drawn anew;
-        sizes never change, blocks are only added (with random sizes) or cut.
+        "block": every size and scale is drawn anew with `m_prob`, every module's depth with
+        `s_prob`. "paper": with `m_prob` a module is touched, and then with `s_prob` its depth is
+        drawn anew; sizes never change, blocks are only added (with random sizes) or cut.
         """
         n = len(genomes)
         old_depth = self._depth(genomes)  # [n 1 modules]
@@ -129,10 +247,10 @@ class SearchSpace:
         if operators == "paper":
             redraw_depth &= rng.random(old_depth.shape) < m_prob
         depth = np.where(redraw_depth, self._random_depths(rng, n), old_depth)
-        redraw_size = genomes == 0
+        redraw = ~self._covered(old_depth)
         if operators == "block":
-            redraw_size |= rng.random(genomes.shape) < m_prob
-        return self._truncate(np.where(redraw_size, self._random_sizes(rng, n), genomes), depth)
+            redraw = redraw | (rng.random(genomes.shape) < m_prob)
+        return self._truncate(np.where(redraw, self._random_cells(rng, n), genomes), depth)
 
     def crossover(
         self,
@@ -141,38 +259,100 @@ class SearchSpace:
         fathers: np.ndarray,
         operators: str = "block",
     ) -> np.ndarray:
-        """One child for each pair; all arrays `[n, blocks, modules]`.
+        """One child for each pair; all arrays `[n, blocks, columns]`.
 
-        "block": a module's depth comes from one parent, the size in each block from either.
+        "block": a module's depth comes from one parent, size and scale in each block from either.
         "paper": whole columns are swapped.
         """
-        column = rng.random((len(mothers), 1, len(MODULES))) < 0.5
+        owners, depths = self._owners(), (self._depth(mothers), self._depth(fathers))
+        column = rng.random((len(mothers), 1, len(self.modules))) < 0.5
         if operators == "paper":
-            return np.where(column, mothers, fathers)
-        depth = np.where(column, self._depth(mothers), self._depth(fathers))
-        cell = rng.random(mothers.shape) < 0.5
-        first, second = np.where(cell, mothers, fathers), np.where(cell, fathers, mothers)
-        return self._truncate(np.where(first > 0, first, second), depth)
+            return np.where(column[..., owners], mothers, fathers)
+        cell = rng.random((len(mothers), self.blocks, len(self.modules))) < 0.5
+        of_mother, of_father = (self._covered(depth) for depth in depths)
+        mothers_turn = np.where(of_mother & of_father, cell[..., owners], of_mother)
+        child = np.where(mothers_turn, mothers, fathers)
+        return self._truncate(child, np.where(column, *depths))
 
-    def shrink(self, rng: np.random.Generator, genome: np.ndarray, budget: int) -> np.ndarray:
-        """`genome` with whole columns, in random order, made smallest until it fits `budget`."""
-        genome, smallest = genome.copy(), self.smallest()
-        for column in rng.permutation(len(MODULES)):
-            if self.count(genome) <= budget:
-                break
-            genome[:, column] = smallest[:, column]
+    def fit(
+        self, rng: np.random.Generator, genome: np.ndarray, least: int, most: int
+    ) -> np.ndarray | None:
+        """`genome` `[blocks, columns]` with `least` to `most` parameters.
+
+        Random sizes go one choice up or down, or a module one depth, until it fits. None if that
+        does not succeed.
+        """
+        for _ in range(_MOVES):
+            params = self.count(genome)
+            if least <= params <= most:
+                return genome
+            moved = self._moves(genome, -1 if params > most else 1)
+            if not moved:
+                return None
+            genome = moved[rng.integers(len(moved))]
+        return None
+
+    def _moves(self, genome, direction):
+        """All genomes with one size, or one module's depth, one choice lower or higher."""
+        found = []
+        for column, name in enumerate(self.modules):
+            levels, depths = np.unique(self._choices(name)), np.unique(self.depths)
+            gaps = levels[0] == 0
+            depth = int(depths[-1] if gaps else self._depth(genome)[0, column])
+            for block in range(depth):
+                place = np.searchsorted(levels, genome[block, column]) + direction
+                if 0 <= place < len(levels):
+                    found.append(genome.copy())
+                    found[-1][block, column] = levels[place]
+            place = np.searchsorted(depths, depth) + direction
+            if 0 <= place < len(depths) and not gaps:
+                new = int(depths[place])
+                found.append(genome.copy())
+                found[-1][new:, column] = 0
+                found[-1][depth:new, column] = levels[0]
+        return [self._without_idle_scales(genome) for genome in found]
+
+    def _choices(self, name):
+        return self.sizes.get(name) or (0,)
+
+    def _owners(self):
+        """For each column the index of its module."""
+        modules = list(range(len(self.modules)))
+        scaled = [ALL_MODULES.index(name) for name in SCALED]
+        return np.array(modules + (scaled if self.modules == ALL_MODULES else []))
+
+    def _alike(self, choose, depth):
+        genome = np.zeros((self.blocks, self.num_columns), np.int32)
+        genome[:depth, : len(self.modules)] = [choose(self._choices(name)) for name in self.modules]
         return genome
 
-    def _random_sizes(self, rng, n):
-        columns = [rng.choice(self.sizes[name] or (0,), (n, self.blocks)) for name in MODULES]
-        return np.stack(columns, axis=-1)
+    def _random_cells(self, rng, n):
+        names = COLUMNS[: self.num_columns]
+        choices = [
+            self._choices(name) if name in ALL_MODULES else self.scales or (0,) for name in names
+        ]
+        return np.stack([rng.choice(values, (n, self.blocks)) for values in choices], axis=-1)
 
     def _random_depths(self, rng, n):
-        return rng.choice(self.depths, (n, 1, len(MODULES)))
+        return rng.choice(self.depths, (n, 1, len(self.modules)))
 
     def _depth(self, genomes):
+        """The smallest of `depths` that holds a module's last block, `[..., 1, modules]`."""
         position = np.arange(1, self.blocks + 1)[:, None]
-        return np.where(genomes > 0, position, 0).max(axis=-2, keepdims=True)
+        sizes = genomes[..., : len(self.modules)]
+        last = np.where(sizes > 0, position, 0).max(axis=-2, keepdims=True)
+        depths = np.unique(self.depths)
+        return depths[np.minimum(np.searchsorted(depths, last), len(depths) - 1)]
 
-    def _truncate(self, sizes, depth):
-        return np.where(np.arange(self.blocks)[:, None] < depth, sizes, 0).astype(np.int32)
+    def _covered(self, depth):
+        """Which cells lie within a module's depth, bool `[..., blocks, columns]`."""
+        return np.arange(self.blocks)[:, None] < depth[..., self._owners()]
+
+    def _truncate(self, genomes, depth):
+        return self._without_idle_scales(np.where(self._covered(depth), genomes, 0))
+
+    def _without_idle_scales(self, genomes):
+        """With scale 0 where there is nothing to scale, so that equal subnets are equal."""
+        present = genomes[..., self._owners()] > 0
+        present[..., : len(self.modules)] = True
+        return np.where(present, genomes, 0).astype(np.int32)
