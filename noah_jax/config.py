@@ -36,6 +36,7 @@ def defaults() -> ConfigDict:
             "augmentation": "none",  # or "randaugment", with erasing, mixup, cutmix, smoothing
             "center_crop": False,  # of images that are not augmented, enlarged by 8/7
             "genome": "",  # a file, JSON or one of NOAH's YAMLs: skips supernet and search
+            "supernet_from": "",  # a workdir of the same seed whose supernet to use: saves its time
             "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
             "attention": "auto",  # cuDNN's on a single GPU, in bfloat16; or "plain"
             "rematerialise": False,  # blocks are computed again backwards: less memory, slower
@@ -48,10 +49,23 @@ def defaults() -> ConfigDict:
                 "vpt": (1, 5, 10),
                 "lora": (1, 5, 10),
                 "adapter": (1, 5, 10),
-                "depths": (3, 6, 9, 12),
+                "parallel": (),  # sizes of an adapter beside the MLP
+                "scales": (),  # powers of ten that multiply LoRA's and the adapters' outputs
+                "depths": (3, 6, 9, 12),  # a 0 among sizes allows gaps
             },
-            "baseline": {"vpt": 100, "lora": 8, "adapter": 8},  # sizes of the single modules
-            "supernet": {"epochs": 500, "learning_rate": 5e-4, "genomes_per_step": 1, **schedule},
+            "baseline": {
+                **{"vpt": 100, "lora": 8, "adapter": 8, "parallel": 8},  # sizes of single modules
+                "tuned": (1, 2, 4, 8, 16, 32),  # the sizes to choose from by validation
+            },
+            "supernet": {
+                "epochs": 500,
+                "learning_rate": 5e-4,
+                "genomes_per_step": 1,
+                "sampling": "random",  # or "fair"
+                "sandwich": False,  # the largest and the smallest genome in every step
+                "distillation": 0.0,  # share of the others' loss that is against the largest's
+                **schedule,
+            },
             "retrain": {"epochs": 100, "learning_rate": 1e-3, **schedule},
             "search": {
                 "population": 50,
@@ -62,7 +76,10 @@ def defaults() -> ConfigDict:
                 "m_prob": 0.2,
                 "s_prob": 0.4,
                 "budget_millions": 0.64,
+                "least_millions": 0.0,
                 "operators": "block",  # or "paper"
+                "objective": "accuracy",  # or "pareto", a front over all budgets
+                "folds": 1,  # else train + val is cut into so many, with a supernet for each
                 "genomes_per_call": 4,  # side by side on each device, over eval_batch_size images
             },
         }

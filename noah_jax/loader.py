@@ -83,6 +83,16 @@ def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.nd
     return np.stack(images), np.array(labels, np.int32)
 
 
+def subset(split: Split, rows: np.ndarray) -> Split:
+    """The examples `rows` of a split, in that order."""
+    return dataclasses.replace(
+        split,
+        names=[split.names[row] for row in rows],
+        read=lambda i: split.read(int(rows[i])),
+        labels=[split.labels[row] for row in rows] if len(split.labels) else (),
+    )
+
+
 def batches(
     split: Split,
     size: int,

@@ -38,6 +38,7 @@ def fit(
     checkpoint_seconds: float,
     mesh: Mesh,
     writer: Writer,
+    distillation: float = 0.0,
 ) -> nnx.State:
     """Trains to the end of `schedule`, from the newest checkpoint if there is one.
 
@@ -46,6 +47,7 @@ def fit(
         images that are augmented and streamed.
       genomes: step → `[g, depth, modules]`, a pure function.
       checkpoint_seconds: from one checkpoint to the next.
+      distillation: see `train.make_epoch`.
 
     Returns:
       The trained params.
@@ -102,9 +104,13 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         if streamed:
-            run = _streamed(network, optimizer, data, schedule.batch_size, seed, mesh, done, stack)
+            step = train.make_augmented_step(
+                network, optimizer, data.num_classes, mesh, distillation
+            )
+            run = _streamed(step, network, data, schedule.batch_size, seed, mesh, done, stack)
         else:
-            run = _resident(network, optimizer, data, schedule.batch_size, seed, mesh)
+            epoch = train.make_epoch(network, optimizer, schedule.batch_size, mesh, distillation)
+            run = _resident(epoch, network, data, seed, mesh)
         progress = stack.enter_context(writer.progress(stage, total, done, "steps"))
         stack.enter_context(preemption.deferred())
         while True:
@@ -151,9 +157,9 @@ class _Pace:
         self._since = None
 
 
-def _resident(network, optimizer, data, batch_size, seed, mesh):
+def _resident(epoch, network, data, seed, mesh):
     """`run(state, losses, genomes, first_step, start, stop)`: see `train.make_epoch`."""
-    epoch = memory.watch(train.make_epoch(network, optimizer, batch_size, mesh))
+    epoch = memory.watch(epoch)
     images, labels = sharding.replicate(mesh, data)
 
     def run(state, losses, genomes, first_step, start, stop):
@@ -163,9 +169,9 @@ def _resident(network, optimizer, data, batch_size, seed, mesh):
     return run
 
 
-def _streamed(network, optimizer, data, batch_size, seed, mesh, first_step, stack):
+def _streamed(step, network, data, batch_size, seed, mesh, first_step, stack):
     """As `_resident`; calls must follow each other, from `first_step` on; `stack` closes."""
-    step = memory.watch(train.make_augmented_step(network, optimizer, data.num_classes, mesh))
+    step = memory.watch(step)
     rows = sharding.local_rows(mesh, batch_size)
     batches = augment.stream(data.split, data.size, batch_size, seed, first_step, rows)
     stack.callback(batches.close)

@@ -1,8 +1,11 @@
 """The stages of a run, in order, and what each leaves in the workdir.
 
     config.json  metrics.jsonl  .lock   from the start
-    supernet/                           checkpoints of the supernet          (NOAH only)
-    search/gen_000.json …  best.json    the search, and the genome it found  (NOAH only)
+    supernet/                           checkpoints of the supernet       (noah, random)
+    tuning/                             checkpoints of the candidates     (tuned…)
+    search/gen_000.json …               what was evaluated                (these)
+    front.json                          the best at each number of parameters, if asked for
+    best.json                           the genome that was found         (all that find one)
     retrain/                            checkpoints of the subnet
     test.json                           the test's sums, until it is finished
     result.json  report.html            the end
@@ -12,19 +15,25 @@ output that is needed is renamed to <name>.damaged and made again.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from noah_jax import evaluation, interop, loader, loop, outcome, processes, report, search
-from noah_jax.augment import Augmented
-from noah_jax.checkpoint import Checkpoints
+from noah_jax import (
+    interop,
+    outcome,
+    processes,
+    report,
+    search,
+    sensitivity,
+    supernet,
+    tuning,
+)
 from noah_jax.errors import UserError
-from noah_jax.run import TRAINED_ON, Run, prepare, refuse_other_config
-from noah_jax.settings import Config
-from noah_jax.space import MODULES
+from noah_jax.run import Run, prepare, refuse_other_config
+from noah_jax.settings import FOUND, SEARCHED, TUNED, Config
+from noah_jax.space import uniform
 from noah_jax.tasks import TASKS
 from noah_jax.workdir import claim, make_folder, read_json, refuse_if_claimed, write_json
 from noah_jax.writer import Writer
@@ -95,14 +104,16 @@ def _stages(stages: Run) -> bool:
     config, best = stages.config, None
     if config.genome:
         genome = interop.read_genome(config.genome, stages.space.blocks)
-    elif config.method == "noah":
-        best = _search(stages)
+    elif config.method in FOUND:
+        best = _find(stages)
         if config.stage in ("supernet", "search"):
             return False
         genome = np.array(best["genome"], np.int32)
     else:
         genome = stages.space.smallest()
-    params, network = _retrain(stages, genome)
+    with stages.writer.stage("retrain"):
+        split, folder = stages.source.splits["trainval"], stages.workdir / "retrain"
+        params, network = stages.fit_genome("retrain", genome, split, folder)
     if config.stage == "retrain":
         return False
     outcome.evaluate(stages, network, params, genome, best)
@@ -114,67 +125,49 @@ def _report(workdir: pathlib.Path) -> None:
         report.write(workdir)
 
 
-def _search(stages: Run) -> dict[str, Any] | None:
-    """Supernet and search; None if only the supernet was asked for."""
-    config, workdir, space = stages.config, stages.workdir, stages.space
-    best_file = workdir / "best.json"
-    if best := read_json(best_file, stages.writer.say):
+def _find(stages: Run) -> dict[str, Any] | None:
+    """What is in `best.json`; None if only the supernet was asked for."""
+    path, config = stages.workdir / "best.json", stages.config
+    if best := read_json(path, stages.writer.say):
         return best
-    network = stages.network(space.max_sizes, "supernet init")
-
-    seed = stages.seed("genomes")
-
-    def genomes(step):
-        rng = np.random.default_rng([seed, step])
-        return space.sample(rng, config.supernet.genomes_per_step)
-
-    with stages.writer.stage("supernet"):
-        params = _fit(stages, "supernet", network, genomes)
-    if config.stage == "supernet":
-        return None
-    with stages.writer.stage("search"):
-        judge = evaluation.population_evaluator(
-            network, params, stages.batches(stages.source.splits["val"]), config.search, stages.mesh
-        )
-        ranked = search.evolve(
-            space,
-            config.search,
-            judge,
-            stages.seed("search"),
-            workdir / "search",
-            stages.writer,
-        )
-    best = ranked[0].to_json() | {"evaluated": len(ranked)}
-    write_json(best_file, best)
+    if config.method in SEARCHED:
+        best = _search(stages)
+    elif config.method in TUNED:
+        with stages.writer.stage("search"):
+            tuned = tuning.tune(stages)
+        best = tuned[0].to_json() | {"evaluated": len(tuned)}
+    else:
+        budget, space = config.search.budget, stages.space
+        with stages.writer.stage("search"):
+            if config.method == "uniform":
+                genome = uniform(budget, space.blocks, space.width)
+            else:
+                genome = sensitivity.allot(space, sensitivity.scores(stages), budget)
+        best = {"genome": genome.tolist(), "params": int(space.count(genome))}
+    if best:
+        write_json(path, best)
     return best
 
 
-def _retrain(stages: Run, genome: np.ndarray):
-    """The genome trained on train + val from the original weights, with parameters of its size."""
-    sizes = dict(zip(MODULES, genome.max(axis=0).tolist(), strict=True))
-    network = stages.network(sizes, "retrain init")
-    with stages.writer.stage("retrain"):
-        purpose = json.dumps(genome.tolist())
-        params = _fit(stages, "retrain", network, lambda step: genome[None], purpose)
-    return params, network
-
-
-def _fit(stages: Run, stage: str, network, genomes, purpose: str = ""):
-    config, writer = stages.config, stages.writer
-    split = stages.source.splits[TRAINED_ON[stage]]
-    if config.augmentation == "randaugment":
-        examples = Augmented(split, config.image_size, stages.source.num_classes)
-    else:
-        examples = loader.load(split, config.image_size, config.center_crop)
-    return loop.fit(
-        stage,
-        network,
-        examples,
-        stages.schedule(stage),
-        genomes,
-        stages.seed(stage),
-        Checkpoints(stages.workdir / stage, writer.say, purpose),
-        config.checkpoint_seconds,
-        stages.mesh,
-        writer,
-    )
+def _search(stages: Run) -> dict[str, Any] | None:
+    """Supernet and search."""
+    config, workdir = stages.config, stages.workdir
+    with stages.writer.stage("supernet"):
+        trained = supernet.train(stages)
+    if config.stage == "supernet":
+        return None
+    settings = config.search
+    if config.method == "random":
+        settings = dataclasses.replace(settings, mutations=0, crossovers=0)
+    with stages.writer.stage("search"):
+        judge, seed = supernet.judge(stages, trained), stages.seed("search")
+        ranked = search.evolve(
+            stages.space, settings, judge, seed, workdir / "search", stages.writer
+        )
+    evaluated = {"evaluated": len(ranked)}
+    if settings.objective == "pareto":
+        front = search.pareto_front(ranked)
+        points = [{"name": f"p{i}"} | point.to_json() for i, point in enumerate(front, 1)]
+        write_json(workdir / "front.json", {"points": points} | evaluated)
+        ranked = search.within_budget(ranked, settings)
+    return ranked[0].to_json() | evaluated

@@ -2,30 +2,46 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from noah_jax import data, interop, loader, pretrained, processes, search, sharding, train
+from noah_jax import (
+    data,
+    interop,
+    loader,
+    loop,
+    pretrained,
+    processes,
+    search,
+    sharding,
+    train,
+)
 from noah_jax.attention import can_fuse
+from noah_jax.augment import Augmented
+from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
 from noah_jax.network import Network, make_network
-from noah_jax.settings import Config, Schedule, differences
+from noah_jax.settings import SEARCHED, Config, Schedule, differences, supernet_differences
 from noah_jax.shots import Shots
-from noah_jax.space import SearchSpace
+from noah_jax.space import ALL_MODULES, SearchSpace, complete
 from noah_jax.vit import ViTConfig
 from noah_jax.workdir import read_json
 from noah_jax.writer import Writer
 
-_OUTPUTS = "supernet", "search", "best.json", "retrain", "test.json", "result.json"
-TRAINED_ON = {"supernet": "train", "retrain": "trainval"}
+_OUTPUTS = "supernet", "tuning", "search", "best.json", "retrain", "test.json", "result.json"
+_SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}
 
 # Random streams, so that no two uses of one seed see the same numbers.
-_STREAMS = ("supernet init", "supernet", "genomes", "search", "retrain init", "retrain")
+_STREAMS = (
+    *("supernet init", "supernet", "genomes", "search", "retrain init", "retrain"),
+    *("folds", "tuning"),
+)
 
 _Batch = tuple[np.ndarray, np.ndarray]
 
@@ -68,12 +84,58 @@ class Run:
             self.mesh,
         )
 
-    def seed(self, stream: str) -> int:
-        words = [self.config.seed, _STREAMS.index(stream)]
+    def seed(self, stream: str, part: int = 0) -> int:
+        words = [self.config.seed, _STREAMS.index(stream), *([part] if part else [])]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def schedule(self, stage: str) -> Schedule:
         return _schedule(self.config, self.source, stage)[0]
+
+    def fit(
+        self,
+        stage: str,
+        network: Network,
+        genomes: Callable[[int], np.ndarray],
+        split: loader.Split,
+        folder: pathlib.Path,
+        purpose: str = "",
+        part: int = 0,
+        distillation: float = 0.0,
+    ) -> nnx.State:
+        """Trained params; see `loop.fit`.
+
+        Args:
+          stage: whose schedule and random numbers it has.
+          folder: of its checkpoints, which are read only if they are of the same `purpose`.
+          part: which of several that differ in their random numbers.
+        """
+        config = self.config
+        if config.augmentation == "randaugment":
+            examples = Augmented(split, config.image_size, self.source.num_classes)
+        else:
+            examples = loader.load(split, config.image_size, config.center_crop)
+        return loop.fit(
+            stage,
+            network,
+            examples,
+            self.schedule(stage),
+            genomes,
+            self.seed(stage, part),
+            Checkpoints(folder, self.writer.say, purpose),
+            config.checkpoint_seconds,
+            self.mesh,
+            self.writer,
+            distillation,
+        )
+
+    def fit_genome(
+        self, stage: str, genome: np.ndarray, split: loader.Split, folder: pathlib.Path
+    ) -> tuple[nnx.State, Network]:
+        """A subnet trained from the original weights, with parameters of the genome's size."""
+        sizes = dict(zip(ALL_MODULES, complete(genome).max(axis=0).tolist(), strict=False))
+        network = self.network(sizes, "retrain init")
+        purpose = json.dumps(genome.tolist())
+        return self.fit(stage, network, lambda _: genome[None], split, folder, purpose), network
 
     def eval_batch(self, split: loader.Split) -> int:
         """How many images of `split` to evaluate at once; the devices divide it."""
@@ -98,14 +160,14 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     space = config.search_space()
     if config.genome:
         interop.read_genome(config.genome, space.blocks)
-    elif config.method == "noah":
+    elif config.method in SEARCHED:
         search.check_budget(space, config.search)
     shots = None
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
     source = _open_source(config.task, config.data_dir, config.split_seed, shots)
     config = _resolve(config)
-    if config.method == "noah" and not config.genome:
+    if config.has_supernet:
         train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
     train.steps_per_epoch("retrain", *_schedule(config, source, "retrain"))
     vit = config.vit(source.num_classes, config.dtype)
@@ -118,6 +180,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
     if config.genome:
         inputs["genome"] = interop.read_genome(config.genome, space.blocks).tobytes().hex()
+    if config.supernet_from:
+        _require_supernet(config, inputs)
     counts = {name: len(split) for name, split in source.splits.items()}
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
     refuse_other_config(config, workdir, inputs)
@@ -126,8 +190,11 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
 
 def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:
     """How to train in that stage, and on how many images: few can be less than a batch."""
-    schedule = config.supernet if stage == "supernet" else config.retrain
-    images = len(source.splits[TRAINED_ON[stage]])
+    schedule, folds = getattr(config, _SCHEDULES[stage]), config.search.folds
+    images = len(source.splits["trainval" if stage == "retrain" else "train"])
+    if stage == "supernet" and folds > 1:
+        images = len(source.splits["trainval"])
+        images -= -(-images // folds)
     if config.shots and images < schedule.batch_size:
         groups = config.supernet.genomes_per_step if stage == "supernet" else 1
         batch_size = max(images // groups, 1) * groups
@@ -141,6 +208,24 @@ def _resolve(config: Config) -> Config:
     return dataclasses.replace(config, dtype=auto) if config.dtype == "auto" else config
 
 
+def _require_supernet(config: Config, inputs: dict[str, str]) -> None:
+    """Raises UserError unless the supernet of `supernet_from` is the one that would be trained."""
+    folder = pathlib.Path(config.supernet_from).expanduser()
+    saved = read_json(folder / "config.json")
+    if saved is None or not processes.from_main((folder / "supernet").is_dir):
+        raise UserError(f"supernet_from={folder}: it is no workdir with a supernet")
+    old = saved.pop("inputs", {})
+    different = supernet_differences(saved, config)
+    different += [
+        f"the {key}: not the same as there" for key in inputs if old.get(key) != inputs[key]
+    ]
+    if different:
+        raise UserError(
+            f"supernet_from={folder}: its supernet is not the one of this run:\n  "
+            + "\n  ".join(different)
+        )
+
+
 # --- A workdir belongs to one run ----------------------------------------------------------------
 
 
@@ -152,17 +237,19 @@ def refuse_other_config(
     if saved is None:
         return
     old = saved.pop("inputs", {})
-    different = differences(saved, _resolve(config))
-    what = {"images": "the images", "weights": "the file of weights", "genome": "the genome"}
-    different += [
-        f"{what[key]}: not the same as there" for key in inputs or () if old.get(key) != inputs[key]
-    ]
+    different = differences(saved, _resolve(config)) + _changed(old, inputs or {})
     if different:
         raise UserError(
             f"{workdir} belongs to a run with other settings:\n  "
             + "\n  ".join(different)
             + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
         )
+
+
+def _changed(old: dict[str, str], inputs: dict[str, str]) -> list[str]:
+    """Which inputs have other contents than those of another run, a line each."""
+    what = {"images": "the images", "weights": "the file of weights", "genome": "the genome"}
+    return [f"{what[key]}: not the same as there" for key in inputs if old.get(key) != inputs[key]]
 
 
 def _saved(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -1,4 +1,8 @@
-"""The evolutionary search (NOAH, section 3.3): one call evaluates a population."""
+"""The evolutionary search (NOAH, section 3.3): one call evaluates a population.
+
+`python -m noah_jax.search rank WORKDIR --genomes=N` tells whether its ranking can be trusted; see
+`ranking.py`.
+"""
 
 import dataclasses
 import math
@@ -15,6 +19,7 @@ from noah_jax.space import SearchSpace
 from noah_jax.writer import Writer
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
+_FAILURES = 5  # to fit a genome into the budget, before there counts as none that fits
 _UNFINISHED, _SECONDS_BETWEEN_SAVES = "unfinished.json", 1.0
 
 
@@ -56,10 +61,16 @@ class Candidate:
 
 def check_budget(space: SearchSpace, settings: Search) -> None:
     """Raises UserError if no genome of `space` fits the budget."""
-    if (least := int(space.count(space.smallest()))) > settings.budget:
+    least, most = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
+    if least > settings.budget:
         raise UserError(
             f"search.budget_millions={settings.budget_millions} admits no genome: the smallest of "
             f"this search space has {least / 1e6:.4f} M parameters"
+        )
+    if most < settings.least:
+        raise UserError(
+            f"search.least_millions={settings.least_millions} admits no genome: the largest of "
+            f"this search space has {most / 1e6:.4f} M parameters"
         )
 
 
@@ -76,7 +87,8 @@ def evolve(
 ) -> list[Candidate]:
     """All candidates, best first, every generation ranked.
 
-    No genome is evaluated twice, none over budget. Each generation is saved as
+    No genome is evaluated twice, none outside the budget, unless the objective is a front over all
+    budgets. Each generation is saved as
     `<folder>/gen_NNN.json`, and one that is there already is read, not evaluated; what is known of
     the one in progress is in `unfinished.json`. Ends early when nothing new can be drawn.
 
@@ -122,9 +134,34 @@ def evolve(
                 f"the search is saved after generation {generation + 1} of {generations}"
             )
     workdir.discard(folder / _UNFINISHED)
+    if not candidates:
+        raise UserError(
+            f"search: no genome found between search.least_millions={settings.least_millions} and "
+            f"search.budget_millions={settings.budget_millions}"
+        )
     if not candidates[0].is_finite:
         raise UserError("search: no genome has a finite loss, so the supernet is of no use")
     return candidates
+
+
+def judge_all(
+    space: SearchSpace,
+    genomes: np.ndarray,
+    evaluate: Evaluate,
+    folder: pathlib.Path,
+    writer: Writer,
+) -> list[Candidate]:
+    """As `evolve`, for a first generation of given genomes, and no others."""
+    workdir.make_folder(folder)
+    path = folder / "gen_000.json"
+    if saved := workdir.read_json(path, writer.say):
+        found = [Candidate.from_json(values) for values in saved["candidates"]]
+    else:
+        with preemption.deferred():
+            found = _judge(space, genomes, evaluate, 0, folder, writer)
+            workdir.write_json(path, _to_json(0, found))
+    workdir.discard(folder / _UNFINISHED)
+    return sorted(found, key=lambda candidate: candidate.rank)
 
 
 def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
@@ -163,26 +200,36 @@ def propose(
     rng: np.random.Generator,
     ranked: Sequence[Candidate],
 ) -> np.ndarray:
-    """The next generation `[n, blocks, modules]`: new, distinct and within budget.
+    """The next generation `[n, blocks, columns]`: new, distinct and within budget.
 
     Mutations and crossovers of the best so far, and random genomes up to the population; fewer
-    than that only when the space has no more to give.
+    than that only when the space has no more to give. The paper's operators draw until a genome
+    fits the budget; the others change single sizes of one that does not until it does.
     """
+    pareto, paper = settings.objective == "pareto", settings.operators == "paper"
+    least, most = (0, int(space.count(space.largest()))) if pareto else settings.bounds
     seen = {candidate.genome.tobytes() for candidate in ranked}
-    parents = np.array([candidate.genome for candidate in ranked[: settings.parents]])
+    parents = _parents(settings, ranked, pareto)
     found: list[np.ndarray] = []
 
-    def draw(make, count):
-        wanted = len(found) + count
+    def draw(make, count, fit):
+        wanted, failures = len(found) + count, 0
         for _ in range(_TRIES):
             for genome in make(count) if count else ():
-                if len(found) == wanted:
+                if len(found) == wanted or failures == _FAILURES:
                     return
-                if space.count(genome) <= settings.budget and genome.tobytes() not in seen:
+                if fit:
+                    genome = space.fit(rng, genome, least, most)
+                    failures += genome is None
+                elif not least <= space.count(genome) <= most:
+                    continue
+                if genome is not None and genome.tobytes() not in seen:
                     seen.add(genome.tobytes())
                     found.append(genome)
 
     def choose(n):
+        if pareto:  # binary tournaments; parents are in order
+            return parents[rng.integers(len(parents), size=(2, n)).min(axis=0)]
         return parents[rng.integers(len(parents), size=n)]
 
     def mutate(n):
@@ -191,12 +238,85 @@ def propose(
     def cross(n):
         return space.crossover(rng, choose(n), choose(n), settings.operators)
 
-    def shrunk(n):  # where few genomes fit, drawing blindly finds none
-        return [space.shrink(rng, genome, settings.budget) for genome in space.sample(rng, n)]
+    def sample(n):
+        if pareto:
+            return space.sample_spread(rng, n)
+        return space.sample(rng, n) if paper else space.sample_broad(rng, n)
 
     if len(parents):
-        draw(mutate, settings.mutations)
-        draw(cross, settings.crossovers)
-    draw(lambda n: space.sample(rng, n), settings.population - len(found))
-    draw(shrunk, settings.population - len(found))
-    return np.array(found, np.int32).reshape(-1, space.blocks, space.smallest().shape[1])
+        draw(mutate, settings.mutations, fit=not paper)
+        draw(cross, settings.crossovers, fit=not paper)
+    draw(sample, settings.population - len(found), fit=not paper)
+    draw(sample, settings.population - len(found), fit=True)  # where few fit, blind drawing fails
+    return np.array(found, np.int32).reshape(-1, space.blocks, space.num_columns)
+
+
+def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
+    """Genomes `[n, blocks, columns]`, best first."""
+    if pareto:
+        survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
+    else:
+        survivors = ranked[: settings.parents]
+    return np.array([candidate.genome for candidate in survivors])
+
+
+# --- Fronts --------------------------------------------------------------------------------------
+
+
+def pareto_order(candidates: Sequence[Candidate]) -> list[int]:
+    """Indices, best first: by front, and within one the lonelier first (NSGA-II, Deb et al. 2002).
+
+    One candidate dominates another if it has no more parameters and ranks no lower in accuracy,
+    then loss; both extremes of a front, and then those with the largest gap to their neighbours in
+    parameters and accuracy, come first.
+    """
+    order: list[int] = []
+    rest = sorted(range(len(candidates)), key=lambda row: candidates[row].rank)
+    while rest:
+        front = _first_front(candidates, rest)
+        order += _lonely_first(candidates, front)
+        rest = [row for row in rest if row not in set(front)]
+    return order
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those with a finite loss that no other dominates, fewest parameters first."""
+    finite = [candidate for candidate in candidates if candidate.is_finite]
+    rows = sorted(range(len(finite)), key=lambda row: finite[row].rank)
+    return [finite[row] for row in reversed(_first_front(finite, rows))]
+
+
+def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candidate]:
+    """Those that fit the budget, in order.
+
+    Raises:
+      UserError: none does.
+    """
+    least, most = settings.bounds
+    if not (fit := [candidate for candidate in ranked if least <= candidate.params <= most]):
+        raise UserError(
+            f"search: no genome between {least / 1e6:.4f} and {most / 1e6:.4f} M parameters was "
+            "evaluated; front.json has the whole front"
+        )
+    return fit
+
+
+def _first_front(candidates, rows) -> list[int]:
+    """Of `rows`, which are best first, those that no other dominates; fewer parameters later."""
+    front, fewest = [], math.inf
+    for row in rows:
+        if candidates[row].params < fewest:
+            front.append(row)
+            fewest = candidates[row].params
+    return front
+
+
+def _lonely_first(candidates, front) -> list[int]:
+    loneliness = np.zeros(len(front))
+    for values in (
+        np.array([candidates[row].params for row in front], float),
+        np.array([candidates[row].accuracy for row in front], float),
+    ):
+        gaps = np.abs(values[2:] - values[:-2]) / (np.ptp(values) or 1.0)
+        loneliness += np.concatenate([[np.inf], gaps, [np.inf]])[: len(front)]
+    return [front[i] for i in np.argsort(-loneliness, kind="stable")]

@@ -11,10 +11,15 @@ from typing import Any
 
 from noah_jax.errors import nearest
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
-from noah_jax.space import MODULES, OPERATORS, SearchSpace
+from noah_jax.space import ALL_MODULES, MODULES, OPERATORS, SearchSpace
 from noah_jax.vit import ViTConfig
 
-METHODS = ("noah", "vpt", "lora", "adapter", "linear", "full")
+SEARCHED = ("noah", "random")  # in a supernet
+TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
+FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
+METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
+OBJECTIVES = ("accuracy", "pareto")
+SAMPLINGS = ("random", "fair")
 AUGMENTATIONS = ("none", "randaugment")
 STAGES = ("supernet", "search", "retrain", "report")
 
@@ -32,7 +37,12 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class SupernetSchedule(Schedule):
+    """See `supernet.py`."""
+
     genomes_per_step: int
+    sampling: str
+    sandwich: bool
+    distillation: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +57,10 @@ class Search:
     m_prob: float
     s_prob: float
     budget_millions: float
+    least_millions: float
     operators: str
+    objective: str
+    folds: int
     genomes_per_call: int
 
     @property
@@ -55,12 +68,25 @@ class Search:
         """Parameters that a genome may have, head excluded."""
         return round(self.budget_millions * 1e6)
 
+    @property
+    def least(self) -> int:
+        """Parameters that a genome must have, head excluded."""
+        return round(self.least_millions * 1e6)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        return self.least, self.budget
+
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class Baseline:
+    """Sizes of the single modules, and those among which the tuned methods choose."""
+
     vpt: int
     lora: int
     adapter: int
+    parallel: int
+    tuned: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +94,8 @@ class Choices:
     vpt: tuple[int, ...]
     lora: tuple[int, ...]
     adapter: tuple[int, ...]
+    parallel: tuple[int, ...]
+    scales: tuple[int, ...]
     depths: tuple[int, ...]
 
 
@@ -91,6 +119,7 @@ class Config:
     augmentation: str
     center_crop: bool
     genome: str
+    supernet_from: str
     dtype: str
     attention: str
     rematerialise: bool
@@ -100,7 +129,7 @@ class Config:
     checkpoint_seconds: float
     weight_shards: int
     space: Choices
-    baseline: Sizes
+    baseline: Baseline
     supernet: SupernetSchedule
     retrain: Schedule
     search: Search
@@ -127,13 +156,18 @@ class Config:
             rematerialise=self.rematerialise,
         )
 
+    @property
+    def has_supernet(self) -> bool:
+        return self.method in SEARCHED and not self.genome
+
     def search_space(self) -> SearchSpace:
-        """What the method may choose from; a single point for every method but NOAH."""
+        """What the method may choose from; a single point for those that choose nothing."""
         vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
-        if self.method == "noah":
-            sizes = {name: tuple(getattr(self.space, name)) for name in MODULES}
-            return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
-        sizes = {name: getattr(self.baseline, name) for name in MODULES if name == self.method}
+        if self.method in FOUND:
+            sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
+            depths, scales = tuple(self.space.depths), tuple(self.space.scales)
+            return SearchSpace(sizes, depths, vit.depth, vit.width, scales)
+        sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
         return SearchSpace.single(sizes, vit.depth, vit.width)
 
 
@@ -146,17 +180,38 @@ _FREE_KEYS = (
     "eval_batch_size",
     "checkpoint_seconds",
     "search.genomes_per_call",
+    "supernet_from",
+)
+# What a supernet depends on, besides its own settings.
+_SUPERNET_KEYS = (
+    *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "image_size"),
+    *("normalisation", "split_seed", "shots", "lists", "whole_val", "augmentation", "center_crop"),
+    *("dtype", "drop_path", "dropout"),
 )
 
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
     """Where a run whose settings were saved as JSON would come to another result, a line each."""
+    if config.method in SEARCHED:
+        unread = ("baseline.",)
+    elif config.method in FOUND:
+        unread = ("supernet.",)
+    else:
+        unread = ("supernet.", "search.", "space.")
+    return _differences(saved, config, lambda key: not key.startswith(unread))
+
+
+def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:
+    """Where that run's supernet would be another one than this run's, a line each."""
+    return _differences(saved, config, lambda key: key.startswith(_SUPERNET_KEYS))
+
+
+def _differences(saved, config, matters) -> list[str]:
     old, new = _flat(saved), _flat(json.loads(json.dumps(dataclasses.asdict(config))))
-    unread = ("baseline.",) if config.method == "noah" else ("supernet.", "search.", "space.")
     return [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old | new)
-        if old.get(key) != new.get(key) and key not in _FREE_KEYS and not key.startswith(unread)
+        if old.get(key) != new.get(key) and key not in _FREE_KEYS and matters(key)
     ]
 
 
@@ -178,8 +233,10 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"method={c.method!r}: expected one of {', '.join(METHODS)}, or several joined by +"
     if c.stage not in (*STAGES, "all"):
         yield f"stage={c.stage!r}: expected all or one of {', '.join(STAGES)}"
-    if c.stage in ("supernet", "search") and (c.method != "noah" or c.genome):
-        yield f"stage={c.stage}: only method=noah without a given genome has it"
+    if c.stage == "supernet" and not c.has_supernet:
+        yield f"stage={c.stage}: only {' and '.join(SEARCHED)} without a given genome have it"
+    if c.stage == "search" and (c.method not in FOUND or c.genome):
+        yield f"stage={c.stage}: only {', '.join(FOUND)} without a given genome have it"
     if c.augmentation not in AUGMENTATIONS:
         yield f"augmentation={c.augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}"
     if (c.lists or c.whole_val) and not c.shots:
@@ -194,6 +251,14 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"attention={c.attention!r}: expected auto or plain"
     if c.search.operators not in OPERATORS:
         yield f"search.operators={c.search.operators!r}: expected one of {', '.join(OPERATORS)}"
+    if c.search.objective not in OBJECTIVES:
+        yield f"search.objective={c.search.objective!r}: expected one of {', '.join(OBJECTIVES)}"
+    if c.supernet.sampling not in SAMPLINGS:
+        yield f"supernet.sampling={c.supernet.sampling!r}: expected one of {', '.join(SAMPLINGS)}"
+    if c.supernet.sandwich and c.supernet.genomes_per_step < 2:
+        yield "supernet.sandwich needs at least 2 supernet.genomes_per_step"
+    if c.supernet.distillation and not c.supernet.sandwich:
+        yield "supernet.distillation is from the largest genome: it needs supernet.sandwich"
     if c.normalisation and c.normalisation not in NORMALISATIONS:
         yield f"normalisation={c.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}"
     if c.backbone not in BACKBONES:
@@ -213,6 +278,8 @@ def complaints(c: Config) -> Iterator[str]:
             yield f"{key}={path}: {found}"
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"
+    if c.supernet_from and not c.has_supernet:
+        yield f"supernet_from={c.supernet_from}: only {' and '.join(SEARCHED)} have a supernet"
     yield from _number_complaints(c)
     for check in (lambda: c.vit(1, "float32"), c.search_space):
         try:
@@ -229,7 +296,15 @@ def _number_complaints(c: Config):
         yield from _at_least(c, key, 1)
     for key in ("generations", "mutations", "crossovers"):
         yield from _at_least(c, f"search.{key}", 0)
-    for name in ("vpt", "lora", "adapter"):
+    yield from _at_least(c, "search.folds", 1)
+    if not c.baseline.tuned or any(size < 1 for size in c.baseline.tuned):
+        yield f"baseline.tuned={c.baseline.tuned}: expected sizes of at least 1"
+    if not 0 <= c.search.least_millions <= c.search.budget_millions:
+        yield (
+            f"search.least_millions={c.search.least_millions}: expected 0 to "
+            f"search.budget_millions={c.search.budget_millions}"
+        )
+    for name in ALL_MODULES:
         if c.method == name:
             yield from _at_least(c, f"baseline.{name}", 1)
     for key in ("seed", "split_seed"):
@@ -241,7 +316,8 @@ def _number_complaints(c: Config):
         yield f"search.budget_millions={c.search.budget_millions}: expected a positive number"
     if not c.checkpoint_seconds >= 0:
         yield f"checkpoint_seconds={c.checkpoint_seconds}: expected at least 0"
-    for key in ("drop_path", "dropout", "search.m_prob", "search.s_prob"):
+    keys = "drop_path", "dropout", "search.m_prob", "search.s_prob", "supernet.distillation"
+    for key in keys:
         probability = attrgetter(key)(c)
         if not 0 <= probability <= 1 or (key.startswith("drop") and probability == 1):
             yield f"{key}={probability}: expected a probability (dropping everything is none)"

@@ -22,7 +22,6 @@ OPERATORS = ("block", "paper")
 _NOAH_POSITION_TABLE = 100
 
 _MOVES = 500  # of single sizes, before a genome counts as impossible to fit
-_POOL = 32  # random genomes for each of those that are spread over a range
 
 
 def complete(genome: np.ndarray) -> np.ndarray:
@@ -172,36 +171,39 @@ class SearchSpace:
     def sample_broad(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """The same, but each module's sizes come from a random range of its own.
 
-        Sums of many equally likely sizes are all about alike; these genomes are not: single
-        modules, uniform sizes and all numbers of parameters are among them.
+        Half of the modules that may be absent are. Sums of many equally likely sizes are all about
+        alike; these genomes are not: single modules, uniform sizes and all numbers of parameters
+        are among them.
         """
         genomes = self._random_cells(rng, n)
         for column, name in enumerate(self.modules):
             levels = np.unique(self._choices(name))
             low, high = np.sort(rng.integers(len(levels), size=(2, n, 1)), axis=0)
-            genomes[..., column] = levels[rng.integers(low, high + 1, (n, self.blocks))]
+            sizes = levels[rng.integers(low, high + 1, (n, self.blocks))]
+            if 0 in (levels[0], min(self.depths)):
+                sizes = np.where(rng.random((n, 1)) < 0.5, sizes, 0)
+            genomes[..., column] = sizes
         return self._truncate(genomes, self._random_depths(rng, n))
 
     def sample_spread(
         self, rng: np.random.Generator, n: int, least: int = 0, most: int | None = None
     ) -> np.ndarray:
-        """Up to `n` distinct random genomes, evenly spaced between `least` and `most` parameters.
+        """Random genomes, one in each of `n` equal parts of `least` to `most` parameters.
+
+        Fewer where parts have none.
 
         Returns:
           int32 `[n, blocks, columns]`, smallest first.
         """
-        pool = np.unique(self.sample_broad(rng, _POOL * n), axis=0)
-        params = self.count(pool)
-        fits = (params >= least) & (params <= (params.max() if most is None else most))
-        pool, params = pool[fits], params[fits]
-        chosen: list[int] = []
-        for target in np.linspace(params.min(), params.max(), n) if len(pool) else ():
-            distance = np.abs(params - target).astype(float)
-            distance[chosen] = np.inf
-            if np.isfinite(distance.min()):
-                chosen.append(int(distance.argmin()))
-        order = sorted(chosen, key=lambda row: params[row])
-        return pool[order]
+        most = int(self.count(self.largest())) if most is None else most
+        edges = np.linspace(least, most + 1, n + 1).astype(int)
+        found = [
+            self.fit(rng, genome, int(low), int(high) - 1)
+            for genome, low, high in zip(
+                self.sample_broad(rng, n), edges[:-1], edges[1:], strict=True
+            )
+        ]
+        return np.stack([genome for genome in found if genome is not None] or [self.smallest()])
 
     def sample_fair(self, seed: int, first: int, n: int) -> np.ndarray:
         """Genomes number `first` to `first + n` of an endless sequence, for training a supernet.
@@ -279,23 +281,30 @@ class SearchSpace:
     ) -> np.ndarray | None:
         """`genome` `[blocks, columns]` with `least` to `most` parameters.
 
-        Random sizes go one choice up or down, or a module one depth, until it fits. None if that
-        does not succeed.
+        Random sizes go one choice up or down, or a module one depth, until it fits; modules that
+        are absent stay so while others can grow. None if that does not succeed.
         """
         for _ in range(_MOVES):
             params = self.count(genome)
             if least <= params <= most:
                 return genome
-            moved = self._moves(genome, -1 if params > most else 1)
+            direction, present = -1 if params > most else 1, genome.any(axis=0)
+            moved = self._moves(genome, direction, present) or self._moves(genome, direction)
             if not moved:
                 return None
             genome = moved[rng.integers(len(moved))]
         return None
 
-    def _moves(self, genome, direction):
-        """All genomes with one size, or one module's depth, one choice lower or higher."""
+    def _moves(self, genome, direction, columns=None):
+        """All genomes with one size, or one module's depth, one choice lower or higher.
+
+        Args:
+          columns: bool, those that may change; None = all.
+        """
         found = []
         for column, name in enumerate(self.modules):
+            if columns is not None and not columns[column]:
+                continue
             levels, depths = np.unique(self._choices(name)), np.unique(self.depths)
             gaps = levels[0] == 0
             depth = int(depths[-1] if gaps else self._depth(genome)[0, column])

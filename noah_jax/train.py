@@ -51,12 +51,29 @@ def initial_state(network: Network, optimizer: optax.GradientTransformation, mes
     return sharding.replicate(mesh, (params, jax.jit(optimizer.init)(params)))
 
 
-def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh: Mesh):
+def _make_update(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    distillation: float = 0.0,
+):
     """`update(state, frozen, images, labels, genomes, key)` → the new state and the loss.
 
-    `state` is `(params, optimiser state)`. Each of the genomes `[g, depth, modules]` gets an equal
-    part of the batch. Labels are classes `[b]`, or distributions `[b, classes]`.
+    `state` is `(params, optimiser state)`. Each of the genomes `[g, depth, columns]` gets an equal
+    part of the batch. Labels are classes `[b]`, or distributions `[b, classes]`. `distillation` is
+    the share, in the targets of all genomes but the first, of what the first says of their images,
+    without dropout.
     """
+
+    def taught(params, frozen, images, labels, genomes):
+        """Distributions `[g, b / g, classes]` to learn."""
+        others = images[1:].reshape(-1, *images.shape[2:])
+        logits = network.logits(jax.lax.stop_gradient(params), frozen, others, genomes[0])
+        said = jax.nn.softmax(logits).reshape(len(genomes) - 1, -1, logits.shape[-1])
+        if labels.ndim == 2:
+            labels = jax.nn.one_hot(labels, logits.shape[-1])
+        others = (1 - distillation) * labels[1:] + distillation * said
+        return jnp.concatenate([labels[:1], others])
 
     def loss(params, frozen, images, labels, genomes, key):
         groups = len(genomes)
@@ -66,6 +83,8 @@ def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh
             params, frozen, images, genomes, jax.random.split(key, groups)
         )
         labels = labels.reshape(groups, -1, *labels.shape[1:])  # logits so flattened would travel
+        if distillation and groups > 1:
+            labels = taught(params, frozen, images, labels, genomes)
         if labels.ndim == 3:
             return optax.softmax_cross_entropy(logits, labels).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -80,7 +99,11 @@ def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh
 
 
 def make_epoch(
-    network: Network, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    mesh: Mesh,
+    distillation: float = 0.0,
 ):
     """The compiled `epoch(state, losses, frozen, images, labels, genomes, first_step, span, seed)`.
 
@@ -90,7 +113,7 @@ def make_epoch(
     all of them. Returns the new state and losses. All but the number of steps in an epoch is
     traced: one compilation, and the same numbers however an epoch is divided into spans.
     """
-    update = _make_update(network, optimizer, mesh)
+    update = _make_update(network, optimizer, mesh, distillation)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def epoch(state, losses, frozen, images, labels, genomes, first_step, span, seed):
@@ -117,14 +140,18 @@ def make_epoch(
 
 
 def make_augmented_step(
-    network: Network, optimizer: optax.GradientTransformation, num_classes: int, mesh: Mesh
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    num_classes: int,
+    mesh: Mesh,
+    distillation: float = 0.0,
 ):
     """The compiled `step(state, losses, frozen, images, labels, genomes, first_step, i, seed)`.
 
     As the step `i` of `make_epoch`, with the part of the augmentation that is done on the device.
     Images and labels are placed as by `sharding.from_local_rows`; `genomes` are the step's.
     """
-    update = _make_update(network, optimizer, mesh)
+    update = _make_update(network, optimizer, mesh, distillation)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def step(state, losses, frozen, images, labels, genomes, first_step, i, seed):

@@ -190,6 +190,21 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def copy_folder(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a folder of another run, unless `target` is there: as a whole or not at all.
+
+    Raises:
+      UserError: it cannot be copied.
+    """
+    if not processes.is_main() or target.exists():
+        return
+    scratch = target.with_name(target.name + ".part")
+    with writing(target):
+        remove(scratch)
+        shutil.copytree(source, scratch)
+        os.replace(scratch, target)
+
+
 def discard(path: pathlib.Path) -> None:
     """Deletes a file of a run that is no longer needed, if it is there."""
     if processes.is_main():

@@ -47,7 +47,7 @@ def test_vtab_defaults_are_the_papers_recipe():
 def test_a_baseline_is_a_space_with_one_point(method, sizes, params):
     (config,) = config_lib.expand(vtab.get_config(f"cifar100,method={method}"))
     space = config.search_space()
-    assert space.max_sizes == sizes and space.num_genomes == 1
+    assert space.max_sizes == sizes | {"parallel": 0} and space.num_genomes == 1
     assert space.count(space.smallest()) == params
 
 
@@ -104,7 +104,8 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         assert run.augmentation == "randaugment" and run.center_crop and not run.whole_val
         assert (run.supernet.epochs, run.supernet.learning_rate) == (300, 5e-4)
         assert (run.retrain.epochs, run.retrain.learning_rate) == (100, 5e-3)
-        assert all(size == (5, 10, 50, 100) for size in run.search_space().sizes.values())
+        sizes = run.search_space().sizes
+        assert all(sizes[name] == (5, 10, 50, 100) for name in MODULES) and not sizes["parallel"]
     with pytest.raises(
         UserError, match=r"(?s)shots='two': expected numbers.*seeds=0: expected how"
     ):
@@ -169,7 +170,7 @@ def test_all_complaints_in_one_message():
         "weight_shards": 0,
         "supernet.epochs": 5,
         "retrain.batch_size": 0,
-        "space.lora": (1, 0),
+        "space.lora": (1, -1),
         "search.mutations": 40,
         "search.operators": "magic",
         "supernet.genomes_per_step": 7,
@@ -187,7 +188,7 @@ def test_all_complaints_in_one_message():
         "weight_shards=0: expected at least 1",
         "supernet.warmup_epochs=10: expected fewer than the 5",
         "retrain.batch_size=0: expected at least 1",
-        "sizes of lora must be positive",
+        "sizes of lora must not be negative",
         "search.mutations + search.crossovers exceed",
         "search.operators='magic'",
         "divisible by supernet.genomes_per_step",
@@ -239,5 +240,5 @@ def test_every_key_is_read():
     code = "".join(files.values()) + own.split("def differences")[0]
     for kind in (settings.Config, settings.Search, settings.SupernetSchedule):
         for field in dataclasses.fields(kind):
-            use = rf"\b(config|settings|schedule|self|supernet)\.{field.name}\b"
+            use = rf"\b(config|settings|schedule|self|supernet|search)\.{field.name}\b"
             assert re.search(use, code), field.name

@@ -9,7 +9,7 @@ import pytest
 
 from noah_jax import preemption
 from noah_jax.errors import UserError
-from noah_jax.search import Candidate, evolve
+from noah_jax.search import Candidate, evolve, pareto_front, pareto_order
 from noah_jax.settings import Search
 from noah_jax.space import MODULES, SearchSpace
 from noah_jax.writer import Writer
@@ -24,7 +24,10 @@ SETTINGS = Search(
     m_prob=0.2,
     s_prob=0.4,
     budget_millions=0.25,
+    least_millions=0.0,
     operators="block",
+    objective="accuracy",
+    folds=1,
     genomes_per_call=2,
 )
 
@@ -76,6 +79,63 @@ def test_better_than_random_at_equal_cost(tmp_path):
         assert len(random) == len(judge.seen)
         wins += ranked[0].loss < min(loss.min() for _, loss in judge(random))
     assert wins == 5
+
+
+def test_a_band_of_parameters(tmp_path):
+    settings = dataclasses.replace(SETTINGS, least_millions=0.24)
+    ranked, _ = _evolve(tmp_path, settings)
+    assert len(ranked) == 100 and all(240_000 <= c.params <= 250_000 for c in ranked)
+    with pytest.raises(UserError, match="no genome found between search.least_millions=0.6"):
+        odd = dataclasses.replace(SETTINGS, least_millions=0.6500001, budget_millions=0.6500002)
+        _evolve(tmp_path / "none", odd)
+    with pytest.raises(
+        UserError, match="least_millions=0.7 admits no genome: the largest .*0.6545"
+    ):
+        _evolve(tmp_path / "above", dataclasses.replace(odd, least_millions=0.7))
+
+
+class Trade(Judge):
+    """More parameters are better, if they are in the last blocks."""
+
+    def __call__(self, genomes):
+        self.calls += 1
+        self.seen += [genome.tobytes() for genome in genomes]
+        score = (genomes * np.linspace(0.1, 1, 12)[:, None]).sum((1, 2))
+        yield score / 360, 1.0 / (1 + score)
+
+
+def test_one_front_is_as_good_as_three_searches(tmp_path):
+    """At equal cost in total, and at the budgets of the three."""
+    pareto = dataclasses.replace(SETTINGS, objective="pareto", generations=14)
+    worse = []
+    for seed in range(3):
+        folder = tmp_path / f"{seed}"
+        ranked, judge = _evolve(folder, pareto, seed=seed, judge=Trade())
+        assert len(judge.seen) == len(set(judge.seen)) == len(ranked) == 300
+        front = pareto_front(ranked)
+        params = [point.params for point in front]
+        assert params == sorted(params) and len(set(params)) == len(params) > 15
+        accuracies = [point.accuracy for point in front]
+        assert accuracies == sorted(accuracies)
+        for budget in (0.1, 0.25, 0.5):
+            alone = dataclasses.replace(SETTINGS, budget_millions=budget)
+            best = _evolve(folder / f"{budget}", alone, seed=seed, judge=Trade())[0][0]
+            reached = max(p.accuracy for p in front if p.params <= budget * 1e6)
+            worse.append(best.accuracy - reached)
+    assert np.mean(worse) < 0.01 and max(worse) < 0.05, worse
+
+
+def test_the_front_by_hand():
+    genome = np.zeros((12, 3), np.int32)
+    values = [(5, 0.5, 2.0), (5, 0.5, 1.0), (4, 0.5, 1.0), (9, 0.6, 9.0), (2, 0.1, 1.0)]
+    values += [(3, 0.05, 0.5), (1, 0.0, np.inf)]
+    candidates = [Candidate(genome, *value) for value in values]
+    front = pareto_front(candidates)
+    assert [(point.params, point.accuracy) for point in front] == [(2, 0.1), (4, 0.5), (9, 0.6)]
+    order = pareto_order(candidates)
+    assert set(order[:4]) == {6, 4, 2, 3} and order[4:] == [1, 5, 0]
+    assert set(order[:2]) == {6, 3}  # the extremes
+    assert order[2] == 2  # its neighbours are farther apart
 
 
 def test_same_seed_same_search_and_resume_evaluates_only_what_is_missing(tmp_path):

@@ -6,11 +6,13 @@ import pytest
 from flax import nnx
 
 from noah_jax.prompts import PromptParam
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import ALL_MODULES, COLUMNS, MODULES, SearchSpace, count_params, uniform
 from noah_jax.vit import ViT, ViTConfig
 
 NOAH = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 FEW_SHOT = SearchSpace({name: (5, 10, 50, 100) for name in MODULES}, (3, 6, 9, 12), 12, 768)
+
+GAPS = SearchSpace(dict.fromkeys(ALL_MODULES, (0, 1, 4, 8)), (12,), 12, 384, scales=(-1, 0, 1))
 
 
 def in_space(space, genome):
@@ -113,23 +115,95 @@ def test_smallest_is_smallest_and_number_of_genomes():
     drawn = space.sample(np.random.default_rng(0), 500)
     assert len(np.unique(drawn, axis=0)) == 10
     assert space.count(drawn).min() == space.count(space.smallest()) == 0
-    assert space.max_sizes == {"vpt": 2, "lora": 0, "adapter": 3}
+    assert space.max_sizes == {"vpt": 2, "lora": 0, "adapter": 3, "parallel": 0}
+    gaps = SearchSpace({"vpt": (0, 2), "lora": (0, 1)}, (0, 2), 2, 8, scales=(0, 1))
+    assert gaps.num_genomes == 2**2 * 3**2
+    assert len(np.unique(gaps.sample(np.random.default_rng(0), 2000), axis=0)) == 36
 
 
-def test_shrink_reaches_any_budget_that_the_smallest_meets():
+@pytest.mark.parametrize("space", [NOAH, GAPS])
+def test_fit_reaches_every_budget(space):
     rng = np.random.default_rng(0)
-    budget = int(NOAH.count(NOAH.smallest()))
-    for genome in NOAH.sample(rng, 50):
-        for allowed in (budget, 200_000):
-            small = NOAH.shrink(rng, genome, allowed)
-            assert NOAH.count(small) <= allowed and in_space(NOAH, small)
+    least, most = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
+    for genome in space.sample_broad(rng, 20):
+        for bounds in ((0, least), (190_000, 200_000), (most, most)):
+            fitted = space.fit(rng, genome, *bounds)
+            assert bounds[0] <= space.count(fitted) <= bounds[1]
+            assert in_space(space, fitted) or space is GAPS
+        inside = int(space.count(genome))
+        np.testing.assert_array_equal(space.fit(rng, genome, inside, inside + 1), genome)
+    assert space.fit(rng, space.largest(), most + 1, most + 2) is None
+
+
+def test_broad_samples_hold_what_uniform_ones_never_do():
+    rng = np.random.default_rng(0)
+    broad, plain = GAPS.sample_broad(rng, 2000), GAPS.sample(rng, 2000)
+    spread = np.std(GAPS.count(broad)) / np.std(GAPS.count(plain))
+    assert spread > 2
+    for module in range(4):  # one size for all blocks
+        alike = [(g[:, :, module] == g[:, :1, module]).all(axis=1).mean() for g in (broad, plain)]
+        assert alike[0] > 0.2 and alike[1] < 0.01
+    single = ((broad[:, :, :4] > 0).any(axis=1).sum(axis=1) == 1).mean()
+    assert single > 0.1
+    evenly = GAPS.count(GAPS.sample_spread(rng, 12, 50_000, 300_000))
+    assert len(evenly) == 12 and (np.diff(evenly) > 0).all()
+    assert 50_000 <= evenly.min() < 60_000 and 280_000 < evenly.max() <= 300_000
+
+
+def test_fair_genomes_have_each_size_equally_often():
+    for space, absent in ((GAPS, 0), (NOAH, 3)):
+        genomes = space.sample_fair(seed=3, first=0, n=60)
+        for column, name in enumerate(space.modules):
+            choices = sorted({*space.sizes[name]})
+            for block in range(12):
+                own = choices if space is GAPS or block < absent else [0, *choices]
+                counts = [(genomes[:, block, column] == size).sum() for size in own]
+                assert counts == [60 // len(own)] * len(own)
+        np.testing.assert_array_equal(space.sample_fair(3, 20, 5), genomes[20:25])
+        assert (space.sample_fair(4, 0, 60) != genomes).any()
+    scales = GAPS.sample_fair(0, 0, 60)[:, :, 4]
+    present = GAPS.sample_fair(0, 0, 60)[:, :, 1] > 0
+    assert not scales[~present].any() and set(np.unique(scales[present])) == {-1, 0, 1}
+
+
+def test_with_gaps_and_scales_children_have_allowed_values():
+    rng = np.random.default_rng(0)
+    parents = GAPS.sample_broad(rng, 300)
+    children = np.concatenate(
+        [GAPS.mutate(rng, parents), GAPS.crossover(rng, parents, parents[::-1])]
+    )
+    for column, name in enumerate(COLUMNS):
+        allowed = GAPS.sizes[name] if name in GAPS.sizes else GAPS.scales
+        assert set(np.unique(children[..., column])) <= set(allowed)
+    for scale, size in zip((4, 5, 6), (1, 2, 3), strict=True):  # none where nothing is scaled
+        assert not children[..., scale][children[..., size] == 0].any()
+    column = children[:, :, 0] > 0
+    assert (np.diff(column.astype(int), axis=1) > 0).any()  # a gap
+    pairs = GAPS.crossover(rng, parents, parents[::-1])
+    both = np.stack([pairs[..., 1], pairs[..., 4]])  # size and scale come together
+    of_mother = (both == np.stack([parents[..., 1], parents[..., 4]])).all(axis=0)
+    of_father = (both == np.stack([parents[::-1, :, 1], parents[::-1, :, 4]])).all(axis=0)
+    assert (of_mother | of_father).all()
+
+
+def test_uniform_shares_the_budget():
+    genome = uniform(152_500, 12, 384)
+    assert genome.shape == (12, 3) and (genome == genome[0]).all()
+    params = count_params(genome, 384)
+    assert 0.95 * 152_500 <= params <= 152_500
+    for column in range(3):
+        alone = np.where(np.arange(3) == column, genome, 0)
+        assert 0.2 < count_params(alone, 384) / params < 0.5
+    assert not uniform(1000, 12, 384).any()
 
 
 def test_impossible_spaces_are_refused():
     sizes = {name: (1,) for name in MODULES}
     with pytest.raises(ValueError, match="depths .*0..12"):
         SearchSpace(sizes, (3, 24), 12, 768)
-    with pytest.raises(ValueError, match="sizes of lora must be positive"):
-        SearchSpace(sizes | {"lora": (0, 5)}, (3,), 12, 768)
-    with pytest.raises(ValueError, match="exactly"):
-        SearchSpace({"lora": (1,)}, (3,), 12, 768)
+    with pytest.raises(ValueError, match="sizes of lora must not be negative"):
+        SearchSpace(sizes | {"lora": (-1, 5)}, (3,), 12, 768)
+    with pytest.raises(ValueError, match="unknown modules .*prefix"):
+        SearchSpace({"prefix": (1,)}, (3,), 12, 768)
+    with pytest.raises(ValueError, match="powers of ten"):
+        SearchSpace(sizes, (3,), 12, 768, scales=(0, 10))

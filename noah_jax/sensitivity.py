@@ -1,0 +1,74 @@
+"""A genome without a supernet: the budget goes where one pass of gradients is large.
+
+A cell's score is the mean square of the gradient of its parameters, summed over the batches of one
+pass through the training images, at the start of training: fresh modules and head on the original
+weights (after SPT, arXiv 2303.08566, which allots single weights so).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from noah_jax import loader, sharding
+from noah_jax.run import Run
+from noah_jax.space import ALL_MODULES, SearchSpace
+
+
+def scores(run: Run) -> np.ndarray:
+    """Float `[blocks, modules]`: mean squared gradient; 0 for a module that is not used."""
+    network = run.network(run.space.max_sizes, "supernet init")
+    images, labels = loader.load(
+        run.source.splits["train"], run.config.image_size, run.config.center_crop
+    )
+    batch, largest = run.schedule("retrain").batch_size, run.space.largest()
+
+    @jax.jit
+    def squares(params, frozen, images, labels):
+        def loss(params):
+            logits = network.logits(params, frozen, sharding.spread(run.mesh, images), largest)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.tree.map(jnp.square, jax.grad(loss)(params)["blocks"])
+
+    found = np.zeros((run.space.blocks, len(run.space.modules)))
+    for start in range(0, len(labels) - batch + 1, batch):
+        part = slice(start, start + batch)
+        placed = sharding.replicate(run.mesh, (images[part], labels[part]))
+        gradients = squares(network.params, network.frozen, *placed)
+        for column, name in enumerate(run.space.modules):
+            leaves = [
+                np.asarray(leaf, np.float64).reshape(run.space.blocks, -1)
+                for leaf in jax.tree.leaves(gradients.get(name, {}))
+            ]
+            if leaves:
+                found[:, column] += np.concatenate(leaves, axis=1).mean(axis=1)
+    return found
+
+
+def allot(space: SearchSpace, scores: np.ndarray, budget: int) -> np.ndarray:
+    """The genome whose sizes are in proportion to `scores`, up to the space's largest.
+
+    Sizes grow by one, always that of the highest score for each row that there would be (D'Hondt's
+    method), as long as one fits the budget.
+
+    Args:
+      scores: `[blocks, modules]`.
+
+    Returns:
+      int32 `[blocks, columns]`.
+    """
+    most = np.array([space.max_sizes[name] for name in ALL_MODULES[: scores.shape[1]]])
+    genome = np.zeros((space.blocks, space.num_columns), np.int32)
+    grows = np.broadcast_to(most > 0, scores.shape).copy()
+    while grows.any():
+        sizes = genome[:, : scores.shape[1]]
+        worth = np.where(grows, scores / (sizes + 1), -np.inf)
+        cell = np.unravel_index(worth.argmax(), worth.shape)
+        genome[cell] += 1
+        if space.count(genome) > budget:
+            genome[cell] -= 1
+            grows[cell] = False
+        elif genome[cell] == most[cell[1]]:
+            grows[cell] = False
+    return genome
