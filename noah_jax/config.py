@@ -132,6 +132,18 @@ def expand(values: ConfigDict) -> list[Config]:
     return configs
 
 
+def from_json(values: dict) -> Config:
+    """The settings that a run saved.
+
+    Raises:
+      UserError: they are not those of this version of the program.
+    """
+    config = _build(Config, values, "", problems := [])
+    if problems:
+        raise UserError("the saved configuration is not valid:\n  " + "\n  ".join(problems))
+    return config
+
+
 def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDict:
     """Applies what follows the colon of `--config=file.py:<first>,key=value,…` to `config`.
 

@@ -40,7 +40,7 @@ _SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = (
     *("supernet init", "supernet", "genomes", "search", "retrain init", "retrain"),
-    *("folds", "tuning"),
+    *("folds", "tuning", "rank"),
 )
 
 _Batch = tuple[np.ndarray, np.ndarray]

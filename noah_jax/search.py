@@ -7,6 +7,7 @@
 import dataclasses
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -320,3 +321,9 @@ def _lonely_first(candidates, front) -> list[int]:
         gaps = np.abs(values[2:] - values[:-2]) / (np.ptp(values) or 1.0)
         loneliness += np.concatenate([[np.inf], gaps, [np.inf]])[: len(front)]
     return [front[i] for i in np.argsort(-loneliness, kind="stable")]
+
+
+if __name__ == "__main__":
+    from noah_jax import ranking  # which needs this module
+
+    ranking.main(sys.argv[1:])

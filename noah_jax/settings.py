@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
+
 from noah_jax.errors import nearest
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
 from noah_jax.space import ALL_MODULES, MODULES, OPERATORS, SearchSpace
@@ -170,6 +172,33 @@ class Config:
         sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
         return SearchSpace.single(sizes, vit.depth, vit.width)
 
+    def candidates(self) -> dict[str, np.ndarray]:
+        """What a tuned method tries: by name the genomes of single modules that fit the budget.
+
+        Raises:
+          ValueError: none does.
+        """
+        vit = ViTConfig.named(self.arch, image_size=0)
+        modules = MODULES if self.method == "tuned" else [self.method.removeprefix("tuned_")]
+        spaces = {
+            f"{name}-{size}": SearchSpace.single({name: size}, vit.depth, vit.width)
+            for name in modules
+            for size in self.baseline.tuned
+        }
+        genomes = {name: space.smallest() for name, space in spaces.items()}
+        least, most = self.search.bounds
+        fit = {
+            name: genome
+            for name, genome in genomes.items()
+            if least <= spaces[name].count(genome) <= most
+        }
+        if not fit:
+            raise ValueError(
+                f"none of {', '.join(genomes)} has {least / 1e6:.4f} to {most / 1e6:.4f} M "
+                "parameters: change search.least_millions, search.budget_millions, baseline.tuned"
+            )
+        return fit
+
 
 # Keys that change how, not what is computed: a run may go on with others.
 _FREE_KEYS = (
@@ -281,7 +310,8 @@ def complaints(c: Config) -> Iterator[str]:
     if c.supernet_from and not c.has_supernet:
         yield f"supernet_from={c.supernet_from}: only {' and '.join(SEARCHED)} have a supernet"
     yield from _number_complaints(c)
-    for check in (lambda: c.vit(1, "float32"), c.search_space):
+    candidates = [c.candidates] if c.method in TUNED else []
+    for check in (lambda: c.vit(1, "float32"), c.search_space, *candidates):
         try:
             check()
         except ValueError as error:

@@ -7,44 +7,17 @@ validation images; the best is then retrained on both, as a genome that a search
 import numpy as np
 
 from noah_jax import evaluation, search
-from noah_jax.errors import UserError
 from noah_jax.run import Run
-from noah_jax.space import MODULES, SearchSpace
-
-
-def candidates(run: Run) -> dict[str, np.ndarray]:
-    """By name the single modules, of each of the sizes `baseline.tuned`, that fit the budget.
-
-    Raises:
-      UserError: none does.
-    """
-    method, sizes = run.config.method, run.config.baseline.tuned
-    modules = MODULES if method == "tuned" else [method.removeprefix("tuned_")]
-    genomes = {
-        f"{module}-{size}": SearchSpace.single(
-            {module: size}, run.space.blocks, run.space.width
-        ).smallest()
-        for module in modules
-        for size in sizes
-    }
-    least, most = run.config.search.bounds
-    fits = {name: g for name, g in genomes.items() if least <= run.space.count(g) <= most}
-    if not fits:
-        raise UserError(
-            f"none of {', '.join(genomes)} has {least / 1e6:.4f} to {most / 1e6:.4f} M parameters: "
-            "other sizes are baseline.tuned, other bounds search.budget_millions, least_millions"
-        )
-    return fits
 
 
 def tune(run: Run) -> list[search.Candidate]:
     """All candidates, best first; those that an earlier start trained are read.
 
     Raises:
-      UserError: none fits the budget, or a training diverges.
+      UserError: a training diverges.
       Preempted: after a checkpoint.
     """
-    genomes = candidates(run)
+    genomes = run.config.candidates()
     names = {genome.tobytes(): name for name, genome in genomes.items()}
 
     def evaluate(wanted):

@@ -220,6 +220,11 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
+    """See `write_bytes`."""
+    write_bytes(path, text.encode("utf-8", errors="replace"))
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Writes a file that is either there as a whole or not at all.
 
     Raises:
@@ -229,8 +234,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
         return
     scratch = path.with_name(path.name + ".part")
     with writing(path):
-        with open(scratch, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        with open(scratch, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

@@ -1,0 +1,176 @@
+"""Can the supernet be trusted? `python -m noah_jax.search rank WORKDIR --genomes=N`
+
+Genomes spread evenly over all numbers of parameters up to the budget are judged with the weights
+that they inherit, as the search does, and then each is retrained and tested as the one that is
+found would be. Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1
+opposite. `WORKDIR` must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained
+already is not again; `--retrained=OTHER` takes what was retrained in another workdir, which may
+have another supernet but must have the same recipe for retraining.
+"""
+
+import argparse
+import io
+import pathlib
+import sys
+import time
+
+import matplotlib.figure
+import numpy as np
+import scipy.stats
+
+from noah_jax import compile_cache, config, evaluation, preemption, run, supernet
+from noah_jax.errors import UserError
+from noah_jax.search import Candidate
+from noah_jax.settings import Config
+from noah_jax.workdir import claim, make_folder, read_json, write_bytes, write_json
+
+_RESAMPLES = 10_000
+
+
+def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = None) -> dict:
+    """What it writes to `rank.json`: see `summary`, and the points.
+
+    Raises:
+      UserError: the workdir holds no supernet, or something is wrong with its inputs.
+      Preempted: what is retrained is saved.
+    """
+    made = _prepare(workdir)
+    known = _known(made, workdir / "rank.json") | _known(
+        made, retrained and retrained / "rank.json"
+    )
+    with claim(workdir, made.writer.say):
+        least = int(made.space.count(made.space.smallest()))
+        rng = np.random.default_rng(made.seed("rank"))
+        spread = made.space.sample_spread(rng, genomes, least, made.config.search.budget)
+        judge = supernet.judge(made, supernet.train(made))
+        accuracies, losses = (np.concatenate(part) for part in zip(*judge(spread), strict=True))
+        points = []
+        make_folder(workdir / "rank")
+        with made.writer.progress("rank", len(spread), 0, "genomes") as progress:
+            for genome, accuracy, loss in zip(spread, accuracies, losses, strict=True):
+                params, key = int(made.space.count(genome)), _key(genome)
+                inherited = Candidate(genome, params, float(accuracy), float(loss)).to_json()
+                if key not in known:
+                    known[key] = _retrain(made, genome, workdir / "rank" / f"{len(points):03d}")
+                points.append(inherited | {"test_accuracy": known[key]})
+                found = {"points": points, "wanted": genomes, "retrain": _recipe(made)}
+                write_json(workdir / "rank.json", found)
+                progress.update(1)
+    found |= summary(points)
+    write_json(workdir / "rank.json", found)
+    write_bytes(workdir / "rank.png", _plot(points, found))
+    return found
+
+
+def summary(points: list[dict]) -> dict:
+    """Kendall's tau-b of test accuracy with validation accuracy, and with the loss, turned round.
+
+    With 95 % intervals over genomes, by resampling them.
+    """
+    test, accuracy, loss = (
+        np.array([point[key] for point in points], float)
+        for key in ("test_accuracy", "val_accuracy", "val_loss")
+    )
+    found = {}
+    for name, values in (("tau", accuracy), ("tau_loss", -loss)):
+        rng = np.random.default_rng(0)
+        tau = scipy.stats.kendalltau(values, test).statistic
+        rows = rng.integers(len(points), size=(_RESAMPLES, len(points)))
+        taus = [scipy.stats.kendalltau(values[row], test[row]).statistic for row in rows]
+        low, high = np.nanpercentile(taus, [2.5, 97.5])
+        found[name] = {"tau": float(tau), "low": float(low), "high": float(high)}
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """The command; exit code 2 for what the user can put right."""
+    parser = argparse.ArgumentParser(prog="python -m noah_jax.search", description=__doc__)
+    parser.add_argument("command", choices=["rank"])
+    parser.add_argument("workdir", type=pathlib.Path)
+    parser.add_argument("--genomes", type=int, default=12)
+    parser.add_argument("--retrained", type=pathlib.Path)
+    arguments = parser.parse_args(argv)
+    if arguments.genomes < 3:
+        parser.error("--genomes: expected at least 3")
+    compile_cache.use()
+    preemption.install()
+    try:
+        found = rank(arguments.workdir, arguments.genomes, arguments.retrained)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except preemption.Preempted as stopped:
+        preemption.leave(stopped.number, stopped.saved)
+    for name, what in (("tau", "validation accuracy"), ("tau_loss", "validation loss")):
+        value = found[name]
+        print(
+            f"Kendall's tau of retrained test accuracy and inherited {what}: {value['tau']:.2f} "
+            f"(95 % {value['low']:.2f} … {value['high']:.2f}), {len(found['points'])} genomes"
+        )
+
+
+def _prepare(workdir: pathlib.Path) -> run.Run:
+    saved = read_json(workdir / "config.json")
+    if saved is None or not (workdir / "supernet").is_dir():
+        raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
+    saved.pop("inputs", None)
+    return run.prepare(config.from_json(saved), workdir)
+
+
+def _recipe(made: run.Run) -> dict:
+    """What the retrained accuracies depend on."""
+    keys = "task seed backbone image_size normalisation augmentation drop_path dropout".split()
+    values: Config = made.config
+    recipe = {key: getattr(values, key) for key in keys} | {"inputs": made.inputs}
+    return recipe | {"schedule": vars(values.retrain), "dtype": made.vit.dtype}
+
+
+def _known(made: run.Run, workdir: pathlib.Path) -> dict[str, float]:
+    """Test accuracies by genome."""
+    path = workdir / "rank.json"
+    saved = read_json(path, made.writer.say)
+    if saved is None:
+        return {}
+    if saved["retrain"] != _recipe(made):
+        raise UserError(f"{path} is of another recipe for retraining: {saved['retrain']}")
+    return {_key(np.array(point["genome"])): point["test_accuracy"] for point in saved["points"]}
+
+
+def _key(genome: np.ndarray) -> str:
+    return str(genome.tolist())
+
+
+def _retrain(made: run.Run, genome: np.ndarray, folder: pathlib.Path) -> float:
+    start, splits = time.monotonic(), made.source.splits
+    params, network = made.fit_genome("retrain", genome, splits["trainval"], folder)
+    batches = made.batches(splits["test"])
+    judge = evaluation.population_evaluator(network, params, batches, made.config.search, made.mesh)
+    ((accuracy, _),) = judge(genome[None])
+    made.writer.log(
+        stage="rank",
+        params=int(made.space.count(genome)),
+        test_accuracy=float(accuracy[0]),
+        took=round(time.monotonic() - start, 2),
+    )
+    return float(accuracy[0])
+
+
+def _plot(points: list[dict], found: dict) -> bytes:
+    """A PNG: each genome's two accuracies, coloured by its size."""
+    figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
+    axis = figure.subplots()
+    x, y, params = (
+        [100 * point[key] for point in points]
+        for key in ("val_accuracy", "test_accuracy", "params")
+    )
+    dots = axis.scatter(x, y, c=np.array(params) / 1e8, cmap="viridis", s=40)
+    figure.colorbar(dots, label="parameters (M), head excluded")
+    tau = found["tau"]
+    axis.set(
+        xlabel="validation accuracy (%), inherited weights",
+        ylabel="test accuracy (%), retrained",
+        title=f"Kendall's tau {tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})",
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    return data.getvalue()
