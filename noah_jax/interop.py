@@ -15,24 +15,25 @@ from flax import nnx
 
 from noah_jax.errors import UserError
 from noah_jax.pretrained import fit
-from noah_jax.space import MODULES
+from noah_jax.space import ALL_MODULES, COLUMNS, MODULES
 from noah_jax.vit import ViT
 from noah_jax.weights import convert
 
 # --- Genomes -------------------------------------------------------------------------------------
 
-_COLUMNS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `space.MODULES`
+_KEYS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `space.MODULES`
 _MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
 _MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
 _MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3
 _MAX_SIZE = 10_000  # of a prompt module: memory is taken for it before anything else is looked at
+_MAX_POWER = 3  # of ten, either way, in a scale
 
 
 def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
     """The genome in `best.json`, `result.json`, a bare nested list, or one of NOAH's YAMLs.
 
     Returns:
-      int32 `[blocks, modules]`.
+      int32 `[blocks, columns]`, the columns being `MODULES` or `COLUMNS`.
 
     Raises:
       UserError: the file holds none, or one of another shape.
@@ -44,16 +45,19 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
         else:
             value = json.loads(_read(path, _MAX_JSON_BYTES))
             rows = value["genome"] if isinstance(value, dict) else value
-        if not isinstance(rows, list) or not all(map(_are_sizes, rows)):
-            raise ValueError(f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
+        if not isinstance(rows, list) or not all(map(_is_row, rows)):
+            raise ValueError(
+                f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}, with scales, "
+                f"-{_MAX_POWER} … {_MAX_POWER}, from the fifth number on"
+            )
         widths = sorted({len(row) for row in rows})
-        if len(rows) != blocks or widths != [len(MODULES)]:
+        if len(rows) != blocks or widths not in ([len(MODULES)], [len(COLUMNS)]):
             raise ValueError(f"it is [{len(rows)}, {' or '.join(map(str, widths))}]")
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise UserError(
             f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
-            f"{len(MODULES)} sizes {MODULES}, plain or under the key genome, or a .yaml of NOAH's "
-            f"with as many blocks"
+            f"{len(MODULES)} sizes {MODULES} or all of {COLUMNS}, plain or under the key genome, "
+            f"or a .yaml of NOAH's with as many blocks"
         ) from error
     return np.array(rows, np.int32)
 
@@ -89,18 +93,18 @@ def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
         raise UserError(f"no genome in {path}: it has no section RETRAIN, as NOAH's subnets have")
     problems = [
         f"RETRAIN.{key}: expected a list of sizes 0 … {_MAX_SIZE}, one a block"
-        for key in _COLUMNS
+        for key in _KEYS
         if not _are_sizes(section.get(key))
     ]
     prefix = section.get("PREFIX_DIM", [0])  # the baselines' files have none
     if not _are_sizes(prefix) or any(prefix):
         problems.append("RETRAIN.PREFIX_DIM: expected zeros; prefix tuning is not supported")
-    if not problems and len({len(section[key]) for key in _COLUMNS}) > 1:
-        lengths = ", ".join(f"RETRAIN.{key} {len(section[key])}" for key in _COLUMNS)
+    if not problems and len({len(section[key]) for key in _KEYS}) > 1:
+        lengths = ", ".join(f"RETRAIN.{key} {len(section[key])}" for key in _KEYS)
         problems.append(f"the lists differ in length: {lengths}")
     if problems:
         raise UserError(f"no genome in {path}:\n  " + "\n  ".join(problems))
-    return np.array([section[key] for key in _COLUMNS], np.int32).T
+    return np.array([section[key] for key in _KEYS], np.int32).T
 
 
 def _refuse_elaborate(data: bytes) -> None:
@@ -117,6 +121,16 @@ def _refuse_elaborate(data: bytes) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+
+
+def _is_row(value) -> bool:
+    """Whether it is a list of sizes, what follows those of `ALL_MODULES` being powers of ten."""
+    modules = len(ALL_MODULES)
+    return (
+        isinstance(value, list)
+        and _are_sizes(value[:modules])
+        and all(type(power) is int and abs(power) <= _MAX_POWER for power in value[modules:])
+    )
 
 
 def _are_sizes(value) -> bool:

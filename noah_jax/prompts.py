@@ -1,8 +1,9 @@
-"""The three prompt modules: visual prompts, LoRA, adapter (NOAH, section 3.1).
+"""The prompt modules: visual prompts, LoRA, adapter (NOAH, section 3.1), and a parallel adapter.
 
 Each holds its parameters at the maximum size and takes the size to use as a traced int: the first
 `size` rows or columns count, the rest is masked, and size 0 is the module's absence. Masking with
-`where` on both sides keeps the gradients of unused entries exactly zero.
+`where` on both sides keeps the gradients of unused entries exactly zero. All but the visual prompts
+take a `scale`, a float that may be traced, by which what they add is multiplied; None = 1.
 """
 
 import jax
@@ -37,6 +38,11 @@ def _first(x: jax.Array, size: jax.Array, axis: int) -> jax.Array:
     """`x` with everything from index `size` on along `axis` set to zero."""
     index = jnp.arange(x.shape[axis]).reshape((-1,) + (1,) * (-axis - 1))
     return jnp.where(index < size, x, jnp.zeros((), x.dtype))
+
+
+def _scaled(x: jax.Array, scale: float | jax.Array | None) -> jax.Array:
+    """Multiplied before the last matrix, where that is cheapest; the sum is scaled as well."""
+    return x if scale is None else x * jnp.asarray(scale, x.dtype)
 
 
 class VisualPrompts(nnx.Module):
@@ -80,30 +86,57 @@ class LoRA(nnx.Module):
         )
         self.b = PromptParam(jnp.zeros((max_size, features), jnp.float32))
 
-    def __call__(self, x, size, rate, key):
+    def __call__(self, x, size, rate, key, scale=None):
         """What to add to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
         inner = drop(x, rate, key) @ self.a[...].astype(x.dtype)  # [b n r]
-        return _first(inner, size, axis=-1) @ self.b[...].astype(x.dtype)
+        inner = _scaled(_first(inner, size, axis=-1), scale)
+        return inner @ self.b[...].astype(x.dtype)
 
 
-class Adapter(nnx.Module):
+class _Bottleneck(nnx.Module):
+    """What both adapters hold: `down` `[d, r]`, `up` `[r, d]`, and biases that start at zero."""
+
+    def __init__(self, down: jax.Array, up: jax.Array):
+        self.down = PromptParam(down)
+        self.down_bias = PromptParam(jnp.zeros(down.shape[1:], jnp.float32))
+        self.up = PromptParam(up)
+        self.up_bias = PromptParam(jnp.zeros(up.shape[1:], jnp.float32))
+
+    def _summands(self, activation, x, size, rate, key, scale):
+        """What `x` `[b, n, d]` becomes, and `[d]`, the bias that is to be added to it."""
+        down_bias, up_bias = (bias[...].astype(x.dtype) for bias in (self.down_bias, self.up_bias))
+        hidden = x @ self.down[...].astype(x.dtype) + down_bias[None, None]
+        hidden = drop(activation(hidden), rate, key)  # [b n r]
+        up_bias = jnp.where(size > 0, up_bias, jnp.zeros((), x.dtype))
+        hidden = _scaled(_first(hidden, size, axis=-1), scale)
+        return hidden @ self.up[...].astype(x.dtype), _scaled(up_bias, scale)
+
+
+class Adapter(_Bottleneck):
     """Bottleneck with a skip (arXiv 1902.00751): h + up(quick_gelu(down(h)))."""
 
     def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
         # Nearly the identity at start. The original asks for Xavier here, but a later sweep over
         # all its linear layers overwrites that with this distribution.
         normal = nnx.initializers.truncated_normal(0.02)
-        self.down = PromptParam(normal(rngs.params(), (width, max_size), jnp.float32))
-        self.down_bias = PromptParam(jnp.zeros((max_size,), jnp.float32))
-        self.up = PromptParam(normal(rngs.params(), (max_size, width), jnp.float32))
-        self.up_bias = PromptParam(jnp.zeros((width,), jnp.float32))
+        down = normal(rngs.params(), (width, max_size), jnp.float32)
+        super().__init__(down, normal(rngs.params(), (max_size, width), jnp.float32))
 
-    def __call__(self, h, size, rate, key):
+    def __call__(self, h, size, rate, key, scale=None):
         """`h` `[b, n, d]`, the MLP's output, to the same shape; `h` itself at size 0."""
-        down_bias, up_bias = (bias[...].astype(h.dtype) for bias in (self.down_bias, self.up_bias))
-        hidden = h @ self.down[...].astype(h.dtype) + down_bias[None, None]
-        hidden = drop(quick_gelu(hidden), rate, key)  # [b n r]
-        up_bias = jnp.where(size > 0, up_bias, jnp.zeros((), h.dtype))
-        return (
-            h + _first(hidden, size, axis=-1) @ self.up[...].astype(h.dtype) + up_bias[None, None]
-        )
+        change, bias = self._summands(quick_gelu, h, size, rate, key, scale)
+        return h + change + bias[None, None]
+
+
+class ParallelAdapter(_Bottleneck):
+    """Bottleneck beside the MLP (AdaptFormer, arXiv 2205.13535): up(relu(down(x)))."""
+
+    def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
+        bound = width**-0.5  # Kaiming-uniform with a = sqrt(5)
+        down = jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
+        super().__init__(down, jnp.zeros((max_size, width), jnp.float32))
+
+    def __call__(self, x, size, rate, key, scale=None):
+        """What to add to the MLP's output: `x` `[b, n, d]`, not normalised, to the same shape."""
+        change, bias = self._summands(jax.nn.relu, x, size, rate, key, scale)
+        return change + bias[None, None]

@@ -11,12 +11,17 @@ import matplotlib.figure
 import numpy as np
 
 from noah_jax.errors import UserError
-from noah_jax.space import MODULES
+from noah_jax.space import ALL_MODULES, COLUMNS, MODULES, complete
 from noah_jax.tables import published
 from noah_jax.workdir import read_json_here, read_lines, write_text
 
-_COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c"}
-_TITLES = {"vpt": "Visual prompts", "lora": "LoRA", "adapter": "Adapter"}
+_COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c", "parallel": "#8c5aa8"}
+_TITLES = {
+    "vpt": "Visual prompts",
+    "lora": "LoRA",
+    "adapter": "Adapter",
+    "parallel": "Parallel adapter",
+}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -100,10 +105,10 @@ def _rows(facts: dict[str, str]) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def _figure(columns: int, height: float):
+def _figure(columns: int, height: float, rows: int = 1):
     """Made without pyplot, which would keep it, and need a display on some systems."""
     figure = matplotlib.figure.Figure(figsize=(9, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, sharey=columns > 1)[0]
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=columns > 1).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -117,16 +122,32 @@ def _image(figure: matplotlib.figure.Figure, alt: str) -> str:
 
 
 def _architecture(result) -> matplotlib.figure.Figure:
-    genome = np.array(result["genome"])
-    figure, axes = _figure(len(MODULES), 2.8)
+    genome = complete(result["genome"])
+    columns = dict(zip(COLUMNS, genome.T, strict=True))
+    names = ALL_MODULES if columns["parallel"].any() else MODULES
+    highest = max(columns[name].max() for name in names)
+    figure, axes = _figure(3, 2.8) if names == MODULES else _figure(2, 5.2, rows=2)
     blocks = np.arange(1, len(genome) + 1)
-    for axis, name, sizes in zip(axes, MODULES, genome.T, strict=True):
-        bars = axis.bar(blocks, sizes, color=_COLOURS[name])
-        axis.bar_label(bars, [str(size) if size else "" for size in sizes], fontsize=8)
+    for axis, name in zip(axes, names, strict=True):
+        powers = (columns[name] > 0) * columns.get(f"{name}_scale", 0)
+        bars = axis.bar(blocks, columns[name], color=_COLOURS[name])
+        labels = list(map(_label, columns[name], powers))
+        if powers.any():  # long labels: they stand, and need room above the bars
+            axis.bar_label(bars, labels, fontsize=min(8, 160 / len(blocks)), rotation=90, padding=3)
+            axis.set_ylim(0, 1.55 * highest)
+        else:
+            axis.bar_label(bars, labels, fontsize=8)
         axis.set(title=_TITLES[name], xlabel="block", xlim=(0.3, len(genome) + 0.7))
         axis.set_xticks(blocks[:: max(1, len(blocks) // 6)])
-    axes[0].set_ylabel("size")
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("size")
     return figure
+
+
+def _label(size: int, power: int) -> str:
+    """What stands on a bar: the size and, unless it is 1, the factor of the output."""
+    factor = f" ×{10.0**power:g}" if power else ""
+    return f"{size}{factor}" if size else ""
 
 
 def _search(generations, result, budget: float) -> matplotlib.figure.Figure:

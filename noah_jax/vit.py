@@ -12,12 +12,21 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from noah_jax.attention import FUSED, attend
-from noah_jax.prompts import Adapter, LoRA, PromptParam, VisualPrompts, drop, quick_gelu
-from noah_jax.space import MODULES
+from noah_jax.prompts import (
+    Adapter,
+    LoRA,
+    ParallelAdapter,
+    PromptParam,
+    VisualPrompts,
+    drop,
+    quick_gelu,
+)
+from noah_jax.space import ALL_MODULES, COLUMNS, MODULES, SCALED
 
 _SHAPES = {  # width, depth, heads
     "ti": (192, 12, 3),
@@ -30,6 +39,7 @@ _PATCH_SIZES = (8, 14, 16, 32)
 # What the forward pass of a block keeps for the backward pass, besides its input. The rest is cheap
 # to compute again, while keeping it costs memory and the time to write it there.
 _KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
+_FACTORS = 10.0 ** np.arange(-3, 4)  # of the scales from -3 on; that of 0 is exactly 1
 _VARIANTS = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
@@ -103,17 +113,20 @@ class Block(nnx.Module):
         self.norm2 = _layer_norm(config, rngs)
         self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
-        vpt, lora, adapter = (max_sizes[name] for name in MODULES)
+        vpt, lora, adapter, parallel = (max_sizes.get(name, 0) for name in ALL_MODULES)
         self.vpt = VisualPrompts(vpt, d, rngs=rngs) if vpt else None
         self.lora = LoRA(lora, d, 3 * d, rngs=rngs) if lora else None
         self.adapter = Adapter(adapter, d, rngs=rngs) if adapter else None
+        # Last, so that all others start from the same numbers with it and without it.
+        self.parallel = ParallelAdapter(parallel, d, rngs=rngs) if parallel else None
 
-    def __call__(self, x, live, sizes, drop_path, key, wanted=None):
+    def __call__(self, x, live, row, drop_path, key, wanted=None):
         """One block.
 
         Args:
           x: `[b, n, d]`.
-          live, sizes: how many prompt slots hold a token so far, and `[modules]`; may be traced.
+          live, row: how many prompt slots hold a token so far, and the genome's row `[3]` or `[7]`;
+            may be traced.
           drop_path: the probability that an example skips a branch.
           key: of the random numbers in training, else None.
           wanted: how many of the first tokens to return, None = all.
@@ -121,26 +134,33 @@ class Block(nnx.Module):
         Returns:
           `x` `[b, wanted, d]`, and `live`.
         """
-        vpt, lora, adapter = sizes
+        row = dict(zip(COLUMNS, row, strict=False))
+        scale = dict.fromkeys(SCALED)
+        if len(row) > len(MODULES):
+            factors = jnp.asarray(_FACTORS, x.dtype)
+            scale = {name: factors[row[f"{name}_scale"] + 3] for name in SCALED}
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         if self.vpt is not None:
-            x, live = self.vpt(x, live, vpt, self.dropout, keys[0])
-        attended = self.attention(x, live, lora, keys[1], wanted)
+            x, live = self.vpt(x, live, row["vpt"], self.dropout, keys[0])
+        attended = self.attention(x, live, row["lora"], scale["lora"], keys[1], wanted)
         x = x[:, :wanted] + drop(attended, drop_path, keys[2], per_example=True)
         x = checkpoint_name(x, "middle")
         h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
         h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
         h = checkpoint_name(drop(h, drop_path, keys[3], per_example=True), "mlp")
         if self.adapter is not None:
-            h = self.adapter(h, adapter, self.dropout, keys[4])
+            h = self.adapter(h, row["adapter"], self.dropout, keys[4], scale["adapter"])
+        if self.parallel is not None and "parallel" in row:
+            key = None if key is None else jax.random.fold_in(key, len(keys))  # is not in `keys`
+            h = h + self.parallel(x, row["parallel"], self.dropout, key, scale["parallel"])
         return x + h, live
 
-    def attention(self, x, live, lora_size, key, wanted):
+    def attention(self, x, live, lora_size, lora_scale, key, wanted):
         b, n, d = x.shape
         h = self.norm1(x).astype(x.dtype)
         qkv = self.qkv(h)
         if self.lora is not None:
-            qkv = qkv + self.lora(h, lora_size, self.dropout, key)
+            qkv = qkv + self.lora(h, lora_size, self.dropout, key, lora_scale)
         qkv = jax.lax.split(checkpoint_name(qkv, "qkv"), (d, d, d), axis=2)
         q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
         fused = self.fused_attention and wanted is None
@@ -156,13 +176,16 @@ class ViT(nnx.Module):
 
     Args:
       config: shape and dtype.
-      max_sizes: for each of `MODULES` the size at which its parameters exist; 0 = never used.
+      max_sizes: for any of `ALL_MODULES` the size at which its parameters exist; missing or 0 =
+        never used.
       rngs: initialises everything, the parts that pre-trained weights replace included.
     """
 
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
+        if unknown := set(max_sizes) - set(ALL_MODULES):
+            raise ValueError(f"unknown modules {sorted(unknown)}: expected some of {ALL_MODULES}")
         self.config = config
-        self.max_vpt = max_sizes["vpt"]
+        self.max_vpt = max_sizes.get("vpt", 0)
         d, dtype = config.width, jnp.dtype(config.dtype)
         normal = nnx.initializers.truncated_normal(0.02)
         self.patch_embed = nnx.Linear(
@@ -212,8 +235,11 @@ class ViT(nnx.Module):
         With `wanted`, only that many of the first, and the last block computes no others.
         `gather` is applied to the backbone's weights of a block, where the block runs.
         """
-        if genome.shape != (expected := (self.config.depth, len(MODULES))):
-            raise ValueError(f"expected a genome of shape {expected}, got {genome.shape}")
+        few, all_columns = ((self.config.depth, len(names)) for names in (MODULES, COLUMNS))
+        if genome.shape not in (few, all_columns):
+            raise ValueError(
+                f"expected a genome of shape {few} or {all_columns}, got {genome.shape}"
+            )
         genome = jnp.asarray(genome, jnp.int32)
         graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
         last = self.config.depth - 1
@@ -252,7 +278,8 @@ class ViT(nnx.Module):
 
         Args:
           images: `[b, h, w, 3]`, normalised as the weights expect.
-          genome: int `[depth, modules]`, may be traced; sizes up to `max_sizes`.
+          genome: int `[depth, 3]` or `[depth, 7]`, the first of `COLUMNS` or all; may be traced.
+            Sizes up to `max_sizes`, scales -3 to 3.
           train: with dropout and stochastic depth, which need `key`.
           key: a JAX random key.
           gather: puts a block's weights together, where they are cut over devices.

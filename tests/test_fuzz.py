@@ -21,7 +21,7 @@ from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
 from noah_jax.interop import read_genome
-from noah_jax.space import MODULES
+from noah_jax.space import ALL_MODULES, COLUMNS, MODULES
 from tests import damage
 
 _abstract = functools.cache(damage.abstract_backbone)
@@ -198,7 +198,10 @@ _YAML = "MODEL_NAME: vit\nRETRAIN:\n" + "".join(
     f"  {key}: {row}\n" if i else f"  {key}:\n" + "".join(f"    - {size}\n" for size in row)
     for i, (key, row) in enumerate(_LISTS.items())
 )
-_JSON = json.dumps({"genome": _ROWS, "params": 7, "val_accuracy": 0.5})
+_JSONS = [
+    json.dumps({"genome": rows, "params": 7, "val_accuracy": 0.5})
+    for rows in (_ROWS, [[5, 0, 1, 8, -1, 0, 2]] * BLOCKS)
+]
 
 _COMMON = ["[", "]", "{", "}", ",", ":", '"', "'", "\\", "\n", "\r\n", "\t", "\0", "é", "\ud800"]
 _COMMON += ["-1", "0", "1", "5.0", "1e5", "1e999", "NaN", "Infinity", ".inf", "true", "null", "~"]
@@ -237,7 +240,7 @@ def _edit(text, pieces, rng):
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_genomes(suffix, number, tmp_path):
     rng, path = np.random.default_rng(3), tmp_path / f"genome.{suffix}"
-    text, pieces = {"yaml": (_YAML, _YAML_PIECES), "json": (_JSON, _JSON_PIECES)}[suffix]
+    texts, pieces = {"yaml": ([_YAML], _YAML_PIECES), "json": (_JSONS, _JSON_PIECES)}[suffix]
 
     def read(data):
         path.write_bytes(data)
@@ -246,10 +249,12 @@ def test_genomes(suffix, number, tmp_path):
         except UserError as error:
             assert str(path) in str(error)
             raise
-        assert genome.dtype == np.int32 and genome.shape == (BLOCKS, len(MODULES))
-        assert genome.min() >= 0 and genome.max() <= 10_000
+        assert genome.dtype == np.int32 and len(genome) == BLOCKS
+        assert genome.shape[1] in (len(MODULES), len(COLUMNS))
+        sizes, scales = np.split(genome, [len(ALL_MODULES)], axis=1)
+        assert sizes.min() >= 0 and sizes.max() <= 10_000 and (np.abs(scales) <= 3).all()
 
-    inputs = (_edit(text, [*_COMMON, *pieces], rng) for _ in range(number))
+    inputs = (_edit(_pick(rng, texts), [*_COMMON, *pieces], rng) for _ in range(number))
     _report(f"{suffix} genomes", damage.try_all(inputs, read), number)
 
 

@@ -38,6 +38,27 @@ RESULT = {
 }
 
 
+def _panels(genome):
+    """Title → the label of each block's bar."""
+    figure = report._architecture({"genome": genome})
+    return {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
+
+
+def test_architecture_shows_the_columns_that_something_is_in():
+    rows = [[5, 0, 1], [0, 8, 100]]
+    three = {"Visual prompts": ["5", ""], "LoRA": ["", "8"], "Adapter": ["1", "100"]}
+    assert _panels(rows) == three
+    assert _panels([row + [0] * 4 for row in rows]) == three
+    assert _panels([[0, 0, 0, 0, 1, 1, 1]]) == dict.fromkeys(three, [""])  # nothing is scaled
+    seven = [[5, 0, 1, 0, 2, 3, -1], [0, 8, 100, 4, -1, 0, -3]]
+    assert _panels(seven) == {
+        "Visual prompts": ["5", ""],
+        "LoRA": ["", "8 ×0.1"],
+        "Adapter": ["1 ×1000", "100"],
+        "Parallel adapter": ["", "4 ×0.001"],
+    }
+
+
 def test_page_holds_everything_in_one_file(tmp_path):
     write_json(tmp_path / "result.json", RESULT | {"task": "<cats>"})
     write_json(tmp_path / "config.json", {"search": {"budget_millions": 0.1}})

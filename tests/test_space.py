@@ -102,7 +102,7 @@ def test_counts_by_hand():
 def test_count_is_what_the_model_uses():
     """A model whose maximum sizes are those of a uniform genome has exactly that many."""
     config = ViTConfig(width=32, depth=3, heads=4, patch_size=8, image_size=16, num_classes=2)
-    sizes = {"vpt": 4, "lora": 3, "adapter": 5}
+    sizes = {"vpt": 4, "lora": 3, "adapter": 5, "parallel": 2}
     model = nnx.eval_shape(lambda: ViT(config, sizes, rngs=nnx.Rngs(0)))
     real = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, PromptParam)))
     space = SearchSpace.single(sizes, blocks=3, width=32)

@@ -13,11 +13,50 @@ from flax import nnx
 
 from noah_jax import pretrained
 from noah_jax.network import trainable
+from noah_jax.prompts import Adapter, LoRA, ParallelAdapter
+from noah_jax.space import ALL_MODULES, COLUMNS, SCALED, complete
 from noah_jax.vit import ViT, ViTConfig
 from tests.conftest import MAX_SIZES, TINY
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
+ALL_SIZES = MAX_SIZES | {"parallel": 6}
+
+
+def randomised(model):
+    """Every parameter random, those that start at zero included."""
+    graphdef, state = nnx.split(model)
+    rng = np.random.default_rng(0)
+    random = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
+    return nnx.merge(graphdef, random)
+
+
+def without_parallel(model):
+    """The state of all but the parallel adapter."""
+    state = nnx.to_flat_state(nnx.state(model))
+    return nnx.from_flat_state([(path, x) for path, x in state if "parallel" not in path])
+
+
+@pytest.fixture
+def full_vit():
+    """The tiny ViT with a parallel adapter as well."""
+    return randomised(ViT(TINY, ALL_SIZES, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture
+def full_genome(random_genome):
+    """A function seed → genome with all columns, of the full ViT."""
+
+    def make(seed):
+        genome = complete(random_genome(seed))
+        rng = np.random.default_rng([seed, 1])
+        genome[:, COLUMNS.index("parallel")] = rng.integers(
+            0, ALL_SIZES["parallel"] + 1, TINY.depth
+        )
+        genome[rng.random(TINY.depth) < 0.3, COLUMNS.index("parallel")] = 0
+        genome[:, len(ALL_MODULES) :] = rng.integers(-2, 2, (TINY.depth, len(SCALED)))
+        return genome
+
+    return make
 
 
 def _norm(x, scale, bias):
@@ -42,7 +81,8 @@ def sliced_logits(weights, images, genome):
     if "register_tokens" in w:
         x = np.concatenate([x[:, :1], np.repeat(w["register_tokens"], b, 0), x[:, 1:]], 1)
     fixed = x.shape[1]
-    for i, (vpt, lora, adapter) in enumerate(genome):
+    for i, (vpt, lora, adapter, parallel, *powers) in enumerate(complete(genome)):
+        scale = dict(zip(SCALED, 10.0 ** np.array(powers), strict=True))
         block = jax.tree.map(lambda leaf, i=i: leaf[i], w["blocks"])
         if vpt:
             prompts = np.repeat(block["vpt"]["tokens"][None, :vpt], b, 0)
@@ -50,7 +90,8 @@ def sliced_logits(weights, images, genome):
         h = _norm(x, **block["norm1"])
         qkv = h @ block["qkv"]["kernel"] + block["qkv"]["bias"]
         if lora:
-            qkv = qkv + h @ block["lora"]["a"][:, :lora] @ block["lora"]["b"][:lora]
+            change = h @ block["lora"]["a"][:, :lora] @ block["lora"]["b"][:lora]
+            qkv = qkv + scale["lora"] * change
         q, k, v = (
             part.reshape(b, -1, TINY.heads, TINY.width // TINY.heads).swapaxes(1, 2)
             for part in np.split(qkv, 3, -1)
@@ -68,7 +109,13 @@ def sliced_logits(weights, images, genome):
                 h @ block["adapter"]["down"][:, :adapter] + block["adapter"]["down_bias"][:adapter]
             )
             inner = inner / (1 + np.exp(-1.702 * inner))
-            h = h + inner @ block["adapter"]["up"][:adapter] + block["adapter"]["up_bias"]
+            change = inner @ block["adapter"]["up"][:adapter] + block["adapter"]["up_bias"]
+            h = h + scale["adapter"] * change
+        if parallel:
+            beside = block["parallel"]
+            inner = x @ beside["down"][:, :parallel] + beside["down_bias"][:parallel]
+            change = np.maximum(inner, 0) @ beside["up"][:parallel] + beside["up_bias"]
+            h = h + scale["parallel"] * change
         x = x + h
     x = _norm(x[:, 0], **w["norm"])
     return x @ w["head"]["kernel"] + w["head"]["bias"]
@@ -87,6 +134,109 @@ def test_masked_equals_sliced(tiny_vit, random_genome):
     assert run._cache_size() == 1
     zeros = np.zeros((TINY.depth, 3), np.int32)
     assert np.abs(run(state, zeros) - run(state, random_genome(1))).max() > 1e-2
+
+
+def test_all_columns_masked_equal_sliced(full_vit, full_genome):
+    images = np.random.default_rng(1).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    graphdef, state = nnx.split(full_vit)
+    weights = nnx.to_pure_dict(state)
+    genomes = np.stack([full_genome(seed) for seed in range(12)])
+    run = jax.jit(lambda state, genome: nnx.merge(graphdef, state)(images, genome))
+    alone = [run(state, genome) for genome in genomes]
+    for genome, logits in zip(genomes, alone, strict=True):
+        expected = sliced_logits(weights, images, genome)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4, err_msg=f"{genome}")
+    together = jax.jit(jax.vmap(lambda genome: full_vit(images, genome)))(genomes)
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-4)
+    for name in ("parallel", *COLUMNS[len(ALL_MODULES) :]):
+        other = genomes[1].copy()
+        other[:, COLUMNS.index(name)] = 0
+        assert np.abs(run(state, other) - alone[1]).max() > 1e-2, name
+
+
+def test_zeros_in_further_columns_change_nothing(full_vit, random_genome):
+    """In training mode, so random numbers count: with three columns, with seven, with scales of
+    modules that are absent, and without a parallel adapter. Of a block, run operation by operation,
+    no bit changes; XLA may fuse, and so round, two whole models differently."""
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
+    tokens = jnp.asarray(rng.normal(size=(3, 9, TINY.width)), jnp.float32)
+    plain = ViT(TINY, MAX_SIZES, rngs=nnx.Rngs(0))
+    nnx.update(plain, without_parallel(full_vit))
+    key, runs = jax.random.key(3), []
+    for model in (full_vit, plain):
+        graphdef, blocks = nnx.split(model.blocks)
+        block = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], blocks))
+        runs += [
+            lambda genome, block=block: block(tokens, jnp.int32(0), genome[0], 0.3, key)[0],
+            jax.jit(lambda genome, model=model: model(images, genome, train=True, key=key)),
+        ]
+    run_block, run, run_plain_block, run_plain = runs
+    for seed in (1, 2):
+        genome = complete(random_genome(seed))
+        idle = genome.copy()
+        for name in SCALED:
+            idle[genome[:, COLUMNS.index(name)] == 0, COLUMNS.index(f"{name}_scale")] = 3
+        expected, expected_block = run_plain(genome[:, :3]), run_plain_block(genome[:, :3])
+        for same in (genome[:, :3], genome, idle):
+            np.testing.assert_allclose(run(same), expected, rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(run_block(same), expected_block)
+        genome[0, COLUMNS.index("parallel")] = 2
+        assert np.abs(run_block(genome) - expected_block).max() > 1e-2
+        assert np.abs(run(genome) - expected).max() > 1e-2
+
+
+def test_a_scale_multiplies_what_a_module_adds():
+    """By hand, with the first two of four hidden units; size 0 is absence at any scale."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    zero = np.zeros(1)
+
+    def change(module):
+        w = {name: np.asarray(p[...], np.float64) for name, p in nnx.state(module).items()}
+        if isinstance(module, LoRA):
+            return x @ w["a"][:, :2] @ w["b"][:2]
+        hidden = x @ w["down"][:, :2] + w["down_bias"][:2]
+        sigmoid = 1 / (1 + np.exp(-1.702 * hidden))
+        hidden = hidden * (sigmoid if isinstance(module, Adapter) else hidden > 0)
+        return hidden @ w["up"][:2] + w["up_bias"]
+
+    for module, base in (
+        (LoRA(4, 8, 24, rngs=nnx.Rngs(0)), zero),
+        (Adapter(4, 8, rngs=nnx.Rngs(0)), x),
+        (ParallelAdapter(4, 8, rngs=nnx.Rngs(0)), zero),
+    ):
+        module = randomised(module)
+        for scale, factor in ((None, 1), (1.0, 1), (10.0, 10), (jnp.float32(0.01), 0.01)):
+            expected = base + factor * change(module)
+            np.testing.assert_allclose(module(x, 2, 0.1, None, scale), expected, atol=1e-5)
+        absent = module(x, 0, 0.1, None, 10.0)
+        np.testing.assert_array_equal(absent, np.broadcast_to(base, absent.shape))
+        np.testing.assert_array_equal(module(x, 2, 0.1, None), module(x, 2, 0.1, None, 1.0))
+
+
+def test_a_parallel_adapter_starts_as_nothing_and_leaves_all_else_as_it_was():
+    full = ViT(TINY, ALL_SIZES, rngs=nnx.Rngs(0))
+    states = without_parallel(full), nnx.state(ViT(TINY, MAX_SIZES, rngs=nnx.Rngs(0)))
+    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(one, other)
+    module = nnx.to_pure_dict(nnx.state(full.blocks.parallel))
+    for name in ("down_bias", "up", "up_bias"):
+        assert (module[name] == 0).all()
+    bound = TINY.width**-0.5
+    assert 0.95 * bound < np.abs(module["down"]).max() <= bound
+    assert (module["down"][0] != module["down"][1]).all()
+
+
+def test_dropout_of_a_parallel_adapter_is_of_its_hidden_units():
+    module = ParallelAdapter(4, 8, rngs=nnx.Rngs(0))
+    module.down[...] = jnp.zeros((8, 4))
+    module.down_bias[...] = jnp.ones(4)
+    module.up[...] = jnp.eye(4, 8)
+    module.up_bias[...] = jnp.ones(8)
+    out = module(jnp.ones((5, 50, 8)), 3, 0.5, jax.random.key(0))
+    np.testing.assert_array_equal(np.unique(out[..., :3]), [1, 3])
+    assert (out[..., 3:] == 1).all()
+    assert abs((out[..., :3] == 3).mean() - 0.5) < 0.05
 
 
 def test_registers_leave_the_prompts_at_the_end(random_genome):
@@ -110,10 +260,11 @@ def test_population_is_one_more_axis(tiny_vit, random_genome):
         np.testing.assert_allclose(logits, tiny_vit(images, genome), atol=1e-5)
 
 
-def test_gradients_of_unused_entries_are_exactly_zero(tiny_vit, random_genome):
+@pytest.mark.parametrize("columns", [3, 7])
+def test_gradients_of_unused_entries_are_exactly_zero(columns, full_vit, full_genome):
     """In training mode, every entry from index `size` on; a used module's gradient is not zero."""
     images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
-    graphdef, params, frozen = nnx.split(tiny_vit, trainable("noah"), ...)
+    graphdef, params, frozen = nnx.split(full_vit, trainable("noah"), ...)
 
     @jax.jit
     def gradient(genome):
@@ -124,8 +275,9 @@ def test_gradients_of_unused_entries_are_exactly_zero(tiny_vit, random_genome):
         return jax.grad(loss)(params)
 
     for seed in range(6):
-        genome = random_genome(seed)
+        genome = full_genome(seed)[:, :columns]
         blocks = nnx.to_pure_dict(gradient(genome))["blocks"]
+        sizes = dict(zip(COLUMNS, complete(genome).T, strict=True))
         entries = {  # the axis that the size cuts, counted after the block's own
             ("vpt", "tokens"): 0,
             ("lora", "a"): 1,
@@ -133,16 +285,19 @@ def test_gradients_of_unused_entries_are_exactly_zero(tiny_vit, random_genome):
             ("adapter", "down"): 1,
             ("adapter", "down_bias"): 0,
             ("adapter", "up"): 0,
+            ("parallel", "down"): 1,
+            ("parallel", "down_bias"): 0,
+            ("parallel", "up"): 0,
         }
         for (module, name), axis in entries.items():
-            column = ("vpt", "lora", "adapter").index(module)
-            for i, size in enumerate(genome[:, column]):
+            for i, size in enumerate(sizes[module]):
                 used, unused = np.split(np.asarray(blocks[module][name][i]), [size], axis=axis)
                 assert (unused == 0).all(), (module, name, i, size)
                 if size and i < TINY.depth - 1:
                     assert (used != 0).any(), (module, name, i, size)
-        absent = genome[:, 2] == 0
-        assert (np.asarray(blocks["adapter"]["up_bias"])[absent] == 0).all()
+        for module in ("adapter", "parallel"):
+            absent = np.asarray(blocks[module]["up_bias"])[sizes[module] == 0]
+            assert (absent == 0).all() and len(absent), module
 
 
 def test_training_mode_drops_and_needs_a_key(tiny_vit, random_genome):
@@ -154,8 +309,9 @@ def test_training_mode_drops_and_needs_a_key(tiny_vit, random_genome):
     np.testing.assert_array_equal(first, train(jax.random.key(0)))
     with pytest.raises(ValueError, match="needs a key"):
         tiny_vit(images, genome, train=True)
-    with pytest.raises(ValueError, match="genome of shape"):
-        tiny_vit(images, genome[:-1])
+    for wrong in (genome[:-1], genome[:, :2], complete(genome)[:, :4], complete(genome)[1:]):
+        with pytest.raises(ValueError, match=r"genome of shape \(12, 3\) or \(12, 7\), got"):
+            tiny_vit(images, wrong)
     with pytest.raises(ValueError, match="expected images"):
         tiny_vit(images[:, :8], genome)
 
@@ -188,6 +344,11 @@ def test_rematerialisation_changes_memory_not_gradients(tiny_vit, random_genome)
     assert memory[1] < 0.8 * memory[0]
     for one, other in zip(*map(jax.tree.leaves, (plain(state), again(state))), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_modules_are_refused():
+    with pytest.raises(ValueError, match=r"unknown modules \['adaptor'\]"):
+        ViT(TINY, {"adaptor": 5}, rngs=nnx.Rngs(0))
 
 
 def test_named_configs():
@@ -227,7 +388,7 @@ def test_equals_hugging_face(tmp_path, image_size):
     theirs.save_pretrained(tmp_path)
 
     config = ViTConfig(32, 3, 4, 8, image_size=image_size, num_classes=7)
-    ours = ViT(config, NO_PROMPTS, rngs=nnx.Rngs(0))
+    ours = ViT(config, {}, rngs=nnx.Rngs(0))
     pretrained.load(ours, tmp_path / "model.safetensors")
     classifier = theirs.classifier
     ours.head.kernel[...] = jnp.asarray(classifier.weight.detach().numpy().T)
