@@ -5,6 +5,7 @@ Facts about NOAH's are from the PyTorch original, github.com/ZhangYuanhan-AI/NOA
 
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -29,8 +30,18 @@ _MAX_SIZE = 10_000  # of a prompt module: memory is taken for it before anything
 _MAX_POWER = 3  # of ten, either way, in a scale
 
 
+def genome_file(value: str) -> tuple[str, str]:
+    """The file, and the point of a front, that `front.json:p3` names; a file alone has no point."""
+    full = os.path.expanduser(value)  # unlike pathlib's, these raise nothing
+    path, _, point = full.rpartition(":")
+    return (path, point) if not os.path.isfile(full) and os.path.isfile(path) else (full, "")
+
+
 def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
     """The genome in `best.json`, `result.json`, a bare nested list, or one of NOAH's YAMLs.
+
+    Args:
+      path: `front.json:p3` is the point of that name in a front.
 
     Returns:
       int32 `[blocks, columns]`, the columns being `MODULES` or `COLUMNS`.
@@ -38,12 +49,15 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
     Raises:
       UserError: the file holds none, or one of another shape.
     """
-    path = pathlib.Path(path).expanduser()
+    file, point = genome_file(str(path))
+    path = pathlib.Path(file)
     try:
         if path.suffix in (".yaml", ".yml"):
             rows = read_noah_yaml(path).tolist()
         else:
             value = json.loads(_read(path, _MAX_JSON_BYTES))
+            if point or (isinstance(value, dict) and "points" in value):
+                value = _point(value, point)
             rows = value["genome"] if isinstance(value, dict) else value
         if not isinstance(rows, list) or not all(map(_is_row, rows)):
             raise ValueError(
@@ -60,6 +74,18 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
             f"or a .yaml of NOAH's with as many blocks"
         ) from error
     return np.array(rows, np.int32)
+
+
+def _point(value, name: str) -> dict:
+    """The point of that name in what a `front.json` holds."""
+    points = value.get("points") if isinstance(value, dict) else None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ValueError("it is no front")
+    for point in points:
+        if point.get("name") == name:
+            return point
+    names = ", ".join(f"{point.get('name')} ({point.get('params')})" for point in points)
+    raise ValueError(f"it is a front: append :NAME, with one of the names (parameters) {names}")
 
 
 def _read(path: pathlib.Path, limit: int) -> bytes:

@@ -90,7 +90,7 @@ def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
         "test_accuracy": tests["test"]["accuracy"],
         "test_loss": tests["test"]["loss"],
         "more_tests": {name: value for name, value in tests.items() if name != "test"},
-        "val_accuracy": best["val_accuracy"] if best else None,
+        "val_accuracy": best.get("val_accuracy") if best else None,
         "genome": genome.tolist(),
         "params": trained - head if full else int(count_params(genome, width)),
         "params_noah_count": trained - head if full else int(count_noah(genome, width)),

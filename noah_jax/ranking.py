@@ -35,9 +35,7 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
       Preempted: what is retrained is saved.
     """
     made = _prepare(workdir)
-    known = _known(made, workdir / "rank.json") | _known(
-        made, retrained and retrained / "rank.json"
-    )
+    known = _known(made, retrained) | _known(made, workdir)
     with claim(workdir, made.writer.say):
         least = int(made.space.count(made.space.smallest()))
         rng = np.random.default_rng(made.seed("rank"))
@@ -124,10 +122,10 @@ def _recipe(made: run.Run) -> dict:
     return recipe | {"schedule": vars(values.retrain), "dtype": made.vit.dtype}
 
 
-def _known(made: run.Run, workdir: pathlib.Path) -> dict[str, float]:
+def _known(made: run.Run, workdir: pathlib.Path | None) -> dict[str, float]:
     """Test accuracies by genome."""
-    path = workdir / "rank.json"
-    saved = read_json(path, made.writer.say)
+    path = workdir and workdir / "rank.json"
+    saved = read_json(path, made.writer.say) if path else None
     if saved is None:
         return {}
     if saved["retrain"] != _recipe(made):

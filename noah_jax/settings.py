@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from noah_jax.errors import nearest
+from noah_jax.interop import genome_file
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
 from noah_jax.space import ALL_MODULES, MODULES, OPERATORS, SearchSpace
 from noah_jax.vit import ViTConfig
@@ -301,7 +302,7 @@ def complaints(c: Config) -> Iterator[str]:
             yield f"weights need a normalisation: one of {', '.join(NORMALISATIONS)}"
     for key in ("weights", "genome"):
         path = getattr(c, key)
-        full = os.path.expanduser(path)  # unlike pathlib's, these raise nothing
+        full = genome_file(path)[0]  # of the weights it is the same
         if path and not os.path.isfile(full):
             found = "a folder, name the file in it" if os.path.isdir(full) else "no such file"
             yield f"{key}={path}: {found}"

@@ -50,6 +50,8 @@ def train(run: Run) -> list[tuple]:
     home, folds = run.workdir / "supernet", _folds(run)
     if config.supernet_from:
         workdir.copy_folder(pathlib.Path(config.supernet_from).expanduser() / "supernet", home)
+    if len(folds) > 1:
+        workdir.make_folder(home)
     for fold, (train_split, _) in enumerate(folds):
         if len(folds) > 1:
             run.writer.say(f"  supernet: fold {fold + 1} of {len(folds)}")

@@ -6,7 +6,7 @@ validation images; the best is then retrained on both, as a genome that a search
 
 import numpy as np
 
-from noah_jax import evaluation, search
+from noah_jax import evaluation, search, workdir
 from noah_jax.run import Run
 
 
@@ -18,6 +18,7 @@ def tune(run: Run) -> list[search.Candidate]:
       Preempted: after a checkpoint.
     """
     genomes = run.config.candidates()
+    workdir.make_folder(run.workdir / "tuning")
     names = {genome.tobytes(): name for name, genome in genomes.items()}
 
     def evaluate(wanted):

@@ -161,6 +161,85 @@ def test_baselines_in_one_go(home, tmp_path):
         assert (workdir / "report.html").is_file() and not (workdir / "supernet").exists()
 
 
+def test_rivals_and_a_front(home, tmp_path):
+    """Each way to find a genome, a front from seven columns, and a point of it by its name."""
+    budget, flags = 40_000, ["--config.search.budget_millions=0.04"]
+    flags += ["--config.baseline.tuned=(1,2,300)", "--config.space.depths=(0,12)"]
+    flags += ["--config.retrain.epochs=2", "--config.supernet.genomes_per_step=4"]
+    flags += ["--config.supernet.sandwich=True", "--config.supernet.sampling=fair"]
+    flags += ["--config.supernet.distillation=0.5", "--config.search.folds=2"]
+    methods = ["noah", "random", "tuned", "tuned_lora", "uniform", "sensitivity"]
+    _run(home, tmp_path, *flags, f"--config.method={'+'.join(methods)}")
+    results, seen = {}, {}
+    for method in methods:
+        workdir = tmp_path / f"colours-{method}-s0"
+        results[method] = json.loads((workdir / "result.json").read_text())
+        best = json.loads((workdir / "best.json").read_text())
+        assert best["genome"] == results[method]["genome"] and best["params"] <= budget
+        seen[method] = [
+            point["genome"]
+            for path in sorted(workdir.glob("search/gen_*.json"))
+            for point in json.loads(path.read_text())["candidates"]
+        ]
+    for one in ("noah", "random"):  # a supernet for each half of the 33 images
+        folds = tmp_path / f"colours-{one}-s0" / "supernet"
+        assert {path.name for path in folds.iterdir()} == {"fold_0", "fold_1"}
+        accuracy = 33 * results[one]["val_accuracy"]
+        assert abs(accuracy - round(accuracy)) < 1e-4  # of all 33
+    assert len(seen["noah"]) == len(seen["random"]) == 18
+    assert seen["noah"][:6] == seen["random"][:6] and seen["noah"] != seen["random"]
+    tried = [np.array(genome).max(axis=0).tolist() for genome in seen["tuned"]]
+    assert tried == [[1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 2, 0], [0, 0, 1], [0, 0, 2]]
+    assert seen["tuned_lora"] == seen["tuned"][2:4]
+    (uniform,) = {tuple(row) for row in results["uniform"]["genome"]}
+    assert min(uniform) > 0 and results["uniform"]["params"] > 0.8 * budget
+    uneven = np.array(results["sensitivity"]["genome"])
+    assert len({tuple(row) for row in uneven.tolist()}) > 1 and uneven.max() <= 3
+    assert results["sensitivity"]["params"] > 0.9 * budget
+
+    flags[0] = "--config.search.objective=pareto"
+    flags += ["--config.space.parallel=(2,)", "--config.space.scales=(-1,0,1)"]
+    front = tmp_path / "front"
+    _run(home, front, *flags, "--config.stage=search", "--config.search.folds=1")
+    points = json.loads((front / "front.json").read_text())["points"]
+    params = [point["params"] for point in points]
+    assert len(points) >= 2 and params == sorted(params)
+    within = [point for point in points if point["params"] <= 50_000]
+    best = json.loads((front / "best.json").read_text())
+    assert best["genome"] == within[-1]["genome"] and np.shape(best["genome"]) == (12, 7)
+    last = points[-1]
+    _run(home, tmp_path / "last", f"--config.genome={front}/front.json:{last['name']}")
+    result = json.loads((tmp_path / "last/result.json").read_text())
+    assert result["genome"] == last["genome"] and result["params"] == last["params"]
+    done = _run(home, tmp_path / "none", f"--config.genome={front}/front.json:p0", code=2)
+    assert f"{last['name']} ({last['params']})" in done.stderr
+
+
+def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
+    _run(home, tmp_path / "first")
+    flags = f"--config.supernet_from={tmp_path / 'first'}", "--config.search.budget_millions=0.03"
+    other = _run(home, tmp_path / "other", *flags)
+    assert "supernet goes on after step 9 of 9" in other.stdout
+    _run(home, tmp_path / "alone", flags[1])
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("other", "alone")]
+    for key in ("test_loss", "val_accuracy", "genome"):
+        assert results[0][key] == results[1][key]
+    wrong = _run(home, tmp_path / "wrong", flags[0], "--config.seed=1", code=2)
+    assert "seed: 0 there, 1 now" in wrong.stderr and not (tmp_path / "wrong").exists()
+
+    ranked = subprocess.run(
+        [sys.executable, "-m", "noah_jax.search", "rank", tmp_path / "first", "--genomes=4"],
+        **{"capture_output": True, "text": True, "cwd": ROOT, "env": os.environ},
+    )
+    assert ranked.returncode == 0, ranked.stderr
+    found = json.loads((tmp_path / "first/rank.json").read_text())
+    params = [point["params"] for point in found["points"]]
+    assert len(params) == 4 and params == sorted(params) and params[-1] <= 50_000
+    assert f"inherited validation accuracy: {found['tau']['tau']:.2f}" in ranked.stdout
+    assert found["tau"]["low"] <= found["tau"]["tau"] <= found["tau"]["high"]
+    assert (tmp_path / "first/rank.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     """Three tasks × two methods × two seeds, killed in the fifth of the twelve runs."""
     for name in ("hues", "tints"):
