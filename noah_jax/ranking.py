@@ -24,7 +24,7 @@ from noah_jax.search import Candidate
 from noah_jax.settings import Config
 from noah_jax.workdir import claim, make_folder, read_json, write_bytes, write_json
 
-_RESAMPLES = 10_000
+_RESAMPLES = 2000
 
 
 def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = None) -> dict:
@@ -71,13 +71,25 @@ def summary(points: list[dict]) -> dict:
     )
     found = {}
     for name, values in (("tau", accuracy), ("tau_loss", -loss)):
-        rng = np.random.default_rng(0)
-        tau = scipy.stats.kendalltau(values, test).statistic
-        rows = rng.integers(len(points), size=(_RESAMPLES, len(points)))
-        taus = [scipy.stats.kendalltau(values[row], test[row]).statistic for row in rows]
-        low, high = np.nanpercentile(taus, [2.5, 97.5])
-        found[name] = {"tau": float(tau), "low": float(low), "high": float(high)}
+        rows = np.random.default_rng(0).integers(len(points), size=(_RESAMPLES, len(points)))
+        taus = [_tau(values[row], test[row]) for row in rows]
+        low, high = np.nanpercentile(taus, [2.5, 97.5]) if np.isfinite(taus).any() else (None, None)
+        tau = _tau(values, test)
+        tau = None if np.isnan(tau) else tau  # JSON has no other numbers
+        found[name] = {"tau": tau, "low": low, "high": high}
     return found
+
+
+def _tau(values: np.ndarray, others: np.ndarray) -> float:
+    """NaN where one has no order."""
+    return float(scipy.stats.kendalltau(values, others).statistic)
+
+
+def _told(tau: dict) -> str:
+    """A tau and its interval."""
+    if tau["tau"] is None:
+        return "not defined, as all are equal"
+    return f"{tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})"
 
 
 def main(argv: list[str]) -> None:
@@ -99,10 +111,9 @@ def main(argv: list[str]) -> None:
     except preemption.Preempted as stopped:
         preemption.leave(stopped.number, stopped.saved)
     for name, what in (("tau", "validation accuracy"), ("tau_loss", "validation loss")):
-        value = found[name]
         print(
-            f"Kendall's tau of retrained test accuracy and inherited {what}: {value['tau']:.2f} "
-            f"(95 % {value['low']:.2f} … {value['high']:.2f}), {len(found['points'])} genomes"
+            f"Kendall's tau of retrained test accuracy and inherited {what}, "
+            f"{len(found['points'])} genomes: {_told(found[name])}"
         )
 
 
@@ -162,11 +173,10 @@ def _plot(points: list[dict], found: dict) -> bytes:
     )
     dots = axis.scatter(x, y, c=np.array(params) / 1e8, cmap="viridis", s=40)
     figure.colorbar(dots, label="parameters (M), head excluded")
-    tau = found["tau"]
     axis.set(
         xlabel="validation accuracy (%), inherited weights",
         ylabel="test accuracy (%), retrained",
-        title=f"Kendall's tau {tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})",
+        title=f"Kendall's tau {_told(found['tau'])}",
     )
     axis.spines[["top", "right"]].set_visible(False)
     data = io.BytesIO()
