@@ -34,7 +34,7 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
       UserError: the workdir holds no supernet, or something is wrong with its inputs.
       Preempted: what is retrained is saved.
     """
-    made = _prepare(workdir)
+    made = prepare(workdir)
     known = _known(made, retrained) | _known(made, workdir)
     with claim(workdir, made.writer.say):
         least = int(made.space.count(made.space.smallest()))
@@ -117,7 +117,12 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _prepare(workdir: pathlib.Path) -> run.Run:
+def prepare(workdir: pathlib.Path) -> run.Run:
+    """The run that the workdir belongs to, for its supernet.
+
+    Raises:
+      UserError: it holds no supernet, or its inputs have changed.
+    """
     saved = read_json(workdir / "config.json")
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")

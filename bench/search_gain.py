@@ -1,0 +1,143 @@
+"""What the search gains over random search, what a genome costs, and a front against searches.
+
+    python -m bench.search_gain WORKDIR --seeds=5 --out=bench/results/search_gain_cpu2.json
+
+`WORKDIR` holds a run with a supernet (`--config.stage=supernet` is enough); its settings are those
+of the searches, and its supernet judges all of them. For each seed: the search and random search
+with as many genomes; and one search for a front with as many genomes as three searches under the
+budgets 0.1, 0.25 and 0.5 M together, each budget compared. Beside the JSON a plot of the curves.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+
+import matplotlib.figure
+import numpy as np
+
+from bench import machine
+from noah_jax import compile_cache, ranking, search, supernet
+from noah_jax.settings import Search
+from noah_jax.writer import Writer
+
+_BUDGETS = (0.1, 0.25, 0.5)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdir", type=pathlib.Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=pathlib.Path)
+    arguments = parser.parse_args(argv)
+    compile_cache.use()
+    run = ranking.prepare(arguments.workdir)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(run, arguments.seeds, pathlib.Path(folder))
+    settings = {"task": run.config.task, "images": len(run.source.splits["val"])}
+    settings |= {"search": dataclasses.asdict(run.config.search), "seeds": arguments.seeds}
+    result = machine.describe("bench.search_gain", argv) | settings | found
+    machine.finish(result, _table(found), arguments.out)
+    if arguments.out:
+        _plot(found["curves"]).savefig(arguments.out.with_suffix(".png"), dpi=150)
+
+
+def measure(run, seeds: int, folder: pathlib.Path) -> dict:
+    """Curves `{method: [seed][genome] → best validation accuracy so far}`, seconds, fronts."""
+    judge, seconds = supernet.judge(run, supernet.train(run)), []
+
+    def timed(genomes):
+        start, done = time.perf_counter(), 0
+        for results in judge(genomes):
+            done += len(results[0])
+            yield results
+        if done:
+            seconds.append((time.perf_counter() - start) / done)
+
+    def evolve(name: str, seed: int, **changes) -> list[list[search.Candidate]]:
+        """The candidates in the order in which they were judged, and best first."""
+        settings = dataclasses.replace(run.config.search, **changes)
+        home = folder / f"{name}-{seed}"
+        home.mkdir()
+        ranked = search.evolve(run.space, settings, timed, seed, home / "search", Writer(home))
+        print(f"{name}, seed {seed}: {len(ranked)} genomes, {ranked[0].accuracy:.4f}", flush=True)
+        return [_in_order(home / "search"), ranked]
+
+    curves: dict[str, list[list[float]]] = {"search": [], "random": []}
+    fronts = []
+    for seed in range(seeds):
+        for name, changes in (("search", {}), ("random", {"mutations": 0, "crossovers": 0})):
+            judged, _ = evolve(name, seed, **changes)
+            curves[name].append(np.maximum.accumulate([c.accuracy for c in judged]).tolist())
+        fronts.append(_front(run.config.search, evolve, seed))
+    return {
+        "seconds_a_genome": machine.spread(seconds[1:]),  # the first compiles
+        "curves": curves,
+        "fronts": fronts,
+    }
+
+
+def _front(settings: Search, evolve, seed: int) -> dict:
+    """At each budget the best of one front, and of a search of its own."""
+    longer = 3 * (settings.generations + 1) - 1
+    free = {"least_millions": 0.0, "budget_millions": max(_BUDGETS)}
+    _, ranked = evolve("front", seed, objective="pareto", generations=longer, **free)
+    front = search.pareto_front(ranked)
+    found = {}
+    for budget in _BUDGETS:
+        own = free | {"objective": "accuracy", "budget_millions": budget}
+        best = evolve(f"budget {budget}", seed, **own)[1][0]
+        point = [point for point in front if point.params <= budget * 1e6][-1]
+        found[str(budget)] = {"front": point.accuracy, "search": best.accuracy}
+        found[str(budget)] |= {"front_params": point.params, "search_params": best.params}
+    return found
+
+
+def _in_order(folder: pathlib.Path) -> list[search.Candidate]:
+    generations = [json.loads(path.read_text()) for path in sorted(folder.glob("gen_*.json"))]
+    return [
+        search.Candidate.from_json(values) for made in generations for values in made["candidates"]
+    ]
+
+
+def _table(found) -> list[list[str]]:
+    rows = [["best validation accuracy (%)", "mean", "standard error", "seeds"]]
+
+    def row(name, values):
+        values = 100 * np.array(values)
+        error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        rows.append([name, f"{values.mean():.2f}", f"{error:.2f}", str(len(values))])
+
+    for name, curves in found["curves"].items():
+        for part in (0.25, 0.5, 1.0):
+            at = [curve[max(0, round(part * len(curve)) - 1)] for curve in curves]
+            row(f"{name}, after {round(part * len(curves[0]))} genomes", at)
+    gained = zip(found["curves"]["search"], found["curves"]["random"], strict=True)
+    row("gain over random at the end", [a[-1] - b[-1] for a, b in gained])
+    for budget in found["fronts"][0]:
+        points = [front[budget] for front in found["fronts"]]
+        row(f"front at {budget} M", [point["front"] for point in points])
+        row(f"front minus search at {budget} M", [p["front"] - p["search"] for p in points])
+    return rows
+
+
+def _plot(curves) -> matplotlib.figure.Figure:
+    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, colour in (("search", "#3b6fb6"), ("random", "#888888")):
+        length = min(map(len, curves[name]))
+        values = 100 * np.array([curve[:length] for curve in curves[name]])
+        mean, count = values.mean(axis=0), np.arange(1, length + 1)
+        error = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0 * mean
+        axis.plot(count, mean, color=colour, label=name)
+        axis.fill_between(count, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+    axis.set(xlabel="evaluated genomes", ylabel="best validation accuracy so far (%)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
