@@ -19,7 +19,7 @@ import matplotlib.figure
 import numpy as np
 
 from bench import machine
-from noah_jax import compile_cache, ranking, search, supernet
+from noah_jax import candidates, compile_cache, ranking, search, supernet
 from noah_jax.settings import Search
 from noah_jax.writer import Writer
 
@@ -56,7 +56,7 @@ def measure(run, seeds: int, folder: pathlib.Path) -> dict:
         if done:
             seconds.append((time.perf_counter() - start) / done)
 
-    def evolve(name: str, seed: int, **changes) -> list[list[search.Candidate]]:
+    def evolve(name: str, seed: int, **changes) -> list[list[candidates.Candidate]]:
         """The candidates in the order in which they were judged, and best first."""
         settings = dataclasses.replace(run.config.search, **changes)
         home = folder / f"{name}-{seed}"
@@ -84,7 +84,7 @@ def _front(settings: Search, evolve, seed: int) -> dict:
     longer = 3 * (settings.generations + 1) - 1
     free = {"least_millions": 0.0, "budget_millions": max(_BUDGETS)}
     _, ranked = evolve("front", seed, objective="pareto", generations=longer, **free)
-    front = search.pareto_front(ranked)
+    front = candidates.pareto_front(ranked)
     found = {}
     for budget in _BUDGETS:
         own = free | {"objective": "accuracy", "budget_millions": budget}
@@ -95,11 +95,11 @@ def _front(settings: Search, evolve, seed: int) -> dict:
     return found
 
 
-def _in_order(folder: pathlib.Path) -> list[search.Candidate]:
-    generations = [json.loads(path.read_text()) for path in sorted(folder.glob("gen_*.json"))]
-    return [
-        search.Candidate.from_json(values) for made in generations for values in made["candidates"]
-    ]
+def _in_order(folder: pathlib.Path) -> list[candidates.Candidate]:
+    found = []
+    for path in sorted(folder.glob("gen_*.json")):
+        found += map(candidates.Candidate.from_json, json.loads(path.read_text())["candidates"])
+    return found
 
 
 def _table(found) -> list[list[str]]:

@@ -108,8 +108,8 @@ def _configs(argv: Sequence[str]) -> list[Config]:
 def _run_settings(config: Config) -> Config:
     """Without which run it is, and where files lie; weights by their contents."""
     weights = pretrained.fingerprint(config.weights) if config.weights else ""
-    paths = {key: "" for key in ("data_dir", "supernet_from") if hasattr(config, key)}
-    return dataclasses.replace(config, task="", seed=0, weights=weights, **paths)
+    paths = {"data_dir": "", "supernet_from": "", "weights": weights}
+    return dataclasses.replace(config, task="", seed=0, **paths)
 
 
 @functools.cache
@@ -192,7 +192,7 @@ def _entry(config: Config, workdir: pathlib.Path, result: dict[str, Any]) -> Ent
         "digest": _digest(config),
         **{name: result[name] for name in _KEPT},
         "val_loss": best.get("val_loss"),
-        "shared_supernet": bool(getattr(config, "supernet_from", "")),
+        "shared_supernet": bool(config.supernet_from),
         "date": date.isoformat(timespec="seconds"),
     }
 

@@ -66,7 +66,7 @@ def tuned(runs: Sequence[Entry]) -> Iterable[Entry]:
 
 
 def _rank(run: Entry):
-    """As `search.Candidate.rank`: a loss that is None is not finite, and comes last."""
+    """As `candidates.Candidate.rank`: a loss that is None is not finite, and comes last."""
     loss = run["val_loss"]
     return loss is None, -run["val_accuracy"], loss or 0.0, run["params"]
 

@@ -8,8 +8,9 @@ from operator import attrgetter
 
 from ml_collections import ConfigDict
 
+from noah_jax.complaints import complaints
 from noah_jax.errors import UserError
-from noah_jax.settings import Config, complaints
+from noah_jax.settings import Config
 
 _MOST_RUNS = 10_000  # all of VTAB-1k, six methods, three seeds: 342
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from noah_jax import (
+    candidates,
     interop,
     outcome,
     processes,
@@ -166,7 +167,7 @@ def _search(stages: Run) -> dict[str, Any] | None:
         )
     evaluated = {"evaluated": len(ranked)}
     if settings.objective == "pareto":
-        front = search.pareto_front(ranked)
+        front = candidates.pareto_front(ranked)
         points = [{"name": f"p{i}"} | point.to_json() for i, point in enumerate(front, 1)]
         write_json(workdir / "front.json", {"points": points} | evaluated)
         ranked = search.within_budget(ranked, settings)

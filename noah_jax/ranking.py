@@ -19,8 +19,8 @@ import numpy as np
 import scipy.stats
 
 from noah_jax import compile_cache, config, evaluation, preemption, run, supernet
+from noah_jax.candidates import Candidate
 from noah_jax.errors import UserError
-from noah_jax.search import Candidate
 from noah_jax.settings import Config
 from noah_jax.workdir import claim, make_folder, read_json, write_bytes, write_json
 

@@ -7,10 +7,11 @@ validation images; the best is then retrained on both, as a genome that a search
 import numpy as np
 
 from noah_jax import evaluation, search, workdir
+from noah_jax.candidates import Candidate
 from noah_jax.run import Run
 
 
-def tune(run: Run) -> list[search.Candidate]:
+def tune(run: Run) -> list[Candidate]:
     """All candidates, best first; those that an earlier start trained are read.
 
     Raises:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from noah_jax import preemption
+from noah_jax.candidates import Candidate, pareto_front, pareto_order
 from noah_jax.errors import UserError
-from noah_jax.search import Candidate, evolve, pareto_front, pareto_order
+from noah_jax.search import evolve
 from noah_jax.settings import Search
 from noah_jax.space import MODULES, SearchSpace
 from noah_jax.writer import Writer

@@ -11,7 +11,7 @@ import pytest
 from bench import study, study_tables
 from configs import study as study_config
 from noah_jax import config as config_lib
-from noah_jax import pipeline, preemption, settings
+from noah_jax import pipeline, preemption
 from noah_jax.errors import UserError
 
 # Of ml_collections, which loads configs.
@@ -198,7 +198,7 @@ def started(monkeypatch):
 
 def test_a_study_goes_on_and_runs_nothing_twice(tmp_path, ti16, started, capsys):
     out, workdir = tmp_path / "results/study.json", tmp_path / "runs"
-    config = f"--config={ROOT}/configs/study.py:digits,method=linear+lora+noah"
+    config = f"--config={ROOT}/configs/study.py:digits,method=linear+random+lora+noah"
     rest = [f"--workdir={workdir}", *TINY]
     command = [f"--out={out}", config, f"--config.weights={ti16}", *rest]
     started.stop_before = 1
@@ -209,7 +209,9 @@ def test_a_study_goes_on_and_runs_nothing_twice(tmp_path, ti16, started, capsys)
 
     started.stop_before = 99
     study.main(command)
-    assert started == ["digits-linear-s0", "digits-lora-s0", "digits-noah-s0"]
+    assert started == [
+        *("digits-linear-s0", "digits-lora-s0", "digits-noah-s0", "digits-random-s0")
+    ]
     whole = out.read_bytes()
     result = json.loads(whole)
     assert result["runs"][0] == first and result["command"].startswith("python -m bench.study ")
@@ -219,20 +221,22 @@ def test_a_study_goes_on_and_runs_nothing_twice(tmp_path, ti16, started, capsys)
         assert all(entry[key] == kept[key] for key in ("test_loss", "genome", "stages", "inputs"))
         assert result["digests"][entry["method"]] == entry["digest"]
     best = json.loads((workdir / name / "best.json").read_text())
-    assert [entry["val_loss"] for entry in result["runs"]] == [None, None, best["val_loss"]]
+    losses = [entry["val_loss"] for entry in result["runs"]]
+    assert losses[:2] == [None, None] and losses[3] == best["val_loss"] >= losses[2]
+    assert [entry["shared_supernet"] for entry in result["runs"]] == [False, False, False, True]
 
     shutil.rmtree(workdir)
     elsewhere = shutil.copy(ti16, tmp_path / "copy.safetensors")
     capsys.readouterr()
     study.main([f"--out={out}", config, f"--config.weights={elsewhere}", *rest])
     said = capsys.readouterr().out
-    assert len(started) == 3 and out.read_bytes() == whole and not workdir.exists()
-    assert "3 of 3 runs are in" in said and len(_cells(said, "test accuracy")) == 3
+    assert len(started) == 4 and out.read_bytes() == whole and not workdir.exists()
+    assert "4 of 4 runs are in" in said and len(_cells(said, "test accuracy")) == 4
 
-    started.stop_before = 3  # what the search reads, the single modules do not
+    started.stop_before = 4  # what the search reads, the single modules do not
     with pytest.raises(preemption.Preempted):
         study.main([*command, "--config.search.population=5"])
-    assert "run 1 of 1: digits-noah-s0; left: 1 of methods not timed yet" in capsys.readouterr().out
+    assert "run 1 of 2: digits-noah-s0; left: 2 of methods not timed yet" in capsys.readouterr().out
 
 
 def test_seed_after_seed(ti16):
@@ -245,13 +249,8 @@ def test_seed_after_seed(ti16):
 
 
 def test_random_takes_the_supernet_of_a_finished_noah(tmp_path, ti16):
-    @dataclasses.dataclass(frozen=True)
-    class Sharing(settings.Config):
-        supernet_from: str = ""
-
     flags = ["--config=configs/study.py:digits,method=noah", f"--config.weights={ti16}", *TINY]
     (noah,) = study._configs(flags)
-    noah = Sharing(**{name: getattr(noah, name) for name in noah.__dataclass_fields__})
     random = dataclasses.replace(noah, method="random")
     workdir = study._workdir(noah, tmp_path)
     (workdir / "supernet/12").mkdir(parents=True)
