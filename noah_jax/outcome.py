@@ -106,10 +106,15 @@ def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
         "backbone": config.backbone,
         "dtype": run.vit.dtype,
         "fused_attention": run.vit.fused_attention,
-        "versions": {
-            "noah_jax": noah_jax.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
-        },
+        **computed_by(),
+    }
+
+
+def computed_by() -> dict[str, Any]:
+    """The versions and devices that a result comes from."""
+    versions = {"noah_jax": noah_jax.__version__, "python": platform.python_version()}
+    packages = ("jax", "flax", "optax", "orbax-checkpoint")
+    return {
+        "versions": versions | {name: version(name) for name in packages},
         "devices": [device.device_kind for device in jax.devices()],
     }

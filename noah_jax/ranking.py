@@ -9,6 +9,7 @@ have another supernet but must have the same recipe for retraining.
 """
 
 import argparse
+import dataclasses
 import io
 import pathlib
 import sys
@@ -18,8 +19,9 @@ import matplotlib.figure
 import numpy as np
 import scipy.stats
 
-from noah_jax import compile_cache, config, evaluation, preemption, run, supernet
+from noah_jax import compile_cache, evaluation, outcome, preemption, run, supernet
 from noah_jax.candidates import Candidate
+from noah_jax.config import from_json
 from noah_jax.errors import UserError
 from noah_jax.settings import Config
 from noah_jax.workdir import claim, make_folder, read_json, write_bytes, write_json
@@ -42,21 +44,23 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
         spread = made.space.sample_spread(rng, genomes, least, made.config.search.budget)
         judge = supernet.judge(made, supernet.train(made))
         accuracies, losses = (np.concatenate(part) for part in zip(*judge(spread), strict=True))
-        points = []
+        points, recipe = [], {"retrain": _recipe(made)}
         make_folder(workdir / "rank")
         with made.writer.progress("rank", len(spread), 0, "genomes") as progress:
             for genome, accuracy, loss in zip(spread, accuracies, losses, strict=True):
                 params, key = int(made.space.count(genome)), _key(genome)
-                inherited = Candidate(genome, params, float(accuracy), float(loss)).to_json()
-                if key not in known:
+                if new := key not in known:
                     known[key] = _retrain(made, genome, workdir / "rank" / f"{len(points):03d}")
-                points.append(inherited | {"test_accuracy": known[key]})
-                found = {"points": points, "wanted": genomes, "retrain": _recipe(made)}
-                write_json(workdir / "rank.json", found)
+                judged = Candidate(genome, params, float(accuracy), float(loss)).to_json()
+                points.append(judged | {"test_accuracy": known[key]})
+                if new:
+                    write_json(workdir / "rank.json", recipe | {"points": points})
                 progress.update(1)
-    found |= summary(points)
-    write_json(workdir / "rank.json", found)
-    write_bytes(workdir / "rank.png", _plot(points, found))
+        settings = dataclasses.asdict(made.config)
+        found = {key: settings[key] for key in ("supernet", "space")} | recipe | summary(points)
+        found |= outcome.computed_by() | {"points": points}
+        write_json(workdir / "rank.json", found)
+        write_bytes(workdir / "rank.png", _plot(points, found))
     return found
 
 
@@ -127,7 +131,7 @@ def prepare(workdir: pathlib.Path) -> run.Run:
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    return run.prepare(config.from_json(saved), workdir)
+    return run.prepare(from_json(saved), workdir)
 
 
 def _recipe(made: run.Run) -> dict:
