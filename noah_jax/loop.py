@@ -20,7 +20,7 @@ from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
 from noah_jax.network import Network
-from noah_jax.settings import Schedule
+from noah_jax.settings import SCHEDULES, Schedule
 from noah_jax.writer import Writer
 
 _SECONDS_A_SPAN = 1.0  # a signal waits for two
@@ -81,7 +81,7 @@ def fit(
                 f"{stage}: {what} step {step}, at learning rate {rate:.3g} with the genome "
                 f"{genomes(step - 1).tolist()}. "
                 + (f"What was saved after step {saved} is kept. " if saved else "")
-                + f"Start anew with a --config.{stage}.learning_rate lower than "
+                + f"Start anew with a --config.{SCHEDULES[stage]}.learning_rate lower than "
                 f"{schedule.learning_rate} and --fresh"
             )
 

@@ -144,6 +144,11 @@ def _find(stages: Run) -> dict[str, Any] | None:
                 genome = uniform(budget, space.blocks, space.width)
             else:
                 genome = sensitivity.allot(space, sensitivity.scores(stages), budget)
+        if not genome.any():
+            raise UserError(
+                f"search.budget_millions={config.search.budget_millions} admits no genome for "
+                f"{config.method}: not even modules of size 1"
+            )
         best = {"genome": genome.tolist(), "params": int(space.count(genome))}
     if best:
         write_json(path, best)

@@ -27,7 +27,15 @@ from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
 from noah_jax.network import Network, make_network
-from noah_jax.settings import SEARCHED, Config, Schedule, differences, supernet_differences
+from noah_jax.settings import (
+    SCHEDULES,
+    SEARCHED,
+    TUNED,
+    Config,
+    Schedule,
+    differences,
+    supernet_differences,
+)
 from noah_jax.shots import Shots
 from noah_jax.space import ALL_MODULES, SearchSpace, complete
 from noah_jax.vit import ViTConfig
@@ -35,7 +43,6 @@ from noah_jax.workdir import read_json
 from noah_jax.writer import Writer
 
 _OUTPUTS = "supernet", "tuning", "search", "best.json", "retrain", "test.json", "result.json"
-_SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}
 
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = (
@@ -169,7 +176,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     config = _resolve(config)
     if config.has_supernet:
         train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
-    train.steps_per_epoch("retrain", *_schedule(config, source, "retrain"))
+    for stage in ("tuning", "retrain") if config.method in TUNED else ("retrain",):
+        train.steps_per_epoch(stage, *_schedule(config, source, stage))
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
     backbone = _backbone(config.vit(1, config.dtype), weights)
@@ -190,7 +198,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
 
 def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:
     """How to train in that stage, and on how many images: few can be less than a batch."""
-    schedule, folds = getattr(config, _SCHEDULES[stage]), config.search.folds
+    schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
     images = len(source.splits["trainval" if stage == "retrain" else "train"])
     if stage == "supernet" and folds > 1:
         images = len(source.splits["trainval"])

@@ -17,6 +17,7 @@ METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
 OBJECTIVES = ("accuracy", "pareto")
 SAMPLINGS = ("random", "fair")
 AUGMENTATIONS = ("none", "randaugment")
+SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # of what trains
 STAGES = ("supernet", "search", "retrain", "report")
 
 

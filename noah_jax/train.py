@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from noah_jax import augment, sharding
 from noah_jax.errors import UserError
 from noah_jax.network import Network
-from noah_jax.settings import Schedule
+from noah_jax.settings import SCHEDULES, Schedule
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
 _NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
@@ -173,7 +173,7 @@ def steps_per_epoch(stage: str, schedule: Schedule, images: int) -> int:
     """
     if images < schedule.batch_size:
         raise UserError(
-            f"{stage}.batch_size={schedule.batch_size}, but there are only {images} training "
-            f"images: lower it with --config.{stage}.batch_size={images}"
+            f"{SCHEDULES[stage]}.batch_size={schedule.batch_size}, but there are only {images} "
+            f"training images: lower it with --config.{SCHEDULES[stage]}.batch_size={images}"
         )
     return images // schedule.batch_size

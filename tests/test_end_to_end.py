@@ -164,7 +164,7 @@ def test_baselines_in_one_go(home, tmp_path):
 def test_rivals_and_a_front(home, tmp_path):
     """Each way to find a genome, a front from seven columns, and a point of it by its name."""
     budget, flags = 40_000, ["--config.search.budget_millions=0.04"]
-    flags += ["--config.baseline.tuned=(1,2,300)", "--config.space.depths=(0,12)"]
+    flags += ["--config.baseline.tuned=(1,300)", "--config.space.depths=(0,12)"]
     flags += ["--config.retrain.epochs=2", "--config.supernet.genomes_per_step=4"]
     flags += ["--config.supernet.sandwich=True", "--config.supernet.sampling=fair"]
     flags += ["--config.supernet.distillation=0.5", "--config.search.folds=2"]
@@ -189,8 +189,8 @@ def test_rivals_and_a_front(home, tmp_path):
     assert len(seen["noah"]) == len(seen["random"]) == 18
     assert seen["noah"][:6] == seen["random"][:6] and seen["noah"] != seen["random"]
     tried = [np.array(genome).max(axis=0).tolist() for genome in seen["tuned"]]
-    assert tried == [[1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 2, 0], [0, 0, 1], [0, 0, 2]]
-    assert seen["tuned_lora"] == seen["tuned"][2:4]
+    assert tried == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]  # 300 are too many
+    assert seen["tuned_lora"] == seen["tuned"][1:2]
     (uniform,) = {tuple(row) for row in results["uniform"]["genome"]}
     assert min(uniform) > 0 and results["uniform"]["params"] > 0.8 * budget
     uneven = np.array(results["sensitivity"]["genome"])
