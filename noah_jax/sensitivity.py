@@ -29,20 +29,21 @@ def scores(run: Run) -> np.ndarray:
             logits = network.logits(params, frozen, sharding.spread(run.mesh, images), largest)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        return jax.tree.map(jnp.square, jax.grad(loss)(params)["blocks"])
+        gradient, blocks = jax.grad(loss)(params)["blocks"], run.space.blocks
+
+        def score(name):
+            leaves = [leaf.reshape(blocks, -1) for leaf in jax.tree.leaves(gradient[name])]
+            return jnp.square(jnp.concatenate(leaves, axis=1)).mean(axis=1)
+
+        used = run.space.max_sizes
+        columns = [score(name) if used[name] else jnp.zeros(blocks) for name in run.space.modules]
+        return jnp.stack(columns, axis=1)
 
     found = np.zeros((run.space.blocks, len(run.space.modules)))
     for start in range(0, len(labels) - batch + 1, batch):
         part = slice(start, start + batch)
         placed = sharding.replicate(run.mesh, (images[part], labels[part]))
-        gradients = squares(network.params, network.frozen, *placed)
-        for column, name in enumerate(run.space.modules):
-            leaves = [
-                np.asarray(leaf, np.float64).reshape(run.space.blocks, -1)
-                for leaf in jax.tree.leaves(gradients.get(name, {}))
-            ]
-            if leaves:
-                found[:, column] += np.concatenate(leaves, axis=1).mean(axis=1)
+        found += squares(network.params, network.frozen, *placed)
     return found
 
 
