@@ -51,7 +51,21 @@ def test_2000_genomes(network, data, tmp_path):
     for number in range(3):
         folder = tmp_path / f"{number}"
         folder.mkdir()
-        settings = Search(100, 1 if number == 0 else 9, 10, 50, 25, 0.2, 0.4, 1.0, "block", 4)
+        settings = Search(
+            population=100,
+            generations=1 if number == 0 else 9,
+            parents=10,
+            mutations=50,
+            crossovers=25,
+            m_prob=0.2,
+            s_prob=0.4,
+            budget_millions=1.0,
+            least_millions=0.0,
+            operators="block",
+            objective="accuracy",
+            folds=1,
+            genomes_per_call=4,
+        )
         images, labels = data
         chunks = [(images[i : i + 10], labels[i : i + 10]) for i in (0, 10)]
         judge = evaluation.population_evaluator(network, network.params, chunks, settings, mesh)
