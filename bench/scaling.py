@@ -30,6 +30,7 @@ from jax.sharding import Mesh
 
 from bench import machine
 from noah_jax import augment, evaluation, loader, preemption, processes, sharding, train
+from noah_jax.config import defaults
 from noah_jax.network import Network
 from noah_jax.settings import Schedule, Search
 from noah_jax.space import MODULES, SearchSpace
@@ -44,21 +45,7 @@ _CLASSES, _IMAGES, _TEST_IMAGES, _STEPS, _POPULATION, _EVAL_BATCH = 10, 128, 50,
 _SCHEDULE = Schedule(
     epochs=2, batch_size=32, learning_rate=5e-3, weight_decay=1e-4, warmup_epochs=1
 )
-_SEARCH = Search(
-    population=_POPULATION,
-    generations=1,
-    parents=1,
-    mutations=0,
-    crossovers=0,
-    m_prob=0.2,
-    s_prob=0.4,
-    budget_millions=1.0,
-    least_millions=0.0,
-    operators="block",
-    objective="accuracy",
-    folds=1,
-    genomes_per_call=2,
-)
+_SEARCH = Search(**defaults().search.to_dict() | {"population": _POPULATION, "genomes_per_call": 2})
 _SECONDS = 600  # for one layout
 _BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "u8": 1, "pred": 1}
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"

@@ -9,6 +9,7 @@ import pytest
 
 from noah_jax import evaluation, loop, search, sharding
 from noah_jax.checkpoint import Checkpoints
+from noah_jax.config import defaults
 from noah_jax.settings import Schedule, Search
 from noah_jax.writer import Writer
 from tests import test_train
@@ -51,21 +52,8 @@ def test_2000_genomes(network, data, tmp_path):
     for number in range(3):
         folder = tmp_path / f"{number}"
         folder.mkdir()
-        settings = Search(
-            population=100,
-            generations=1 if number == 0 else 9,
-            parents=10,
-            mutations=50,
-            crossovers=25,
-            m_prob=0.2,
-            s_prob=0.4,
-            budget_millions=1.0,
-            least_millions=0.0,
-            operators="block",
-            objective="accuracy",
-            folds=1,
-            genomes_per_call=4,
-        )
+        size = {"population": 100, "generations": 1 if number == 0 else 9, "mutations": 50}
+        settings = Search(**defaults().search.to_dict() | size | {"budget_millions": 1.0})
         images, labels = data
         chunks = [(images[i : i + 10], labels[i : i + 10]) for i in (0, 10)]
         judge = evaluation.population_evaluator(network, network.params, chunks, settings, mesh)
