@@ -75,6 +75,13 @@ def _run(home, workdir, *flags, config=None, code=0):
     return done
 
 
+def _module(*arguments):
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
 def _lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -227,16 +234,20 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
     wrong = _run(home, tmp_path / "wrong", flags[0], "--config.seed=1", code=2)
     assert "seed: 0 there, 1 now" in wrong.stderr and not (tmp_path / "wrong").exists()
 
-    ranked = subprocess.run(
-        [sys.executable, "-m", "noah_jax.search", "rank", tmp_path / "first", "--genomes=4"],
-        **{"capture_output": True, "text": True, "cwd": ROOT, "env": os.environ},
-    )
-    assert ranked.returncode == 0, ranked.stderr
+    ranked = _module("noah_jax.search", "rank", tmp_path / "first", "--genomes=4")
     found = json.loads((tmp_path / "first/rank.json").read_text())
     params = [point["params"] for point in found["points"]]
     assert len(params) == 4 and params == sorted(params) and params[-1] <= 50_000
     assert ranked.stdout.count("Kendall's tau") == 2 and len(found["tau"]) == 3
     assert (tmp_path / "first/rank.png").read_bytes().startswith(b"\x89PNG")
+
+    _module("bench.search_gain", tmp_path / "first", "--seeds=1", f"--out={tmp_path}/gain.json")
+    gain = json.loads((tmp_path / "gain.json").read_text())
+    for curve in (gain["curves"]["search"][0], gain["curves"]["random"][0]):
+        assert len(curve) == 18 and curve == sorted(curve) and 9 * curve[-1] % 1 == 0
+    (front,) = gain["fronts"]
+    assert front["0.1"]["front"] >= gain["curves"]["random"][0][-1] - 1 / 9
+    assert front["0.1"]["front_params"] <= 100_000 and (tmp_path / "gain.png").is_file()
 
 
 def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
