@@ -31,10 +31,11 @@ from flax import nnx
 
 from bench import machine, torch_vit
 from noah_jax import evaluation, interop, sharding, train
+from noah_jax.genomes import MODULES
 from noah_jax.network import Network, in_dtype, trainable
 from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.settings import Schedule
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 from noah_jax.vit import ViT
 
 _CLASSES, _SIZE = 100, 10

@@ -18,8 +18,9 @@ import numpy as np
 
 from bench import machine
 from noah_jax import evaluation, sharding, train
+from noah_jax.genomes import MODULES
 from noah_jax.settings import Schedule
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 
 _CLASSES = 10
 _MAX_SIZES = dict.fromkeys(MODULES, 10)

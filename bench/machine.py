@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 
 from noah_jax import memory
 from noah_jax.attention import can_fuse
+from noah_jax.genomes import MODULES
 from noah_jax.network import Network, make_network
 from noah_jax.pretrained import NORMALISATIONS
-from noah_jax.space import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
 _PACKAGES = ("jax", "jaxlib", "flax", "grain", "pillow", "numpy")

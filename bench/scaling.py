@@ -31,9 +31,10 @@ from jax.sharding import Mesh
 from bench import machine
 from noah_jax import augment, evaluation, loader, preemption, processes, sharding, train
 from noah_jax.config import defaults
+from noah_jax.genomes import MODULES
 from noah_jax.network import Network
 from noah_jax.settings import Schedule, Search
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 from noah_jax.vit import ViTConfig
 
 _LAYOUTS = (  # processes, devices of each, weight shards

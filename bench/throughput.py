@@ -26,8 +26,9 @@ import numpy as np
 
 from bench import flops, machine
 from noah_jax import evaluation, sharding, train
+from noah_jax.genomes import MODULES
 from noah_jax.settings import Schedule
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 
 _CLASSES = 100
 _MAX_SIZES = dict.fromkeys(MODULES, 10)

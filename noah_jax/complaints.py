@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from noah_jax.errors import nearest
+from noah_jax.genomes import ALL_MODULES
 from noah_jax.interop import genome_file
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
 from noah_jax.settings import (
@@ -20,7 +21,7 @@ from noah_jax.settings import (
     TUNED,
     Config,
 )
-from noah_jax.space import ALL_MODULES, OPERATORS
+from noah_jax.space import OPERATORS
 
 
 def complaints(c: Config) -> Iterator[str]:

@@ -15,14 +15,14 @@ import yaml
 from flax import nnx
 
 from noah_jax.errors import UserError
+from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES
 from noah_jax.pretrained import fit
-from noah_jax.space import ALL_MODULES, COLUMNS, MODULES
 from noah_jax.vit import ViT
 from noah_jax.weights import convert
 
 # --- Genomes -------------------------------------------------------------------------------------
 
-_KEYS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `space.MODULES`
+_KEYS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `MODULES`
 _MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
 _MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
 _MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3

@@ -13,10 +13,10 @@ import numpy as np
 
 import noah_jax
 from noah_jax import evaluation, preemption, sharding, workdir
+from noah_jax.genomes import count_noah, count_params
 from noah_jax.memory import watch
 from noah_jax.network import Network
 from noah_jax.run import Run
-from noah_jax.space import count_noah, count_params
 
 _UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
 

@@ -32,9 +32,9 @@ from noah_jax import (
     tuning,
 )
 from noah_jax.errors import UserError
+from noah_jax.genomes import uniform
 from noah_jax.run import Run, prepare, refuse_other_config
 from noah_jax.settings import FOUND, SEARCHED, TUNED, Config
-from noah_jax.space import uniform
 from noah_jax.tasks import TASKS
 from noah_jax.workdir import claim, make_folder, read_json, refuse_if_claimed, write_json
 from noah_jax.writer import Writer

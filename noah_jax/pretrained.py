@@ -14,7 +14,7 @@ from flax import nnx
 from noah_jax import checksums
 from noah_jax.downloads import fetch
 from noah_jax.errors import UserError
-from noah_jax.space import MODULES
+from noah_jax.genomes import MODULES
 from noah_jax.vit import ViT, ViTConfig
 from noah_jax.weights import read_file
 

@@ -11,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 
 from noah_jax.errors import UserError
-from noah_jax.space import ALL_MODULES, COLUMNS, MODULES, complete
+from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES, complete
 from noah_jax.tables import published
 from noah_jax.workdir import read_json_here, read_lines, write_text
 

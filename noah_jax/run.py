@@ -26,6 +26,7 @@ from noah_jax.attention import can_fuse
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
+from noah_jax.genomes import ALL_MODULES, complete
 from noah_jax.network import Network, make_network
 from noah_jax.settings import (
     SCHEDULES,
@@ -37,7 +38,7 @@ from noah_jax.settings import (
     supernet_differences,
 )
 from noah_jax.shots import Shots
-from noah_jax.space import ALL_MODULES, SearchSpace, complete
+from noah_jax.space import SearchSpace
 from noah_jax.vit import ViTConfig
 from noah_jax.workdir import read_json
 from noah_jax.writer import Writer

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 from noah_jax import loader, sharding
+from noah_jax.genomes import ALL_MODULES
 from noah_jax.run import Run
-from noah_jax.space import ALL_MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 
 
 def scores(run: Run) -> np.ndarray:

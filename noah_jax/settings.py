@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from noah_jax.genomes import ALL_MODULES, MODULES
 from noah_jax.pretrained import BACKBONES
-from noah_jax.space import ALL_MODULES, MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 from noah_jax.vit import ViTConfig
 
 SEARCHED = ("noah", "random")  # in a supernet

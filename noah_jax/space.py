@@ -1,10 +1,6 @@
-"""The search space: which genomes exist, how they vary, what they cost.
+"""The search space: which genomes exist, how they vary; see genomes.py for what they are.
 
-A genome is an int32 array `[blocks, columns]`: the size of each prompt module in each block,
-0 = absent. The first columns are the paper's `MODULES`; a space with a parallel adapter or with
-output scales has all of `COLUMNS`, and where columns are missing they are zeros. A scale is a power
-of ten, so 0 stands for a factor of 1. Every function here also takes a stack of genomes
-`[..., blocks, columns]`. NumPy only, so that a search can be studied without an accelerator.
+NumPy only, so that a search can be studied without an accelerator.
 """
 
 import dataclasses
@@ -12,72 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-MODULES = ("vpt", "lora", "adapter")
-ALL_MODULES = (*MODULES, "parallel")
-SCALED = ("lora", "adapter", "parallel")
-COLUMNS = (*ALL_MODULES, *(f"{name}_scale" for name in SCALED))
+from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES, SCALED, count_noah, count_params
+
 OPERATORS = ("block", "paper")
 
-# The original allocates a position table of this many prompts and counts all of it.
-_NOAH_POSITION_TABLE = 100
-
 _MOVES = 500  # of single sizes, before a genome counts as impossible to fit
-
-
-def complete(genome: np.ndarray) -> np.ndarray:
-    """`genome` `[..., blocks, c]` with all of `COLUMNS`, those that are missing being zeros."""
-    genome = np.asarray(genome)
-    missing = len(COLUMNS) - genome.shape[-1]
-    return np.pad(genome, [(0, 0)] * (genome.ndim - 1) + [(0, missing)])
-
-
-def count_params(genome: np.ndarray, width: int) -> np.ndarray:
-    """Parameters that the forward pass uses, head excluded.
-
-    Args:
-      genome: int `[..., blocks, columns]`.
-      width: token width d of the backbone.
-
-    Returns:
-      int64 `[...]`: VPT r·d, LoRA r·d + 3·r·d, either adapter r·d + r + r·d + d, summed over
-      blocks.
-    """
-    sizes = np.moveaxis(complete(genome).astype(np.int64), -1, 0)[: len(ALL_MODULES)]
-    vpt, lora, *adapters = sizes
-    params = vpt * width + lora * 4 * width
-    for adapter in adapters:
-        params = params + adapter * (2 * width + 1) + np.where(adapter > 0, width, 0)
-    return params.sum(axis=-1)
-
-
-def count_noah(genome: np.ndarray, width: int) -> np.ndarray:
-    """The same as the original's code counts it, for comparison with the paper.
-
-    Where block 0 has prompts it adds a model-level prompt of that size, which block 0 overwrites,
-    and that prompt's whole position table: dead weight both.
-    """
-    first = np.asarray(genome, np.int64)[..., 0, MODULES.index("vpt")]
-    dead = np.where(first > 0, (first + _NOAH_POSITION_TABLE) * width, 0)
-    return count_params(genome, width) + dead
-
-
-def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
-    """The genome, alike in all blocks, whose `MODULES` share the budget as equally as can be.
-
-    Sizes grow by one, always that of the module with the fewest parameters that still fits.
-    """
-    sizes = np.zeros(len(MODULES), np.int32)
-
-    def params(sizes):
-        return blocks * count_params(sizes[None], width)
-
-    while True:
-        grown = sizes + np.eye(len(MODULES), dtype=np.int32)
-        fits = [row for row in range(len(MODULES)) if params(grown[row]) <= budget]
-        if not fits:
-            return np.tile(sizes, (blocks, 1))
-        shares = [params(np.where(np.arange(len(MODULES)) == row, sizes, 0)) for row in fits]
-        sizes = grown[fits[int(np.argmin(shares))]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +87,7 @@ class SearchSpace:
         return count_params(genome, self.width)
 
     def count_noah(self, genome: np.ndarray) -> np.ndarray:
-        """See `count_noah` of this file."""
+        """See `genomes.count_noah`."""
         return count_noah(genome, self.width)
 
     def smallest(self) -> np.ndarray:

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from noah_jax.attention import FUSED, attend
+from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES, SCALED
 from noah_jax.prompts import (
     Adapter,
     LoRA,
@@ -26,7 +27,6 @@ from noah_jax.prompts import (
     drop,
     quick_gelu,
 )
-from noah_jax.space import ALL_MODULES, COLUMNS, MODULES, SCALED
 
 _SHAPES = {  # width, depth, heads
     "ti": (192, 12, 3),

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx
 
 from noah_jax import compile_cache
-from noah_jax.space import MODULES
+from noah_jax.genomes import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
 compile_cache.use()

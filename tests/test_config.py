@@ -10,7 +10,7 @@ from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax import settings
 from noah_jax.errors import UserError
-from noah_jax.space import MODULES
+from noah_jax.genomes import MODULES
 
 
 def _expand(config, **changes):

@@ -10,9 +10,10 @@ import pytest
 from noah_jax import preemption
 from noah_jax.candidates import Candidate, pareto_front, pareto_order
 from noah_jax.errors import UserError
+from noah_jax.genomes import MODULES
 from noah_jax.search import evolve
 from noah_jax.settings import Search
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 from noah_jax.writer import Writer
 
 SPACE = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)

@@ -9,9 +9,10 @@ import optax
 from flax import nnx
 
 from noah_jax import sensitivity, sharding, train
+from noah_jax.genomes import MODULES
 from noah_jax.network import Network, trainable
 from noah_jax.settings import SupernetSchedule
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 from noah_jax.supernet import genomes_of_step
 from noah_jax.vit import ViT
 from tests.conftest import MAX_SIZES, TINY

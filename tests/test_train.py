@@ -16,10 +16,11 @@ from noah_jax import augment, evaluation, loop, preemption, sharding, train
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
+from noah_jax.genomes import MODULES
 from noah_jax.loader import Split
 from noah_jax.network import Network, trainable
 from noah_jax.settings import Schedule
-from noah_jax.space import MODULES, SearchSpace
+from noah_jax.space import SearchSpace
 from noah_jax.vit import ViT
 from noah_jax.writer import Writer
 from tests.conftest import MAX_SIZES, TINY

@@ -11,10 +11,10 @@ import torch
 import transformers
 from flax import nnx
 
-from noah_jax import pretrained
+from noah_jax import pretrained, prompts, vit
+from noah_jax.genomes import ALL_MODULES, COLUMNS, SCALED, complete
 from noah_jax.network import trainable
 from noah_jax.prompts import Adapter, LoRA, ParallelAdapter
-from noah_jax.space import ALL_MODULES, COLUMNS, SCALED, complete
 from noah_jax.vit import ViT, ViTConfig
 from tests.conftest import MAX_SIZES, TINY
 
@@ -237,6 +237,21 @@ def test_dropout_of_a_parallel_adapter_is_of_its_hidden_units():
     np.testing.assert_array_equal(np.unique(out[..., :3]), [1, 3])
     assert (out[..., 3:] == 1).all()
     assert abs((out[..., :3] == 3).mean() - 0.5) < 0.05
+
+
+def test_whatever_is_dropped_has_random_numbers_of_its_own(monkeypatch):
+    keys, drop = [], prompts.drop
+
+    def record(x, rate, key, per_example=False):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return drop(x, rate, key, per_example)
+
+    monkeypatch.setattr(prompts, "drop", record)
+    monkeypatch.setattr(vit, "drop", record)
+    block = vit.Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
+    row = complete(np.full((1, len(ALL_MODULES)), 2))[0]
+    block(jnp.zeros((1, 4, TINY.width)), 0, row, 0.1, jax.random.key(0))
+    assert len(keys) == len(set(keys)) == 6  # four modules, two branches
 
 
 def test_registers_leave_the_prompts_at_the_end(random_genome):
