@@ -47,21 +47,24 @@ def main(argv: list[str] | None = None) -> None:
 def measure(run, seeds: int, folder: pathlib.Path) -> dict:
     """Curves `{method: [seed][genome] → best validation accuracy so far}`, seconds, fronts."""
     judge, seconds = supernet.judge(run, supernet.train(run)), []
+    known: dict[bytes, tuple[float, float]] = {}  # what one search judged, the next need not
 
-    def timed(genomes):
-        start, done = time.perf_counter(), 0
-        for results in judge(genomes):
-            done += len(results[0])
-            yield results
-        if done:
-            seconds.append((time.perf_counter() - start) / done)
+    def evaluate(genomes):
+        new = np.array([genome for genome in genomes if genome.tobytes() not in known])
+        if len(new):
+            start = time.perf_counter()
+            results = [np.concatenate(part) for part in zip(*judge(new), strict=True)]
+            seconds.append((time.perf_counter() - start) / len(new))
+            known.update(zip(map(np.ndarray.tobytes, new), zip(*results, strict=True), strict=True))
+        found = [known[genome.tobytes()] for genome in genomes]
+        yield tuple(np.array(part) for part in zip(*found, strict=True))
 
     def evolve(name: str, seed: int, **changes) -> list[list[candidates.Candidate]]:
         """The candidates in the order in which they were judged, and best first."""
         settings = dataclasses.replace(run.config.search, **changes)
         home = folder / f"{name}-{seed}"
         home.mkdir()
-        ranked = search.evolve(run.space, settings, timed, seed, home / "search", Writer(home))
+        ranked = search.evolve(run.space, settings, evaluate, seed, home / "search", Writer(home))
         print(f"{name}, seed {seed}: {len(ranked)} genomes, {ranked[0].accuracy:.4f}", flush=True)
         return [_in_order(home / "search"), ranked]
 
