@@ -62,7 +62,7 @@ def defaults() -> ConfigDict:
                 "epochs": 500,
                 "learning_rate": 5e-4,
                 "genomes_per_step": 1,
-                "sampling": "random",  # or "fair"
+                "sampling": "random",  # or "fair" or "broad", see supernet.py
                 "sandwich": False,  # the largest and the smallest genome in every step
                 "distillation": 0.0,  # share of the others' loss that is against the largest's
                 **schedule,

@@ -3,7 +3,9 @@
 The original trains one random genome a step. Several can share a batch, in equal parts; with
 `sandwich` the largest and the smallest are always among them, with `distillation` the others learn
 from the largest too (as BigNAS, arXiv 2003.11142, but on parts of one batch). Sampling "random"
-draws as the search does, "fair" makes rare sizes train as often as common ones.
+is the paper's: each size as likely as the others. "fair" makes rare sizes train as often as common
+ones. Under both a subnet of one kind of module hardly ever trains, and is judged too low; "broad"
+draws as the search does first, so that what it asks about was trained.
 
 With several `search.folds` there is a supernet for each part of the training and validation images,
 trained on the others: together they judge a genome by all images.
@@ -32,7 +34,8 @@ def genomes_of_step(
         if settings.sampling == "fair":
             others = space.sample_fair(seed, step * drawn, drawn)
         else:
-            others = space.sample(np.random.default_rng([seed, step]), drawn)
+            sample = space.sample_broad if settings.sampling == "broad" else space.sample
+            others = sample(np.random.default_rng([seed, step]), drawn)
         return np.concatenate([np.stack(always), others]) if always else others
 
     return genomes

@@ -33,8 +33,14 @@ def test_genomes_of_a_step():
         assert ((steps[:, 2:] == size).sum(axis=1) == 1).all()
     np.testing.assert_array_equal(make(2), steps[2])  # in any order
 
-    make = genomes_of_step(SPACE, SCHEDULE, 0)
-    assert make(0).shape == (3, 12, 3) and (make(0) != make(1)).any()
+    shares = {}
+    for sampling in ("random", "broad"):
+        make = genomes_of_step(SPACE, dataclasses.replace(SCHEDULE, sampling=sampling), 0)
+        assert make(0).shape == (3, 12, 3) and (make(0) != make(1)).any()
+        np.testing.assert_array_equal(make(1), make(1))
+        genomes = np.concatenate([make(step) for step in range(40)])
+        shares[sampling] = (genomes.any(axis=1).sum(axis=1) == 1).mean()  # of single modules
+    assert shares["random"] == 0 and shares["broad"] > 0.2
 
 
 def test_the_others_learn_from_the_largest(tiny_vit, share=0.75):
