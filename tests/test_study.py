@@ -165,11 +165,15 @@ def test_config_has_folders_and_digits(tmp_path):
     runs = config_lib.expand(values)
     assert [run.task for run in runs[::3]] == ["a", "digits", "b"]
     assert {run.data_dir for run in runs} == {str(tmp_path.resolve())}
-    for method in ("vpt", "lora", "adapter"):  # all as large as the budget lets them
+    for method in ("vpt", "lora", "adapter"):  # all as large as the budget asks
         values.method = method
         run = config_lib.expand(values)[0]
         space = run.search_space()
-        assert 0.96 * run.search.budget < space.count(space.smallest()) <= run.search.budget
+        assert run.search.least <= space.count(space.smallest()) <= run.search.budget
+        values.method = f"tuned_{method}"
+        (tuned,) = config_lib.expand(values)[0].candidates().values()
+        assert space.count(tuned) == space.count(space.smallest())
+    assert run.search.budget < 1.1 * run.search.least  # 5 % up or down
     with pytest.raises(UserError, match="there is no folder .*/c$"):
         study_config.get_config(f"digits+{tmp_path}/c")
     (tmp_path / "digits").mkdir()
