@@ -4,8 +4,10 @@
 
 `WORKDIR` holds a run with a supernet (`--config.stage=supernet` is enough); its settings are those
 of the searches, and its supernet judges all of them. For each seed: the search and random search
-with as many genomes; and one search for a front with as many genomes as three searches under the
-budgets 0.1, 0.25 and 0.5 M together, each budget compared. Beside the JSON a plot of the curves.
+with as many genomes; and one search for a front with as many genomes as searches under each of
+the `--budgets` (millions of parameters) together. Beside the JSON a plot of the curves.
+All figures are of what the searches climb, accuracy on the validation images with the supernet's
+weights; `bench.study` has what it is worth on the test images.
 """
 
 import argparse
@@ -23,19 +25,21 @@ from noah_jax import candidates, compile_cache, ranking, search, supernet
 from noah_jax.settings import Search
 from noah_jax.writer import Writer
 
-_BUDGETS = (0.1, 0.25, 0.5)
-
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdir", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25, 0.5])
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
     compile_cache.use()
     run = ranking.prepare(arguments.workdir)
+    least, largest = (run.space.count(g) / 1e6 for g in (run.space.smallest(), run.space.largest()))
+    if not all(least <= budget < largest for budget in arguments.budgets):
+        parser.error(f"--budgets: expected {least:.4f} to {largest:.4f}, as the space has them")
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(run, arguments.seeds, pathlib.Path(folder))
+        found = measure(run, arguments.seeds, arguments.budgets, pathlib.Path(folder))
     settings = {"task": run.config.task, "images": len(run.source.splits["val"])}
     settings |= {"search": dataclasses.asdict(run.config.search), "seeds": arguments.seeds}
     result = machine.describe("bench.search_gain", argv) | settings | found
@@ -44,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         _plot(found["curves"]).savefig(arguments.out.with_suffix(".png"), dpi=150)
 
 
-def measure(run, seeds: int, folder: pathlib.Path) -> dict:
+def measure(run, seeds: int, budgets: list[float], folder: pathlib.Path) -> dict:
     """Curves `{method: [seed][genome] → best validation accuracy so far}`, seconds, fronts."""
     judge, seconds = supernet.judge(run, supernet.train(run)), []
     known: dict[bytes, tuple[float, float]] = {}  # what one search judged, the next need not
@@ -74,7 +78,7 @@ def measure(run, seeds: int, folder: pathlib.Path) -> dict:
         for name, changes in (("search", {}), ("random", {"mutations": 0, "crossovers": 0})):
             judged, _ = evolve(name, seed, **changes)
             curves[name].append(np.maximum.accumulate([c.accuracy for c in judged]).tolist())
-        fronts.append(_front(run.config.search, evolve, seed))
+        fronts.append(_front(run.config.search, budgets, evolve, seed))
     return {
         "seconds_a_genome": machine.spread(seconds[1:]),  # the first compiles
         "curves": curves,
@@ -82,14 +86,14 @@ def measure(run, seeds: int, folder: pathlib.Path) -> dict:
     }
 
 
-def _front(settings: Search, evolve, seed: int) -> dict:
+def _front(settings: Search, budgets: list[float], evolve, seed: int) -> dict:
     """At each budget the best of one front, and of a search of its own."""
-    longer = 3 * (settings.generations + 1) - 1
-    free = {"least_millions": 0.0, "budget_millions": max(_BUDGETS)}
+    longer = len(budgets) * (settings.generations + 1) - 1
+    free = {"least_millions": 0.0, "budget_millions": max(budgets)}
     _, ranked = evolve("front", seed, objective="pareto", generations=longer, **free)
     front = candidates.pareto_front(ranked)
     found = {}
-    for budget in _BUDGETS:
+    for budget in budgets:
         own = free | {"objective": "accuracy", "budget_millions": budget}
         best = evolve(f"budget {budget}", seed, **own)[1][0]
         point = [point for point in front if point.params <= budget * 1e6][-1]

@@ -193,6 +193,7 @@ def _entry(config: Config, workdir: pathlib.Path, result: dict[str, Any]) -> Ent
         **{name: result[name] for name in _KEPT},
         "val_loss": best.get("val_loss"),
         "shared_supernet": bool(config.supernet_from),
+        "commit": _commit(),
         "date": date.isoformat(timespec="seconds"),
     }
 

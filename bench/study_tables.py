@@ -5,9 +5,10 @@
 parameters, as the search ranks). Its cost is that of choosing among all three, and of retraining
 one.
 
-The tests pair the runs of one task and seed. They ask whether the difference on these tasks is
-more than the seeds' noise; tasks are too few to ask about others. Their p values are two-sided,
-and not corrected for the number of methods.
+The tests pair the runs of one task and seed, and take all pairs as alike: differences between tasks
+are in the standard error as the seeds' noise is, and what it says of other tasks is little, as they
+are few. For one task at a time see the table of firsts. The p values are two-sided, and not
+corrected for the number of methods.
 """
 
 from collections.abc import Iterable, Sequence
@@ -209,9 +210,10 @@ def _notes(study: dict[str, Any], runs: Sequence[Entry]) -> list[str]:
         lines.append(f"Left out: {others} runs with other settings.")
     if any(run["shared_supernet"] for run in runs):
         lines.append("random took NOAH's supernets; their time is not counted again.")
-    for what in ("images", "weights"):
-        for task in dict.fromkeys(run["task"] for run in runs):
-            if len({run["inputs"].get(what) for run in runs if run["task"] == task}) > 1:
+    for task in dict.fromkeys(run["task"] for run in runs):
+        own = [run for run in runs if run["task"] == task]
+        for what in ("images", "weights", "dtype"):
+            if len({(run | run["inputs"]).get(what) for run in own}) > 1:
                 lines.append(f"Warning: not all runs of {task} had the same {what}.")
     return ["\n".join(lines)] if lines else []
 

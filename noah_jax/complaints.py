@@ -42,6 +42,8 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"augmentation={c.augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}"
     if (c.lists or c.whole_val) and not c.shots:
         yield "lists and whole_val are for few-shot runs: set shots"
+    if c.search.folds > 1 and c.shots:
+        yield f"search.folds={c.search.folds}: few-shot runs have too few images to cut into folds"
     if c.lists and not os.path.exists(os.path.expanduser(c.lists)):
         yield f"lists={c.lists}: no such file or folder"
     if c.weight_shards > 1 and c.method == "full":

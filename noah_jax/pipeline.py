@@ -144,12 +144,14 @@ def _find(stages: Run) -> dict[str, Any] | None:
                 genome = uniform(budget, space.blocks, space.width)
             else:
                 genome = sensitivity.allot(space, sensitivity.scores(stages), budget)
-        if not genome.any():
+        params, (least, most) = int(space.count(genome)), config.search.bounds
+        if not genome.any() or not least <= params <= most:
             raise UserError(
-                f"search.budget_millions={config.search.budget_millions} admits no genome for "
-                f"{config.method}: not even modules of size 1"
+                f"{config.method} finds only a genome of {params / 1e6:.4f} M parameters between "
+                f"search.least_millions={config.search.least_millions} and "
+                f"search.budget_millions={config.search.budget_millions}: change these"
             )
-        best = {"genome": genome.tolist(), "params": int(space.count(genome))}
+        best = {"genome": genome.tolist(), "params": params}
     if best:
         write_json(path, best)
     return best

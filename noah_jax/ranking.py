@@ -19,12 +19,13 @@ import matplotlib.figure
 import numpy as np
 import scipy.stats
 
-from noah_jax import compile_cache, evaluation, outcome, preemption, run, supernet
+from noah_jax import compile_cache, outcome, preemption, run, supernet
 from noah_jax.candidates import Candidate
 from noah_jax.config import from_json
 from noah_jax.errors import UserError
 from noah_jax.settings import Config
 from noah_jax.workdir import claim, make_folder, read_json, write_bytes, write_json
+from noah_jax.writer import Writer
 
 _RESAMPLES = 2000
 
@@ -39,9 +40,7 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
     made = prepare(workdir)
     known = _known(made, retrained) | _known(made, workdir)
     with claim(workdir, made.writer.say):
-        least = int(made.space.count(made.space.smallest()))
-        rng = np.random.default_rng(made.seed("rank"))
-        spread = made.space.sample_spread(rng, genomes, least, made.config.search.budget)
+        spread = _spread(made, genomes)
         judge = supernet.judge(made, supernet.train(made))
         accuracies, losses = (np.concatenate(part) for part in zip(*judge(spread), strict=True))
         points, recipe = [], {"retrain": _recipe(made)}
@@ -54,14 +53,30 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
                 judged = Candidate(genome, params, float(accuracy), float(loss)).to_json()
                 points.append(judged | {"test_accuracy": known[key]})
                 if new:
-                    write_json(workdir / "rank.json", recipe | {"points": points})
+                    write_json(workdir / "rank.json", recipe | _results(points, known))
                 progress.update(1)
         settings = dataclasses.asdict(made.config)
         found = {key: settings[key] for key in ("supernet", "space")} | recipe | summary(points)
-        found |= outcome.computed_by() | {"points": points}
+        found |= outcome.computed_by() | _results(points, known)
         write_json(workdir / "rank.json", found)
         write_bytes(workdir / "rank.png", _plot(points, found))
     return found
+
+
+def _spread(made: run.Run, genomes: int) -> np.ndarray:
+    """Genomes `[n, blocks, columns]`, smallest first.
+
+    Raises:
+      UserError: there are fewer than three, of which no order can be told.
+    """
+    space, rng = made.space, np.random.default_rng(made.seed("rank"))
+    least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
+    spread = space.sample_spread(rng, genomes, least, min(made.config.search.budget, largest))
+    if len(spread) < genomes:
+        made.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
+    if len(spread) < 3:
+        raise UserError("rank: too few genomes; raise search.budget_millions, or widen the space")
+    return spread
 
 
 def summary(points: list[dict]) -> dict:
@@ -111,7 +126,8 @@ def main(argv: list[str]) -> None:
     try:
         found = rank(arguments.workdir, arguments.genomes, arguments.retrained)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except preemption.Preempted as stopped:
         preemption.leave(stopped.number, stopped.saved)
     for name, what in (("tau", "validation accuracy"), ("tau_loss", "validation loss")):
@@ -136,9 +152,9 @@ def prepare(workdir: pathlib.Path) -> run.Run:
 
 def _recipe(made: run.Run) -> dict:
     """What the retrained accuracies depend on."""
-    keys = "task seed backbone image_size normalisation augmentation drop_path dropout".split()
+    keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
     values: Config = made.config
-    recipe = {key: getattr(values, key) for key in keys} | {"inputs": made.inputs}
+    recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": made.inputs}
     return recipe | {"schedule": vars(values.retrain), "dtype": made.vit.dtype}
 
 
@@ -150,7 +166,15 @@ def _known(made: run.Run, workdir: pathlib.Path | None) -> dict[str, float]:
         return {}
     if saved["retrain"] != _recipe(made):
         raise UserError(f"{path} is of another recipe for retraining: {saved['retrain']}")
-    return {_key(np.array(point["genome"])): point["test_accuracy"] for point in saved["points"]}
+    known = {_key(np.array(point["genome"])): point["test_accuracy"] for point in saved["points"]}
+    return known | saved.get("others", {})
+
+
+def _results(points: list[dict], known: dict[str, float]) -> dict:
+    """The points, and what else was retrained: the spread of another number of genomes."""
+    own = {_key(np.array(point["genome"])) for point in points}
+    others = {key: accuracy for key, accuracy in known.items() if key not in own}
+    return {"points": points} | ({"others": others} if others else {})
 
 
 def _key(genome: np.ndarray) -> str:
@@ -158,11 +182,10 @@ def _key(genome: np.ndarray) -> str:
 
 
 def _retrain(made: run.Run, genome: np.ndarray, folder: pathlib.Path) -> float:
+    made = dataclasses.replace(made, writer=Writer(folder.parent))  # the workdir's log is the run's
     start, splits = time.monotonic(), made.source.splits
     params, network = made.fit_genome("retrain", genome, splits["trainval"], folder)
-    batches = made.batches(splits["test"])
-    judge = evaluation.population_evaluator(network, params, batches, made.config.search, made.mesh)
-    ((accuracy, _),) = judge(genome[None])
+    accuracy, _ = made.judge(network, params, genome, splits["test"])
     made.writer.log(
         stage="rank",
         params=int(made.space.count(genome)),

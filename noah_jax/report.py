@@ -12,6 +12,7 @@ import numpy as np
 
 from noah_jax.errors import UserError
 from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES, complete
+from noah_jax.settings import SEARCHED
 from noah_jax.tables import published
 from noah_jax.workdir import read_json_here, read_lines, write_text
 
@@ -84,7 +85,10 @@ def _summary(result) -> str:
         "Device": f"{len(result['devices'])} × {result['devices'][0]}",
     }
     if result["val_accuracy"] is not None:
-        facts["Validation"] = f"{100 * result['val_accuracy']:.1f} % with the supernet's weights"
+        how = "with the supernet's weights"
+        if result["method"] not in SEARCHED:
+            how = "trained on the training images alone"
+        facts["Validation"] = f"{100 * result['val_accuracy']:.1f} % {how}"
     if result["warnings"]:
         facts["Warnings"] = "; ".join(result["warnings"])
     if figure := published(result):

@@ -13,6 +13,7 @@ from flax import nnx
 
 from noah_jax import (
     data,
+    evaluation,
     interop,
     loader,
     loop,
@@ -48,7 +49,7 @@ _OUTPUTS = "supernet", "tuning", "search", "best.json", "retrain", "test.json", 
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = (
     *("supernet init", "supernet", "genomes", "search", "retrain init", "retrain"),
-    *("folds", "tuning", "rank"),
+    *("folds", "tuning", "rank", "tuning init"),
 )
 
 _Batch = tuple[np.ndarray, np.ndarray]
@@ -141,9 +142,20 @@ class Run:
     ) -> tuple[nnx.State, Network]:
         """A subnet trained from the original weights, with parameters of the genome's size."""
         sizes = dict(zip(ALL_MODULES, complete(genome).max(axis=0).tolist(), strict=False))
-        network = self.network(sizes, "retrain init")
+        network = self.network(sizes, f"{stage} init")
         purpose = json.dumps(genome.tolist())
         return self.fit(stage, network, lambda _: genome[None], split, folder, purpose), network
+
+    def judge(
+        self, network: Network, params, genome: np.ndarray, split: loader.Split
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy and mean loss of one subnet, each `[1]`."""
+        alone = dataclasses.replace(self.config.search, genomes_per_call=1)
+        batches = self.batches(split)
+        (found,) = evaluation.population_evaluator(network, params, batches, alone, self.mesh)(
+            genome[None]
+        )
+        return found
 
     def eval_batch(self, split: loader.Split) -> int:
         """How many images of `split` to evaluate at once; the devices divide it."""

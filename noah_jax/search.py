@@ -20,7 +20,7 @@ from noah_jax.space import SearchSpace
 from noah_jax.writer import Writer
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
-_FAILURES = 5  # to fit a genome into the budget, before there counts as none that fits
+_FAILURES = 5  # one after the other to fit a genome, before there counts as none that fits
 _UNFINISHED, _SECONDS_BETWEEN_SAVES = "unfinished.json", 1.0
 
 
@@ -185,7 +185,7 @@ def propose(
                     return
                 if fit:
                     genome = space.fit(rng, genome, least, most)
-                    failures += genome is None
+                    failures = failures + 1 if genome is None else 0
                 elif not least <= space.count(genome) <= most:
                     continue
                 if genome is not None and genome.tobytes() not in seen:

@@ -11,18 +11,24 @@ import numpy as np
 import optax
 
 from noah_jax import loader, sharding
+from noah_jax.errors import UserError
 from noah_jax.genomes import ALL_MODULES
 from noah_jax.run import Run
 from noah_jax.space import SearchSpace
 
 
 def scores(run: Run) -> np.ndarray:
-    """Float `[blocks, modules]`: mean squared gradient; 0 for a module that is not used."""
+    """Float `[blocks, modules]`: mean squared gradient; 0 for a module that is not used.
+
+    Raises:
+      UserError: they are not finite.
+    """
     network = run.network(run.space.max_sizes, "supernet init")
     images, labels = loader.load(
         run.source.splits["train"], run.config.image_size, run.config.center_crop
     )
-    batch, largest = run.schedule("retrain").batch_size, run.space.largest()
+    batch = min(run.schedule("retrain").batch_size, len(labels))
+    largest = run.space.largest()
 
     @jax.jit
     def squares(params, frozen, images, labels):
@@ -45,6 +51,8 @@ def scores(run: Run) -> np.ndarray:
         part = slice(start, start + batch)
         placed = sharding.replicate(run.mesh, (images[part], labels[part]))
         found += squares(network.params, network.frozen, *placed)
+    if not np.isfinite(found).all():
+        raise UserError("sensitivity: the gradients are not finite, are the images and weights?")
     return found
 
 

@@ -207,6 +207,8 @@ _FREE_KEYS = (
     "search.genomes_per_call",
     "supernet_from",
 )
+# What a genome that is found without a supernet depends on, of the search's settings.
+_BOUNDS = ("search.budget_millions", "search.least_millions")
 # What a supernet depends on, besides its own settings.
 _SUPERNET_KEYS = (
     *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "image_size"),
@@ -218,12 +220,19 @@ _SUPERNET_KEYS = (
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
     """Where a run whose settings were saved as JSON would come to another result, a line each."""
     if config.method in SEARCHED:
-        unread = ("baseline.",)
-    elif config.method in FOUND:
-        unread = ("supernet.",)
+        read, unread = (), ("baseline.",)
+    elif config.method == "sensitivity":
+        read, unread = _BOUNDS, ("baseline.", "supernet.", "search.")
+    elif config.method in FOUND:  # uniform, tuned
+        tried = ("baseline.tuned",) if config.method in TUNED else ()
+        read, unread = (*_BOUNDS, *tried), ("baseline.", "supernet.", "search.", "space.")
     else:
-        unread = ("supernet.", "search.", "space.")
-    return _differences(saved, config, lambda key: not key.startswith(unread))
+        read, unread = (), ("supernet.", "search.", "space.")
+
+    def matters(key):
+        return key in read or not key.startswith(unread)
+
+    return _differences(saved, config, matters)
 
 
 def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:

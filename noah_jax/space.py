@@ -175,8 +175,10 @@ class SearchSpace:
         """Changed copies of `genomes` `[n, blocks, columns]`.
 
         "block": every size and scale is drawn anew with `m_prob`, every module's depth with
-        `s_prob`. "paper": with `m_prob` a module is touched, and then with `s_prob` its depth is
-        drawn anew; sizes never change, blocks are only added (with random sizes) or cut.
+        `s_prob`. A module with a 0 among its sizes comes or goes as a whole with `m_prob` / 2; one
+        that is nowhere stays away otherwise, or children of single modules would hardly ever be
+        such. "paper": with `m_prob` a module is touched, and then with `s_prob` its depth is drawn
+        anew; sizes never change, blocks are only added (with random sizes) or cut.
         """
         n = len(genomes)
         old_depth = self._depth(genomes)  # [n 1 modules]
@@ -185,9 +187,17 @@ class SearchSpace:
             redraw_depth &= rng.random(old_depth.shape) < m_prob
         depth = np.where(redraw_depth, self._random_depths(rng, n), old_depth)
         redraw = ~self._covered(old_depth)
+        stays = np.True_
         if operators == "block":
             redraw = redraw | (rng.random(genomes.shape) < m_prob)
-        return self._truncate(np.where(redraw, self._random_cells(rng, n), genomes), depth)
+            optional = np.array([0 in self._choices(name) for name in self.modules])
+            if optional.any():
+                was = genomes[..., : len(self.modules)].any(axis=-2, keepdims=True)
+                moves = rng.random(was.shape) < m_prob / 2
+                stays = ((was ^ moves) | ~optional)[..., self._owners()]
+                redraw = redraw | ~was[..., self._owners()]
+        children = np.where(redraw, self._random_cells(rng, n), genomes)
+        return self._truncate(np.where(stays, children, 0), depth)
 
     def crossover(
         self,

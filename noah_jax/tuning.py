@@ -6,7 +6,7 @@ validation images; the best is then retrained on both, as a genome that a search
 
 import numpy as np
 
-from noah_jax import evaluation, search, workdir
+from noah_jax import search, workdir
 from noah_jax.candidates import Candidate
 from noah_jax.run import Run
 
@@ -29,11 +29,7 @@ def tune(run: Run) -> list[Candidate]:
             params, network = run.fit_genome(
                 "tuning", genome, run.source.splits["train"], run.workdir / "tuning" / name
             )
-            batches = run.batches(run.source.splits["val"])
-            judge = evaluation.population_evaluator(
-                network, params, batches, run.config.search, run.mesh
-            )
-            yield from judge(genome[None])
+            yield run.judge(network, params, genome, run.source.splits["val"])
 
     return search.judge_all(
         run.space, np.stack(list(genomes.values())), evaluate, run.workdir / "search", run.writer

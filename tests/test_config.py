@@ -115,6 +115,8 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
             config_lib.expand(fewshot.get_config(text))
     with pytest.raises(UserError, match="lists and whole_val are for few-shot runs: set shots"):
         config_lib.expand(vtab.get_config("svhn,whole_val=True"))
+    with pytest.raises(UserError, match="search.folds=2: few-shot runs have too few images"):
+        config_lib.expand(fewshot.get_config("food101,search.folds=2"))
 
 
 @pytest.mark.parametrize("task", ["/data/mine", "../mine", "mine/", ".", ".."])
@@ -229,6 +231,21 @@ def test_backbones_without_weights_or_normalisation(tmp_path):
         _expand(vtab.get_config("cifar100"), **changes)
     (config,) = _expand(vtab.get_config("cifar100"), normalisation="half", **changes)
     assert config.search_space().blocks == 24
+
+
+def test_what_a_method_does_not_read_makes_no_difference():
+    """A tuned run may go on with another search, not with another budget."""
+    saved = dataclasses.asdict(_expand(vtab.get_config("svhn,method=tuned"))[0])
+    read = {"search.budget_millions": 0.3, "baseline.tuned": (1, 2), "retrain.epochs": 50}
+    unread = {"search.population": 90, "space.lora": (1, 2), "baseline.lora": 4}
+    changes = read | unread | {"supernet.epochs": 20}
+    for method, more in (("tuned", set()), ("uniform", {"baseline.tuned"})):
+        (changed,) = _expand(vtab.get_config(f"svhn,method={method}"), **changes)
+        found = {line.split(":")[0] for line in settings.differences(saved, changed)}
+        assert found - {"method"} == read.keys() - more
+    (changed,) = _expand(vtab.get_config("svhn"), **changes)
+    found = {line.split(":")[0] for line in settings.differences(saved, changed)}
+    assert {"search.population", "space.lora", "supernet.epochs"} < found
 
 
 def test_every_key_is_read():

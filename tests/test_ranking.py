@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from noah_jax import ranking
 from noah_jax.ranking import summary
 
 
@@ -23,6 +24,13 @@ def test_tau_by_hand_and_its_interval():
     alone = summary(_points(order, rng.normal(size=30)))["tau"]
     assert 0.5 < close["low"] < close["tau"] < close["high"] < 1
     assert alone["low"] < 0 < alone["high"]
+
+
+def test_what_was_retrained_for_another_spread_is_kept():
+    points = [{"genome": [[size]], "test_accuracy": size / 10} for size in (1, 2)]
+    written = ranking._results(points, {"[[1]]": 0.1, "[[2]]": 0.2, "[[7]]": 0.7})
+    assert written == {"points": points, "others": {"[[7]]": 0.7}}
+    assert "others" not in ranking._results(points, {"[[1]]": 0.1})
 
 
 def test_without_an_order_there_is_no_tau():

@@ -157,6 +157,20 @@ def test_with_gaps_and_scales_children_have_allowed_values():
     assert (of_mother | of_father).all()
 
 
+def test_children_of_single_modules_are_often_single_modules():
+    rng, space = (
+        np.random.default_rng(0),
+        SearchSpace(dict.fromkeys(MODULES, (0, 2, 4)), (4,), 4, 8),
+    )
+    parents = np.zeros((2000, 4, 3), np.int32)
+    parents[..., MODULES.index("lora")] = 2
+    children = space.mutate(rng, parents, m_prob=0.2)
+    present = children.any(axis=1)  # a module comes or goes as a whole with 0.1
+    assert abs(present.mean(axis=0) - (0.1, 0.9, 0.1)).max() < 0.03
+    single = children[(present == (False, True, False)).all(axis=1)]
+    assert abs((single[..., 1] != 2).mean() - 0.2 * 2 / 3) < 0.02
+
+
 def test_impossible_spaces_are_refused():
     sizes = {name: (1,) for name in MODULES}
     with pytest.raises(ValueError, match="depths .*0..12"):
