@@ -49,7 +49,7 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
             for genome, accuracy, loss in zip(spread, accuracies, losses, strict=True):
                 params, key = int(made.space.count(genome)), _key(genome)
                 if new := key not in known:
-                    known[key] = _retrain(made, genome, workdir / "rank" / f"{len(points):03d}")
+                    known[key] = _retrain(made, genome, workdir / "rank" / f"{params}")
                 judged = Candidate(genome, params, float(accuracy), float(loss)).to_json()
                 points.append(judged | {"test_accuracy": known[key]})
                 if new:
