@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 TUNED = ("tuned_vpt", "tuned_lora", "tuned_adapter")
-_ORDER = ("noah", "random", "uniform", "sensitivity", "tuned", *TUNED)
+_ORDER = ("noah", "random", "uniform", "sensitivity", "tuned", *TUNED, "lora", "adapter", "vpt")
 _FINAL_STAGES = ("retrain", "test")
 _MOST_FLIPPED = 16  # pairs, of which all sign flips are computed; of more, random ones
 _RANDOM_FLIPS = 99_999

@@ -106,19 +106,26 @@ class SearchSpace:
     def sample_broad(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """The same, but each module's sizes come from a random range of its own.
 
-        Half of the modules that may be absent are. Sums of many equally likely sizes are all about
-        alike; these genomes are not: single modules, uniform sizes and all numbers of parameters
-        are among them.
+        Half of the modules that may be absent are, but never all. Sums of many equally likely sizes
+        are all about alike; these genomes are not: single modules, uniform sizes and all numbers of
+        parameters are among them.
         """
-        genomes = self._random_cells(rng, n)
-        for column, name in enumerate(self.modules):
-            levels = np.unique(self._choices(name))
+        genomes, choices = (
+            self._random_cells(rng, n),
+            [self._choices(name) for name in self.modules],
+        )
+        for column, sizes in enumerate(choices):
+            levels = np.unique(sizes)
             low, high = np.sort(rng.integers(len(levels), size=(2, n, 1)), axis=0)
-            sizes = levels[rng.integers(low, high + 1, (n, self.blocks))]
-            if 0 in (levels[0], min(self.depths)):
-                sizes = np.where(rng.random((n, 1)) < 0.5, sizes, 0)
-            genomes[..., column] = sizes
-        return self._truncate(genomes, self._random_depths(rng, n))
+            genomes[..., column] = levels[rng.integers(low, high + 1, (n, self.blocks))]
+        optional = np.array([0 in (*sizes, *self.depths) for sizes in choices])
+        present = (rng.random((n, len(choices))) < 0.5) | ~optional
+        if used := [column for column, sizes in enumerate(choices) if any(sizes)]:
+            one = rng.choice(used, n)
+            present[np.arange(n), one] |= ~present[:, used].any(axis=1)
+        positive = [depth for depth in self.depths if depth] or [0]
+        depths = rng.choice(positive, (n, 1, len(choices)))
+        return self._truncate(genomes, np.where(present[:, None], depths, 0))
 
     def sample_spread(
         self, rng: np.random.Generator, n: int, least: int = 0, most: int | None = None

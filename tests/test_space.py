@@ -116,6 +116,10 @@ def test_broad_samples_hold_what_uniform_ones_never_do():
         assert alike[0] > 0.2 and alike[1] < 0.01
     single = ((broad[:, :, :4] > 0).any(axis=1).sum(axis=1) == 1).mean()
     assert single > 0.1
+    without = SearchSpace({"vpt": (1, 2), "lora": (1, 8)}, (0, 12), 12, 768)  # nothing has gaps
+    for genome in without.sample_broad(rng, 100):
+        sizes = genome[:, :2]
+        assert sizes.any() and ((sizes > 0).all(axis=0) == sizes.any(axis=0)).all()
     evenly = GAPS.count(GAPS.sample_spread(rng, 12, 50_000, 300_000))
     edges = np.linspace(50_000, 300_000, 13)
     assert len(evenly) == 12 and (edges[:-1] - 1 <= evenly).all() and (evenly <= edges[1:]).all()
