@@ -12,8 +12,7 @@ so that a study can be continued on another.
 
 On caltech101, seed 0, things were tried whose test accuracies were seen. Single modules trained for
 10 epochs are best at a learning rate of 3e-3 (batches of 32), where a supernet may not learn at
-all. A module is in all blocks or in none, as gaps cost accuracy: see "What gaps cost" in
-bench/README.md.
+all. A module is in all blocks or in none: see "Shapes of equal size" in bench/README.md.
 """
 
 import os
