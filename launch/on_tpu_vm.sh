@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# What launch/tpu_vm.sh has done on the hosts of a TPU; not to be called by hand.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+workdir=runs/bucket # a copy of the folder that the file `bucket` names, on the first host
+
+save() {
+  if [ -f bucket ] && [ -d $workdir ]; then
+    gcloud storage rsync --recursive --delete-unmatched-destination-objects $workdir "$(cat bucket)"
+  fi
+}
+
+use_python() {
+  source launch/setup.sh
+  PYTHON=python3.11 use_venv launch/requirements-tpu.txt
+}
+
+setup() { # data, tasks to prepare
+  if ! command -v python3.11 >/dev/null; then
+    sudo apt-get -qq update
+    sudo apt-get -qq install -y python3.11 python3.11-venv
+  fi
+  use_python
+  if [ -n "$1" ]; then
+    mkdir -p data
+    gcloud storage rsync --recursive "$1" data
+  fi
+  local tasks
+  read -ra tasks <<<"$2"
+  if [ ${#tasks[@]} -gt 0 ]; then
+    python -m noah_jax.data prepare "${tasks[@]}"
+  fi
+}
+
+restore() { # bucket
+  if [ ! -d $workdir ]; then
+    # This shows that the bucket can be written to, and leaves something to be read.
+    date | gcloud storage cp - "$1/started"
+    mkdir -p runs/restored
+    gcloud storage rsync --recursive "$1" runs/restored
+    mv runs/restored $workdir
+  fi
+  echo "$1" >bucket
+}
+
+start() { # flags
+  if kill -0 "$(cat pid 2>/dev/null)" 2>/dev/null; then
+    echo "the run is going on here already"
+    return
+  fi
+  rm -f exit_code
+  nohup setsid bash launch/on_tpu_vm.sh work "$@" >log 2>&1 </dev/null &
+  echo $! >pid
+}
+
+work() { # flags
+  local saver program
+  code=1
+  trap 'echo $code >exit_code' EXIT
+  use_python
+  python -m noah_jax.main --workdir=$workdir "$@" &
+  program=$!
+  trap 'kill -TERM $program' TERM INT
+  while sleep "${NOAH_JAX_SAVE_SECONDS:-60}"; do save >/dev/null 2>&1 || echo "not saved"; done &
+  saver=$!
+  while :; do
+    code=0
+    wait $program || code=$?
+    kill -0 $program 2>/dev/null || break # else the trap ended the waiting
+  done
+  kill $saver
+  save || code=1
+}
+
+follow() { # from which line
+  tail --lines="$1" --pid="$(cat pid)" --follow log
+}
+
+exit_code() { # nothing while the run goes on
+  cat exit_code 2>/dev/null || kill -0 "$(cat pid)" 2>/dev/null || echo lost
+}
+
+"$@"
