@@ -42,19 +42,20 @@ def open_folder(
     Raises:
       UserError: a list cannot be read, or the folder cannot be split.
     """
-    num_classes = task.num_classes if task else 0
+    num_classes, class_names = task.num_classes if task else 0, ()
     if shots and shots.lists:
         files = published(folder, task, shots)
     elif any((folder / f"{name}.txt").is_file() for name in _LISTS.values()):
         files = read_lists({ours: folder / f"{name}.txt" for ours, name in _LISTS.items()})
     else:
         files, num_classes = _split_classes(folder, split_seed), 0
+        class_names = tuple(class_folders(folder))
     found = max((label for _, label in files["trainval"]), default=-1) + 1
     num_classes = num_classes or min(found, _MAX_CLASSES)
     if shots and not shots.lists:
         files |= drawn(files["trainval"], shots)
     splits = {name: file_split(folder, rows, upright=task is None) for name, rows in files.items()}
-    return Source(splits, num_classes, encoding(files))
+    return Source(splits, num_classes, encoding(files), class_names=class_names)
 
 
 def file_split(
@@ -124,9 +125,14 @@ def _placed(folder: pathlib.Path, rows: Rows) -> Rows:
 
 def class_rows(folder: pathlib.Path, name: str, label: int) -> Rows:
     """The images of the class folder `name`, in order of their paths, which start there."""
+    return [(path.relative_to(folder), label) for path in image_files(folder / name)]
+
+
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All images in a folder and those below it, in order of their paths."""
     return [
-        (path.relative_to(folder), label)
-        for path in sorted((folder / name).rglob("*"))
+        path
+        for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in _SUFFIXES and path.name[0] != "."
     ]
 

@@ -25,6 +25,12 @@ def complete(genome: np.ndarray) -> np.ndarray:
     return np.pad(genome, [(0, 0)] * (genome.ndim - 1) + [(0, missing)])
 
 
+def max_sizes(genome: np.ndarray) -> dict[str, int]:
+    """For each module the largest size in `genome` `[blocks, columns]`."""
+    sizes = complete(genome)[:, : len(ALL_MODULES)].max(axis=0)
+    return dict(zip(ALL_MODULES, sizes.tolist(), strict=True))
+
+
 def count_params(genome: np.ndarray, width: int) -> np.ndarray:
     """Parameters that the forward pass uses, head excluded.
 

@@ -63,7 +63,8 @@ def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
         for name, place in _FOLDERS.items()
         if (data_dir / place).is_dir()
     }
-    return Source(splits, task.num_classes, encoding(files), domains)
+    class_names = tuple(sorted(labels, key=labels.get))
+    return Source(splits, task.num_classes, encoding(files), domains, class_names=class_names)
 
 
 def _rows(folder: pathlib.Path, part: str, labels: dict[str, int]) -> Rows:

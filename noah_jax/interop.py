@@ -1,13 +1,20 @@
 """Files in: genomes, ours and NOAH's subnet YAMLs; NOAH's state dict as the weights of a ViT.
 
+And a found subnet out, for other programs, and what it says of images:
+
+    python -m noah_jax.interop export WORKDIR [--out=FOLDER]
+    python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3]
+
 Facts about NOAH's are from the PyTorch original, github.com/ZhangYuanhan-AI/NOAH.
 """
 
+import argparse
 import functools
 import json
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -237,3 +244,38 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
         {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
     )
     nnx.update(model, fit(nnx.state(model), backbone | ours, source))
+
+
+# --- Files out -----------------------------------------------------------------------------------
+
+
+def _main(argv: list[str]) -> None:
+    from noah_jax import export, predict  # which need this module
+
+    parser = argparse.ArgumentParser(prog="python -m noah_jax.interop")
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("export", help="a finished run's subnet, for other programs")
+    out.add_argument("workdir", type=pathlib.Path)
+    out.add_argument("--out", type=pathlib.Path, help="default: WORKDIR/export")
+    use = commands.add_parser("predict", help="classes of images, by an exported subnet")
+    use.add_argument("folder", type=pathlib.Path, help="what export wrote")
+    use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
+    use.add_argument("--top", type=int, default=3, help="how many classes to print")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "export":
+        folder = arguments.out or arguments.workdir / "export"
+        lines = export.export(arguments.workdir, folder)
+    else:
+        lines = predict.predict(arguments.folder, arguments.images, arguments.top)
+    for line in lines:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        _main(sys.argv[1:])
+    except (UserError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)

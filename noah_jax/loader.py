@@ -53,6 +53,7 @@ class Source:
       more_tests: test sets of other domains.
       warnings: lines for the user, of what is odd but can be trained on.
       fingerprint: sha256 that changes with the examples, their order, labels or files.
+      class_names: in the order of the labels; empty where labels are all that is known.
     """
 
     splits: Mapping[str, Split]
@@ -61,6 +62,7 @@ class Source:
     more_tests: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
+    class_names: tuple[str, ...] = ()
 
 
 def fingerprint(content: Any) -> str:

@@ -138,6 +138,24 @@ def fit(
     return state[0]
 
 
+def trained(
+    network: Network, schedule: Schedule, steps: int, checkpoints: Checkpoints, mesh: Mesh
+) -> nnx.State:
+    """The params that `fit` ended with.
+
+    Args:
+      steps: of an epoch.
+
+    Raises:
+      UserError: there is no checkpoint of the last step.
+    """
+    state = train.initial_state(network, train.make_optimizer(schedule, steps), mesh)
+    found = checkpoints.load(_to_saved(state, np.zeros(steps, np.float32)))
+    if found is None or found[0] != schedule.epochs * steps:
+        raise UserError("the checkpoint of the end of the training is missing")
+    return _from_saved(state, found[1])[0]
+
+
 class _Pace:
     """How many steps to give to the devices at once: what they do in `_SECONDS_A_SPAN`."""
 

@@ -98,6 +98,7 @@ def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
         "stages": run.writer.stage_seconds(),
         "memory": run.writer.memory(),
         "images": {name: len(split) for name, split in run.source.splits.items()},
+        "class_names": list(run.source.class_names),
         "image_size": config.image_size,
         "normalisation": run.normalisation,
         "encoding": run.source.encoding,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from noah_jax.attention import can_fuse
 from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
-from noah_jax.genomes import ALL_MODULES, complete
+from noah_jax.genomes import max_sizes
 from noah_jax.network import Network, make_network
 from noah_jax.settings import (
     SCHEDULES,
@@ -98,7 +98,8 @@ class Run:
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def schedule(self, stage: str) -> Schedule:
-        return _schedule(self.config, self.source, stage)[0]
+        counts = {name: len(split) for name, split in self.source.splits.items()}
+        return schedule(self.config, counts, stage)[0]
 
     def fit(
         self,
@@ -141,9 +142,8 @@ class Run:
         self, stage: str, genome: np.ndarray, split: loader.Split, folder: pathlib.Path
     ) -> tuple[nnx.State, Network]:
         """A subnet trained from the original weights, with parameters of the genome's size."""
-        sizes = dict(zip(ALL_MODULES, complete(genome).max(axis=0).tolist(), strict=False))
-        network = self.network(sizes, f"{stage} init")
-        purpose = json.dumps(genome.tolist())
+        network = self.network(max_sizes(genome), f"{stage} init")
+        purpose = checkpoint_purpose(genome)
         return self.fit(stage, network, lambda _: genome[None], split, folder, purpose), network
 
     def judge(
@@ -171,6 +171,11 @@ class Run:
         return loader.batches(split, size, batch, config.center_crop, rows, start)
 
 
+def checkpoint_purpose(genome: np.ndarray) -> str:
+    """What tells the checkpoints of one subnet from another's."""
+    return json.dumps(genome.tolist())
+
+
 def prepare(config: Config, workdir: pathlib.Path) -> Run:
     """Looks at all inputs, and writes nothing.
 
@@ -186,11 +191,11 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
     source = _open_source(config.task, config.data_dir, config.split_seed, shots)
-    config = _resolve(config)
+    config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
-        train.steps_per_epoch("supernet", *_schedule(config, source, "supernet"))
+        train.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))
     for stage in ("tuning", "retrain") if config.method in TUNED else ("retrain",):
-        train.steps_per_epoch(stage, *_schedule(config, source, stage))
+        train.steps_per_epoch(stage, *schedule(config, counts, stage))
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
     backbone = _backbone(config.vit(1, config.dtype), weights)
@@ -203,18 +208,21 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
         inputs["genome"] = interop.read_genome(config.genome, space.blocks).tobytes().hex()
     if config.supernet_from:
         _require_supernet(config, inputs)
-    counts = {name: len(split) for name, split in source.splits.items()}
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
     refuse_other_config(config, workdir, inputs)
     return Run(config, workdir, source, space, vit, backbone, mesh, writer, inputs)
 
 
-def _schedule(config: Config, source: loader.Source, stage: str) -> tuple[Schedule, int]:
-    """How to train in that stage, and on how many images: few can be less than a batch."""
+def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Schedule, int]:
+    """How to train in that stage, and on how many images: few can be less than a batch.
+
+    Args:
+      counts: of the images of each split.
+    """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
-    images = len(source.splits["trainval" if stage == "retrain" else "train"])
+    images = counts["trainval" if stage == "retrain" else "train"]
     if stage == "supernet" and folds > 1:
-        images = len(source.splits["trainval"])
+        images = counts["trainval"]
         images -= -(-images // folds)
     if config.shots and images < schedule.batch_size:
         groups = config.supernet.genomes_per_step if stage == "supernet" else 1

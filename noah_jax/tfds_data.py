@@ -51,7 +51,11 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     rows = {ours: [records.name, list(records.rows)] for ours, records in splits.items()}
     sizes = {other: len(split) for other, split in domains.items()}
     content = [builder.info.full_name, rows, sizes]  # the name has the version
-    return Source(opened, task.num_classes, encoding, domains, fingerprint=fingerprint(content))
+    names = tuple(getattr(builder.info.features.get("label"), "names", ()))
+    class_names = names if len(names) == task.num_classes else ()
+    digest = fingerprint(content)
+    identity = {"fingerprint": digest, "class_names": class_names}
+    return Source(opened, task.num_classes, encoding, domains, **identity)
 
 
 def _domains(task: Task, data_dir: str) -> dict[str, Split]:

@@ -213,7 +213,7 @@ class ViT(nnx.Module):
 
     def embed(self, images: jax.Array) -> jax.Array:
         """`[b, h, w, 3]` → `[b, n, d]`: class token, registers, patches, empty prompt slots."""
-        b, side, grid = len(images), self.config.image_size, self.config.grid
+        b, side, grid = images.shape[0], self.config.image_size, self.config.grid
         if images.shape[1:] != (side, side, 3):
             raise ValueError(f"expected images [b, {side}, {side}, 3], got {list(images.shape)}")
         p, dtype = self.config.patch_size, jnp.dtype(self.config.dtype)

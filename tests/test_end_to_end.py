@@ -7,9 +7,13 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
+
+from noah_jax import loader, subnet
+from noah_jax.data import open_source
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULT_KEYS = set(
@@ -75,10 +79,10 @@ def _run(home, workdir, *flags, config=None, code=0):
     return done
 
 
-def _module(*arguments):
+def _module(*arguments, code=0):
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done
 
 
@@ -152,6 +156,33 @@ def test_noah_from_folder_to_report(home, tmp_path):
     assert "supernet" not in given.stdout and not (tmp_path / "given/search").exists()
     value = json.loads((tmp_path / "given/result.json").read_text())
     assert value["genome"] == best["genome"] and value["test_loss"] == result["test_loss"]
+
+
+def test_a_subnet_leaves_its_run(home, tmp_path):
+    """Exported and read back it tests as the run did; by its command it names the classes."""
+    _run(home, tmp_path / "run", "--config.method=lora")
+    found = _module("noah_jax.interop", "export", tmp_path / "run").stdout
+    folder = tmp_path / "run/export"
+    assert "peft.PeftModel" in found and (folder / "timm/model.safetensors").is_file()
+    exported, config = subnet.read(folder), json.loads((tmp_path / "run/config.json").read_text())
+    source = open_source("colours", str(home), config["split_seed"])
+    images, labels = loader.load(source.splits["test"], config["image_size"])
+    images = images / np.float32(255)
+    mean, std = (np.float32(exported.facts[name]) for name in ("mean", "std"))
+    logits = np.asarray(jax.jit(exported.model())((images - mean) / std))
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (logits.argmax(axis=1) == labels).mean() == result["test_accuracy"]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    assert losses.mean() == pytest.approx(result["test_loss"], abs=1e-4)
+
+    lines = _module("noah_jax.interop", "predict", folder, home / "colours").stdout.splitlines()
+    right = []
+    for line in lines:
+        path, best, *_ = line.split("  ")
+        right.append(int(best.split()[0]) == int(pathlib.Path(path).stem) % 3)
+    assert len(lines) == 48 and np.mean(right) > 0.6
+    missing = _module("noah_jax.interop", "export", tmp_path / "no_run", code=2)
+    assert "holds no finished run" in missing.stderr
 
 
 def test_baselines_in_one_go(home, tmp_path):

@@ -6,7 +6,6 @@ import pytest
 from noah_jax import run, train
 from noah_jax.config import expand, few_shot_defaults
 from noah_jax.errors import UserError
-from noah_jax.loader import Source, Split
 from noah_jax.shots import Shots
 
 LABELS = np.random.default_rng(0).integers(0, 10, 2000)
@@ -61,11 +60,7 @@ def _batch_sizes(train_images, trainval_images):
     values.update(task="few", supernet={"genomes_per_step": 4})
     (config,) = expand(values)
     counts = {"train": train_images, "trainval": trainval_images}
-    splits = {name: Split(["image"] * count, None) for name, count in counts.items()}
-    stages = {
-        stage: run._schedule(config, Source(splits, 2, "jpeg"), stage)
-        for stage in ("supernet", "retrain")
-    }
+    stages = {stage: run.schedule(config, counts, stage) for stage in ("supernet", "retrain")}
     for stage, schedule in stages.items():
         train.steps_per_epoch(stage, *schedule)
     return [schedule.batch_size for schedule, _ in stages.values()]

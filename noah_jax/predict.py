@@ -1,0 +1,66 @@
+"""What an exported subnet says of images: `python -m noah_jax.interop predict FOLDER IMAGE …`"""
+
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from noah_jax import loader
+from noah_jax.errors import UserError
+from noah_jax.folders import image_files
+from noah_jax.images import open_file
+from noah_jax.subnet import Subnet, read
+
+_BATCH = 64
+
+
+def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> Iterator[str]:
+    """A line for each image: its path, and its `top` classes with their probabilities.
+
+    Args:
+      paths: files, and folders of images.
+
+    Raises:
+      UserError: the folder is no export, or an image cannot be read.
+    """
+    subnet = read(folder)
+    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise UserError(f"no images in {', '.join(map(str, paths))}")
+    names, start, done = subnet.class_names, time.perf_counter(), 0
+    for found in probabilities(subnet, files):
+        for path, row in zip(files[done : done + len(found)], found, strict=True):
+            best = np.argsort(-row, kind="stable")[:top]
+            yield f"{path}  " + "  ".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best)
+        done += len(found)
+        if done == len(found):
+            first, start = done, time.perf_counter()  # which compiles
+    if done > first:
+        seconds = time.perf_counter() - start
+        yield f"{(done - first) / seconds:.1f} images/s after the first {first}"
+
+
+def probabilities(subnet: Subnet, files: Sequence[pathlib.Path]) -> Iterator[np.ndarray]:
+    """float32 `[b, num_classes]` of the first few files, the next few, …, in order.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    mean, std = (jnp.array(subnet.facts[name], jnp.float32) for name in ("mean", "std"))
+    graphdef, weights = nnx.split(subnet.model())
+    weights = jax.device_put(weights)
+
+    @jax.jit
+    def evaluate(weights, images):
+        x = (images.astype(jnp.float32) / 255.0 - mean[None, None, None]) / std[None, None, None]
+        return jax.nn.softmax(nnx.merge(graphdef, weights)(x))
+
+    split = loader.Split([str(path) for path in files], lambda i: (open_file(files[i], True), 0))
+    size, crop = subnet.config.image_size, subnet.facts["center_crop"]
+    batch = min(_BATCH, len(files))
+    for images, labels in loader.batches(split, size, batch, crop):
+        yield np.asarray(evaluate(weights, images))[labels >= 0]

@@ -1,0 +1,215 @@
+"""An exported subnet predicts what the masked one does, here and in other libraries."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import peft
+import PIL.Image
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+from flax import nnx
+
+from noah_jax import export, layouts, predict, pretrained, subnet, weights
+from noah_jax.errors import UserError
+from noah_jax.genomes import ALL_MODULES, COLUMNS
+from noah_jax.loader import resize
+from noah_jax.subnet import Subnet
+from noah_jax.vit import ViT
+from tests.conftest import TINY
+
+VIT = dataclasses.replace(TINY, depth=4)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+SIZES = {"vpt": 4, "lora": 3, "adapter": 5, "parallel": 2}
+
+
+def _random(seed: int, columns: int, only: str = ""):
+    """A ViT with random weights, a genome with gaps, and the subnet that they are."""
+    rng = np.random.default_rng(seed)
+    model = ViT(VIT, SIZES, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(model)
+    state = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
+    genome = np.zeros((VIT.depth, columns), np.int32)
+    for i, name in enumerate(COLUMNS[:columns]):
+        if only in ("", name):
+            low, high = (0, SIZES[name]) if name in SIZES else (-1, 1)
+            genome[:, i] = rng.integers(low, high + 1, VIT.depth)
+            genome[0, i], genome[2, i] = high, 0
+    facts = {
+        "vit": {name: getattr(VIT, name) for name in subnet._SHAPE},
+        "genome": genome.tolist(),
+        "class_names": ["a", "b", "c d", "é", "<e>"],
+        **{"mean": MEAN, "std": STD, "center_crop": False},
+    }
+    tensors = subnet.by_name(state, genome)
+    trained = {name for name in tensors if "head" in name or name.split(".")[2:3] in _MODULES}
+    return nnx.merge(graphdef, state), genome, Subnet(facts, tensors, frozenset(trained))
+
+
+_MODULES = [[name] for name in ALL_MODULES]
+
+
+def _images(n=3):
+    return np.random.default_rng(1).integers(0, 256, (n, 16, 16, 3), np.uint8)
+
+
+def _normalised(images):
+    return ((images / np.float32(255) - np.float32(MEAN)) / np.float32(STD)).astype(np.float32)
+
+
+@pytest.mark.parametrize("columns", [3, 7])
+def test_compact_and_merged_are_the_masked_model(columns, tmp_path):
+    model, genome, found = _random(columns, columns)
+    expected = _logits(lambda images: model(images, genome))
+    assert np.ptp(expected) > 0.1 and genome[0, 0] and not genome[2, :3].any()
+    for one in (found, found.merged()):
+        np.testing.assert_allclose(_logits(one.model()), expected, atol=1e-5)
+    assert not any("lora" in name for name in found.merged().tensors)
+    sizes = {name: x.size for name, x in found.tensors.items() if name in found.trained}
+    prompts = sum(size for name, size in sizes.items() if "head" not in name)
+    assert prompts == _params(genome)
+
+
+def _logits(model, n=3):
+    return np.asarray(jax.jit(model)(_normalised(_images(n))))
+
+
+def _params(genome):
+    """As NOAH's section 4 counts them, written down once more."""
+    d, total = VIT.width, 0
+    for row in genome.tolist():
+        vpt, lora, *adapters = row[:4]
+        total += vpt * d + lora * 4 * d + sum(a * (2 * d + 1) + d for a in adapters if a)
+    return total
+
+
+def test_written_and_read(tmp_path, monkeypatch):
+    _, _, found = _random(5, 7)
+    subnet.write(found, tmp_path)
+    expected = _logits(found.model())
+    again = subnet.read(tmp_path)
+    assert again.class_names == found.class_names
+    np.testing.assert_allclose(_logits(again.model()), expected, atol=1e-5)
+
+    (tmp_path / "model.safetensors").rename(tmp_path / "elsewhere")  # what was trained is enough
+    own = safetensors.numpy.load_file(tmp_path / "subnet.safetensors")
+    backbone = nnx.state(ViT(VIT, {}, rngs=nnx.Rngs(0)))
+    _, backbone = nnx.split_state(backbone, nnx.PathContains("head"), ...)
+    frozen = {name: x for name, x in found.tensors.items() if name not in own}
+    backbone = pretrained.fit(backbone, frozen, "the test")
+    monkeypatch.setattr(pretrained, "backbone", lambda config, name: backbone)
+    found.facts["backbone"] = "some"
+    subnet.write(found, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    np.testing.assert_array_equal(_logits(subnet.read(tmp_path).model()), expected)
+
+    damaged = bytearray((tmp_path / "subnet.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "subnet.safetensors").write_bytes(damaged)
+    with pytest.raises(UserError, match="is damaged"):
+        subnet.read(tmp_path)
+    with pytest.raises(UserError, match="is no export"):
+        subnet.read(tmp_path / "nothing")
+    less = {name: x for name, x in found.tensors.items() if name != "blocks.3.qkv.bias"}
+    with pytest.raises(UserError, match=r"expected blocks\.3\.qkv\.bias \[96\]"):
+        dataclasses.replace(found, tensors=less).model()
+
+
+def test_a_bare_jax_process_runs_the_program(tmp_path):
+    _, _, found = _random(2, 7)
+    (tmp_path / "program").write_bytes(export.stablehlo(found.merged()))
+    np.save(tmp_path / "images.npy", _images(5))
+    script = (
+        "import numpy, jax.export, sys; "
+        "program = jax.export.deserialize(bytearray(open('program', 'rb').read())); "
+        "numpy.save('logits.npy', program.call(numpy.load('images.npy'))); "
+        "assert not any('noah' in name or 'flax' in name for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    expected = _logits(found.model(), 5)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's call
+def test_other_libraries_give_the_same_logits(tmp_path):
+    _, genome, found = _random(4, 7, only="lora")
+    expected = _logits(found.model())
+    pixels = torch.from_numpy(_normalised(_images()).transpose(0, 3, 1, 2).copy())
+    merged, files = found.merged(), layouts.hugging_face_files(found)
+    assert not genome[2, 1] and export._why_not_plain(found) is None
+
+    def logits(model):
+        with torch.no_grad():
+            return model.eval()(pixels).logits.numpy()
+
+    export._write(tmp_path / "hf", layouts.to_hugging_face(merged), files)
+    hf, info = transformers.AutoModelForImageClassification.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
+    assert not any(info.values()) and hf.config.id2label[3] == "é"
+    np.testing.assert_allclose(logits(hf), expected, atol=1e-5)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
+    image = PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (30, 20, 3), np.uint8))
+    theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(theirs, _normalised(resize(image, 16)), atol=1e-5)
+
+    base = export._without_lora(found)
+    export._write(tmp_path / "peft/base", layouts.to_hugging_face(base), files)
+    config = {"adapter_config.json": layouts.peft_config(found)}
+    export._write(tmp_path / "peft", layouts.to_peft(found), config, "adapter_model.safetensors")
+    base = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "peft/base")
+    assert np.abs(logits(base) - expected).max() > 0.01
+    adapted = peft.PeftModel.from_pretrained(base, str(tmp_path / "peft"))
+    np.testing.assert_allclose(logits(adapted), expected, atol=1e-5)
+
+    export._write(tmp_path / "timm", layouts.to_timm(merged), {"m": layouts.timm_arguments(found)})
+    read = weights.read_file(tmp_path / "timm/model.safetensors")
+    for name, tensor in merged.tensors.items():
+        if not name.startswith("head"):
+            np.testing.assert_array_equal(read[name], tensor)
+    try:
+        from timm.models import VisionTransformer
+    except (ImportError, RuntimeError):
+        return  # it needs torchvision
+    arguments = json.loads((tmp_path / "timm/m").read_text())["arguments"]
+    model = VisionTransformer(**arguments)
+    model.load_state_dict(safetensors.torch.load_file(tmp_path / "timm/model.safetensors"))
+    with torch.no_grad():
+        np.testing.assert_allclose(model.eval()(pixels).numpy(), expected, atol=1e-5)
+
+
+def test_what_is_no_plain_vit_is_said():
+    _, _, found = _random(0, 3)
+    assert "vpt, adapter" in export._why_not_plain(found)
+    _, _, found = _random(0, 3, only="lora")
+    found.facts["vit"]["registers"] = 4
+    assert "registers" in export._why_not_plain(found)
+
+
+def test_predictions(tmp_path):
+    _, _, found = _random(6, 3)
+    subnet.write(found, tmp_path / "export")
+    images = _images(4)
+    (tmp_path / "more").mkdir()
+    for i, image in enumerate(images):
+        folder = tmp_path / "more" if i else tmp_path
+        PIL.Image.fromarray(image).save(folder / f"{i}.png")
+    paths = [tmp_path / "0.png", tmp_path / "more"]
+    *lines, _ = [*predict.predict(tmp_path / "export", paths, top=2), ""]
+    chances = jax.nn.softmax(_logits(found.model(), 4))
+    for i, (line, row) in enumerate(zip(lines, np.asarray(chances), strict=True)):
+        path, *classes = line.split("  ")
+        assert path.endswith(f"/{i}.png") and len(classes) == 2
+        first, second = (found.class_names[k] for k in np.argsort(-row)[:2])
+        assert classes[0] == f"{first} {100 * row.max():.1f} %" and classes[1].startswith(second)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="bad.png"):
+        [*predict.predict(tmp_path / "export", [tmp_path / "bad.png"], top=1)]
+    with pytest.raises(UserError, match="no images in"):
+        (tmp_path / "empty").mkdir()
+        [*predict.predict(tmp_path / "export", [tmp_path / "empty"], top=1)]
