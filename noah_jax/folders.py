@@ -9,6 +9,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def class_folders(folder: pathlib.Path) -> list[str]:
 
 
 def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
-    """Of every class a fifth for the test, and of the rest a fifth for validation."""
+    """See `split_classes`; UserError if the folder cannot be split."""
     classes = class_folders(folder)
     images = {name: class_rows(folder, name, label) for label, name in enumerate(classes)}
     problems = []
@@ -160,13 +161,19 @@ def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
             "\nExpected train800.txt, val200.txt, train800val200.txt and test.txt with lines "
             "`images/… label`, or at least two folders, one a class, with at least 3 images each."
         )
+    return split_classes([images[name] for name in classes], seed)
+
+
+def split_classes(classes: Sequence[Sequence], seed: int) -> dict[str, list]:
+    """The examples of each class, at least 3, over the splits: a fifth for the test, and of the
+    rest a fifth for validation."""
     rng = np.random.default_rng(seed)
-    files: dict[str, Rows] = {name: [] for name in _LISTS}
-    for name in classes:
-        rows = [images[name][i] for i in rng.permutation(len(images[name]))]
+    splits: dict[str, list] = {name: [] for name in _LISTS}
+    for examples in classes:
+        rows = [examples[i] for i in rng.permutation(len(examples))]
         test = max(1, len(rows) // 5)
         val = max(1, (len(rows) - test) // 5)
-        files["test"] += rows[:test]
-        files["val"] += rows[test : test + val]
-        files["train"] += rows[test + val :]
-    return files | {"trainval": files["train"] + files["val"]}
+        splits["test"] += rows[:test]
+        splits["val"] += rows[test : test + val]
+        splits["train"] += rows[test + val :]
+    return splits | {"trainval": splits["train"] + splits["val"]}

@@ -33,6 +33,7 @@ from noah_jax import (
 )
 from noah_jax.errors import UserError
 from noah_jax.genomes import uniform
+from noah_jax.loader import Source
 from noah_jax.run import Run, prepare, refuse_other_config
 from noah_jax.settings import FOUND, SEARCHED, TUNED, Config
 from noah_jax.tasks import TASKS
@@ -52,8 +53,13 @@ def check(config: Config, workdir: pathlib.Path) -> None:
         prepare(config, workdir)
 
 
-def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
+def run(
+    config: Config, workdir: pathlib.Path, source: Source | None = None
+) -> dict[str, Any] | None:
     """Runs the stages up to `config.stage`.
+
+    Args:
+      source: the images; None = those of `config.task`.
 
     Returns:
       What `result.json` holds, or None if an earlier stage was asked for as the last.
@@ -73,7 +79,7 @@ def run(config: Config, workdir: pathlib.Path) -> dict[str, Any] | None:
         if config.stage == "report" or not (workdir / "report.html").is_file():
             _report(workdir)
         return result
-    stages = prepare(config, workdir)
+    stages = prepare(config, workdir, source)
     make_folder(workdir, parents=True)
     with claim(workdir, stages.writer.say):
         refuse_other_config(config, workdir, stages.inputs)  # another run may have been here

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from flax import nnx
 
 from noah_jax import loader
@@ -32,7 +33,8 @@ def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> It
     if not files:
         raise UserError(f"no images in {', '.join(map(str, paths))}")
     names, start, done = subnet.class_names, time.perf_counter(), 0
-    for found in probabilities(subnet, files):
+    split = loader.Split([str(path) for path in files], lambda i: (open_file(files[i], True), 0))
+    for found in _probabilities(subnet, split):
         for path, row in zip(files[done : done + len(found)], found, strict=True):
             best = np.argsort(-row, kind="stable")[:top]
             yield f"{path}  " + "  ".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best)
@@ -44,8 +46,21 @@ def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> It
         yield f"{(done - first) / seconds:.1f} images/s after the first {first}"
 
 
-def probabilities(subnet: Subnet, files: Sequence[pathlib.Path]) -> Iterator[np.ndarray]:
-    """float32 `[b, num_classes]` of the first few files, the next few, …, in order.
+def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
+    """Probabilities, float32 `[n, num_classes]`.
+
+    Args:
+      images: uint8 `[n, h, w, 3]`, RGB, of any size.
+    """
+    split = loader.Split(
+        [f"image {i}" for i in range(len(images))],
+        lambda i: (PIL.Image.fromarray(images[i]), 0),
+    )
+    return np.concatenate([*_probabilities(subnet, split)])
+
+
+def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray]:
+    """float32 `[b, num_classes]` of the first few images, the next few, …, in order.
 
     Raises:
       UserError: an image cannot be read.
@@ -59,8 +74,7 @@ def probabilities(subnet: Subnet, files: Sequence[pathlib.Path]) -> Iterator[np.
         x = (images.astype(jnp.float32) / 255.0 - mean[None, None, None]) / std[None, None, None]
         return jax.nn.softmax(nnx.merge(graphdef, weights)(x))
 
-    split = loader.Split([str(path) for path in files], lambda i: (open_file(files[i], True), 0))
     size, crop = subnet.config.image_size, subnet.facts["center_crop"]
-    batch = min(_BATCH, len(files))
+    batch = min(_BATCH, len(split))
     for images, labels in loader.batches(split, size, batch, crop):
         yield np.asarray(evaluate(weights, images))[labels >= 0]

@@ -176,8 +176,11 @@ def checkpoint_purpose(genome: np.ndarray) -> str:
     return json.dumps(genome.tolist())
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> Run:
+def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
     """Looks at all inputs, and writes nothing.
+
+    Args:
+      source: the images; None = those of `config.task`.
 
     Raises:
       UserError: something is wrong with them, or the workdir belongs to a run with others.
@@ -190,7 +193,8 @@ def prepare(config: Config, workdir: pathlib.Path) -> Run:
     shots = None
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
-    source = _open_source(config.task, config.data_dir, config.split_seed, shots)
+    if source is None:
+        source = _open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
         train.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))

@@ -119,12 +119,13 @@ class Subnet:
         return Subnet(self.facts, tensors)
 
 
-def load(workdir: pathlib.Path) -> Subnet:
+def load(workdir: str | pathlib.Path) -> Subnet:
     """The subnet that a finished run retrained.
 
     Raises:
       UserError: the run is not finished, or the backbone's weights are not those it had.
     """
+    workdir = pathlib.Path(workdir)
     result, saved = (read_json_here(workdir / name) for name in ("result.json", "config.json"))
     if result is None or saved is None:
         raise UserError(f"{workdir} holds no finished run: there is no result.json or config.json")
@@ -175,12 +176,13 @@ def as_saved(tensor: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tensor, np.float32)
 
 
-def read(folder: pathlib.Path) -> Subnet:
+def read(folder: str | pathlib.Path) -> Subnet:
     """What `write` wrote.
 
     Raises:
       UserError: something is missing or damaged, or the backbone cannot be fetched.
     """
+    folder = pathlib.Path(folder)
     try:
         facts = json.loads((folder / "subnet.json").read_bytes())
         found = Subnet(facts, {})
