@@ -1,5 +1,7 @@
 """`python -m noah_jax.main --config=configs/vtab.py:cifar100 [--workdir=DIR] [--config.KEY=VALUE]`
 
+`--status=DIR` alone says where the runs in DIR are.
+
 Exit code 0 if all that was asked for was done, 2 for what the user can put right, 143 and 130 if
 SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
@@ -19,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from noah_jax import compile_cache, pipeline, preemption, processes, tables
+from noah_jax import compile_cache, pipeline, preemption, processes, status, tables
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
 from noah_jax.workdir import fresh
@@ -34,10 +36,14 @@ _WORKDIR = flags.DEFINE_string(
 _FRESH = flags.DEFINE_bool(
     "fresh", False, "Where the workdir is there already, start anew beside it, in <workdir>-2, …."
 )
+_STATUS = flags.DEFINE_string("status", None, "Only say where this run, or those in it, are.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
 
 def main(_) -> None:
+    if _STATUS.value is not None:
+        print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
+        return
     compile_cache.use()
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
@@ -100,6 +106,8 @@ def _parse(argv: list[str]) -> list[str]:
         rest = _flags(argv)
         if rest[1:]:
             raise UserError(f"unexpected arguments {rest[1:]}: flags are written --name=value")
+        if _STATUS.value is not None:
+            return rest
         if _CONFIG.value is None:
             raise UserError("--config is missing, e.g. --config=configs/demo.py")
         config_lib.expand(_CONFIG.value)

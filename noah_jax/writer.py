@@ -57,7 +57,7 @@ class Writer:
             with contextlib.suppress(UserError):  # what stopped the stage is what to tell
                 log()
             raise
-        self.say(f"{name} took {_duration(log())}")
+        self.say(f"{name} took {duration(log())}")
 
     def stage_seconds(self) -> dict[str, float]:
         """How long each stage took, over all starts of the run."""
@@ -133,14 +133,15 @@ class Progress:
             return
         self._next_line = now + _SECONDS_BETWEEN_LINES
         rate = (now - self._start) / max(1, self._done - self._first)
-        left = _duration(rate * (self._total - self._done))
+        left = duration(rate * (self._total - self._done))
         details = "".join(f", {key} {value}" for key, value in shown.items())
         line = f"  {self._name}: {self._done}/{self._total} {self._unit}{details}, {left} left"
         with contextlib.suppress(BrokenPipeError):
             print(line, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people: 12.3 s, 4.5 min, 6 h 7 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, hours = seconds / 60 % 60, int(seconds // 3600)
