@@ -67,7 +67,12 @@ def defaults() -> ConfigDict:
                 "distillation": 0.0,  # share of the others' loss that is against the largest's
                 **schedule,
             },
-            "retrain": {"epochs": 100, "learning_rate": 1e-3, **schedule},
+            "retrain": {
+                "epochs": 100,
+                "learning_rate": 1e-3,
+                "inherit": False,  # begin with the supernet's weights, not with fresh ones
+                **schedule,
+            },
             "search": {
                 "population": 50,
                 "generations": 15,

@@ -47,6 +47,18 @@ class Network:
         return model(x, genome, train=key is not None, key=key, gather=gather)
 
 
+def inherit(params: nnx.State, larger: nnx.State) -> nnx.State:
+    """Of the params of a network with larger prompt modules, what those of `params` are there.
+
+    The first entries along each axis, as of a subnet in its supernet (NOAH, section 3.2).
+    """
+    flat = dict(nnx.to_flat_state(larger))
+    return nnx.from_flat_state(
+        (path, variable.replace(flat[path][...][tuple(map(slice, variable.shape))]))
+        for path, variable in nnx.to_flat_state(params)
+    )
+
+
 def trainable(method: str):
     """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
     return nnx.Param if method == "full" else _FRESH

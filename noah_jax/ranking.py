@@ -1,8 +1,8 @@
 """Can the supernet be trusted? `python -m noah_jax.search rank WORKDIR --genomes=N`
 
 Genomes spread evenly over all numbers of parameters up to the budget are judged with the weights
-that they inherit, as the search does, and then each is retrained and tested as the one that is
-found would be. Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1
+that they inherit, as the search does, and then each is retrained with fresh ones and tested.
+Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1
 opposite. `WORKDIR` must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained
 already is not again; `--retrained=OTHER` takes what was retrained in another workdir, which may
 have another supernet but must have the same recipe for retraining.
@@ -155,7 +155,8 @@ def _recipe(made: run.Run) -> dict:
     keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
     values: Config = made.config
     recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": made.inputs}
-    return recipe | {"schedule": vars(values.retrain), "dtype": made.vit.dtype}
+    schedule = {key: value for key, value in vars(values.retrain).items() if key != "inherit"}
+    return recipe | {"schedule": schedule, "dtype": made.vit.dtype}
 
 
 def _known(made: run.Run, workdir: pathlib.Path | None) -> dict[str, float]:

@@ -28,7 +28,7 @@ from noah_jax.augment import Augmented
 from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
 from noah_jax.genomes import max_sizes
-from noah_jax.network import Network, make_network
+from noah_jax.network import Network, inherit, make_network
 from noah_jax.settings import (
     SCHEDULES,
     SEARCHED,
@@ -139,10 +139,21 @@ class Run:
         )
 
     def fit_genome(
-        self, stage: str, genome: np.ndarray, split: loader.Split, folder: pathlib.Path
+        self,
+        stage: str,
+        genome: np.ndarray,
+        split: loader.Split,
+        folder: pathlib.Path,
+        supernet: nnx.State | None = None,
     ) -> tuple[nnx.State, Network]:
-        """A subnet trained from the original weights, with parameters of the genome's size."""
+        """A subnet trained by itself, with parameters of the genome's size.
+
+        Args:
+          supernet: whose params it begins with; None = fresh ones.
+        """
         network = self.network(max_sizes(genome), f"{stage} init")
+        if supernet is not None:
+            network = dataclasses.replace(network, params=inherit(network.params, supernet))
         purpose = checkpoint_purpose(genome)
         return self.fit(stage, network, lambda _: genome[None], split, folder, purpose), network
 

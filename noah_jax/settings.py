@@ -34,6 +34,13 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class RetrainSchedule(Schedule):
+    """Of the subnet that was found."""
+
+    inherit: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class SupernetSchedule(Schedule):
     """See `supernet.py`."""
 
@@ -129,7 +136,7 @@ class Config:
     space: Choices
     baseline: Baseline
     supernet: SupernetSchedule
-    retrain: Schedule
+    retrain: RetrainSchedule
     search: Search
 
     @property
@@ -157,6 +164,11 @@ class Config:
     @property
     def has_supernet(self) -> bool:
         return self.method in SEARCHED and not self.genome
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the subnet begins with the supernet's weights."""
+        return self.has_supernet and self.retrain.inherit
 
     def search_space(self) -> SearchSpace:
         """What the method may choose from; a single point for those that choose nothing."""
@@ -228,6 +240,9 @@ def differences(saved: dict[str, Any], config: Config) -> list[str]:
         read, unread = (*_BOUNDS, *tried), ("baseline.", "supernet.", "search.", "space.")
     else:
         read, unread = (), ("supernet.", "search.", "space.")
+
+    if config.method not in SEARCHED:
+        unread += ("retrain.inherit",)
 
     def matters(key):
         return key in read or not key.startswith(unread)

@@ -262,6 +262,12 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("other", "alone")]
     for key in ("test_loss", "val_accuracy", "genome"):
         assert results[0][key] == results[1][key]
+    _run(home, tmp_path / "heir", *flags, "--config.retrain.inherit=True")
+    first = [
+        next(line["loss"] for line in _lines(tmp_path / name) if line["stage"] == "retrain")
+        for name in ("heir", "other")
+    ]
+    assert first[0] < first[1]  # it begins with what the supernet has learnt
     wrong = _run(home, tmp_path / "wrong", flags[0], "--config.seed=1", code=2)
     assert "seed: 0 there, 1 now" in wrong.stderr and not (tmp_path / "wrong").exists()
 
