@@ -22,6 +22,7 @@ from noah_jax.settings import (
     Config,
 )
 from noah_jax.space import OPERATORS
+from noah_jax.trackers import TRACKERS
 
 
 def complaints(c: Config) -> Iterator[str]:
@@ -56,6 +57,8 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"search.operators={c.search.operators!r}: expected one of {', '.join(OPERATORS)}"
     if c.search.objective not in OBJECTIVES:
         yield f"search.objective={c.search.objective!r}: expected one of {', '.join(OBJECTIVES)}"
+    if unknown := sorted({*filter(None, c.trackers.split("+"))} - {*TRACKERS}):
+        yield f"trackers: no {', '.join(unknown)}: expected {' or '.join(TRACKERS)}, joined by +"
     if c.supernet.sampling not in SAMPLINGS:
         yield f"supernet.sampling={c.supernet.sampling!r}: expected one of {', '.join(SAMPLINGS)}"
     if c.supernet.sandwich and c.supernet.genomes_per_step < 2:

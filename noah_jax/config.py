@@ -45,6 +45,7 @@ def defaults() -> ConfigDict:
             "dropout": 0.1,
             "eval_batch_size": 100,
             "checkpoint_seconds": 60.0,  # between checkpoints, which cost little
+            "trackers": "",  # tensorboard, wandb, or both joined by "+"
             "weight_shards": 1,  # devices that share one copy of the frozen matrices
             "space": {
                 "vpt": (1, 5, 10),

@@ -86,7 +86,9 @@ def run(
         settings = dataclasses.asdict(stages.config) | {"inputs": stages.inputs}
         write_json(workdir / "config.json", settings)
         _announce(stages)
-        if not _stages(stages):
+        with stages.writer.tracking(config.trackers, settings):
+            finished = _stages(stages)
+        if not finished:
             return None
         _report(workdir)
     return read_json(result_file)

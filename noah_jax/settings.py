@@ -133,6 +133,7 @@ class Config:
     eval_batch_size: int
     checkpoint_seconds: float
     weight_shards: int
+    trackers: str
     space: Choices
     baseline: Baseline
     supernet: SupernetSchedule
@@ -214,6 +215,7 @@ _FREE_KEYS = (
     "attention",
     "rematerialise",
     "weight_shards",
+    "trackers",
     "eval_batch_size",
     "checkpoint_seconds",
     "search.genomes_per_call",

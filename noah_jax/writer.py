@@ -1,4 +1,5 @@
-"""What a run says: metrics.jsonl always, a progress bar on a terminal, plain lines elsewhere.
+"""What a run says: metrics.jsonl always, trackers if asked for, a progress bar on a terminal, plain
+lines elsewhere.
 
 Of several processes only the main one says and writes anything.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from noah_jax import memory, processes
+from noah_jax import memory, processes, trackers
 from noah_jax.errors import UserError
 from noah_jax.workdir import append_line, read_lines
 
@@ -20,10 +21,23 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Writer:
-    """The log of one workdir."""
+    """What the run in one workdir says."""
 
     def __init__(self, workdir: pathlib.Path):
-        self._metrics = workdir / "metrics.jsonl"
+        self._workdir, self._metrics = workdir, workdir / "metrics.jsonl"
+        self._trackers: list = []
+
+    @contextlib.contextmanager
+    def tracking(self, names: str, config: dict[str, Any]):
+        """What is logged within goes to trackers, too; see `trackers.py`."""
+        if processes.is_main():
+            self._trackers = trackers.open_trackers(names, self._workdir, config)
+        try:
+            yield
+        finally:
+            for tracker in self._trackers:
+                tracker.close()
+            self._trackers = []
 
     def say(self, text: str) -> None:
         if not processes.is_main():
@@ -33,10 +47,12 @@ class Writer:
             sys.stdout.flush()
 
     def log(self, **values: Any) -> None:
-        """Appends a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl, and tells the trackers."""
         if not processes.is_main():
             return
         append_line(self._metrics, json.dumps({"time": round(time.time(), 3), **values}))
+        for tracker in self._trackers:
+            tracker.log(values)
 
     @contextlib.contextmanager
     def stage(self, name: str):

@@ -1,0 +1,77 @@
+"""TensorBoard and Weights & Biases: what `metrics.jsonl` holds, shown while a run goes on.
+
+`--config.trackers=tensorboard+wandb`. Their packages are loaded only when asked for.
+"""
+
+import hashlib
+import importlib.util
+import numbers
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from noah_jax.errors import UserError
+
+TRACKERS = ("tensorboard", "wandb")
+_COUNTS = ("step", "generation", "epoch")  # the first that is there says when
+
+
+def check(names: str) -> None:
+    """Raises UserError if the package of one of `names`, joined by +, is not installed."""
+    for name in filter(None, names.split("+")):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"trackers={name} needs its package: pip install {name}")
+
+
+def open_trackers(names: str, workdir: pathlib.Path, config: Mapping[str, Any]) -> list:
+    """Those of `names`, joined by +; each has `log(values)` and `close()`."""
+    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB}
+    return [kinds[name](workdir, config) for name in filter(None, names.split("+"))]
+
+
+def _scalars(values: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
+    """When, and the numbers under `<stage>/<name>`."""
+    when = next((values[name] for name in _COUNTS if name in values), 0)
+    stage = "/".join(str(values[key]) for key in ("stage", "test_set") if key in values)
+    return when, {
+        f"{stage}/{name}": value
+        for name, value in values.items()
+        if isinstance(value, numbers.Real) and name not in ("time", *_COUNTS)
+    }
+
+
+class _TensorBoard:
+    def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
+        from clu import metric_writers  # which loads TensorFlow
+
+        self._writer = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        self._writer.write_scalars(*_scalars(values))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    """Of the project noah_jax, or $WANDB_PROJECT; a run that goes on is the same run there."""
+
+    def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
+        import wandb
+
+        self._run = wandb.init(
+            project=None if wandb.Settings().project else "noah_jax",
+            name=workdir.name,
+            id=hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=workdir,
+            config=dict(config),
+        )
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        when, scalars = _scalars(values)
+        self._run.log(scalars | {f"{values['stage']}/step": when})
+
+    def close(self) -> None:
+        self._run.finish()
