@@ -119,14 +119,15 @@ def _is_stage(values: dict[str, Any]) -> bool:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line every few seconds, with the time that is left."""
+    """A bar on a terminal or in a notebook; elsewhere a line every few seconds. Both tell the time
+    that is left."""
 
     def __init__(self, name: str, total: int, done: int, unit: str):
         self._name, self._total, self._first, self._done = name, total, done, done
         self._unit, self._start = unit, time.monotonic()
         self._next_line = self._start + _SECONDS_BETWEEN_LINES
         self._bar = None
-        if processes.is_main() and sys.stderr.isatty():
+        if processes.is_main() and (sys.stderr.isatty() or "ipykernel" in sys.modules):
             self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True)
 
     def __enter__(self):
