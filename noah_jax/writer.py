@@ -127,7 +127,7 @@ class Progress:
         self._unit, self._start = unit, time.monotonic()
         self._next_line = self._start + _SECONDS_BETWEEN_LINES
         self._bar = None
-        if processes.is_main() and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        if processes.is_main() and (sys.stderr.isatty() or _in_notebook()):
             self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True)
 
     def __enter__(self):
@@ -155,6 +155,11 @@ class Progress:
         line = f"  {self._name}: {self._done}/{self._total} {self._unit}{details}, {left} left"
         with contextlib.suppress(BrokenPipeError):
             print(line, flush=True)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def duration(seconds: float) -> str:
