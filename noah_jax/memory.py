@@ -1,12 +1,22 @@
-"""How much memory a run takes, on the host and on its devices."""
+"""How much memory a run takes, on the host and on its devices; what to do where it is too much."""
 
+import contextlib
 import resource
 import sys
 from collections.abc import Callable
 
 import jax
 
+from noah_jax.errors import UserError
+
 _MB = 1e6
+# By stage, the settings that its memory grows with.
+_GROWS_WITH = {
+    "supernet": "supernet.batch_size, image_size",
+    "retrain": "retrain.batch_size, image_size",
+    "search": "search.genomes_per_call, eval_batch_size",
+    "test": "eval_batch_size",
+}
 _plans: list[float] = []  # MB a device, of the programs that were started since `reset`
 
 
@@ -33,6 +43,23 @@ def planned_mb(compiled: jax.stages.Compiled) -> float | None:
         return None
     total = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
     return round((total - plan.alias_size_in_bytes) / _MB, 1)
+
+
+@contextlib.contextmanager
+def explained(stage: str):
+    """Turns the backend's error of too little memory into a UserError that says what to lower."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        trains = stage in ("supernet", "retrain")
+        raise UserError(
+            f"{stage}: too little memory on the device. Lower {_GROWS_WITH.get(stage, 'batches')}"
+            + (", or set rematerialise=True" if trains else "")
+            + (", or cut the weights over devices, weight_shards" if jax.device_count() > 1 else "")
+            + f". The backend says: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def watch(function: Callable) -> Callable:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from noah_jax import (
+    accelerator,
     candidates,
     interop,
     outcome,
@@ -104,7 +105,7 @@ def _announce(stages: Run) -> None:
     wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
     if absent := [name for name in wanted if name not in source.more_tests]:
         say(f"  not there, so not tested: {', '.join(absent)}")
-    for warning in source.warnings:
+    for warning in (*filter(None, [accelerator.unused()]), *source.warnings):
         say(f"  warning: {warning}")
 
 

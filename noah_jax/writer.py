@@ -68,7 +68,8 @@ class Writer:
             return seconds
 
         try:
-            yield
+            with memory.explained(name):
+                yield
         except BaseException:
             with contextlib.suppress(UserError):  # what stopped the stage is what to tell
                 log()

@@ -4,8 +4,11 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
-from noah_jax import memory
+from noah_jax import accelerator, memory
+from noah_jax.errors import UserError
+from noah_jax.writer import Writer
 
 
 def test_a_plan_is_arguments_outputs_and_temporaries():
@@ -45,3 +48,25 @@ def test_watching_compiles_nothing_twice():
     assert memory.stage_peak()["device_mb"] == 2.0
     memory.reset()
     assert memory.stage_peak() == {}
+
+
+def test_too_little_memory_says_what_to_lower(tmp_path):
+    for stage, keys in (
+        ("supernet", "Lower supernet.batch_size, image_size, or set rematerialise=True"),
+        ("search", "Lower search.genomes_per_call, eval_batch_size"),
+    ):
+        with pytest.raises(UserError, match=keys), Writer(tmp_path).stage(stage):
+            jax.block_until_ready(jax.jit(lambda: jax.numpy.ones((1 << 45,)))())
+    with pytest.raises(jax.errors.JaxRuntimeError), Writer(tmp_path).stage("test"):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_an_accelerator_that_is_not_used(monkeypatch):
+    assert accelerator.unused() is None  # JAX_PLATFORMS=cpu asks for this
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setattr(accelerator.shutil, "which", lambda name: None)
+    assert accelerator.unused() is None
+    monkeypatch.setattr(accelerator, "_TPUS", (__file__,))
+    assert "a TPU: pip install -r launch/requirements-tpu.txt" in accelerator.unused()
+    monkeypatch.setattr(accelerator.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "a GPU: pip install -r launch/requirements-cuda.txt" in accelerator.unused()
