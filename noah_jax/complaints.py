@@ -125,7 +125,8 @@ def _number_complaints(c: Config):
         yield f"search.budget_millions={c.search.budget_millions}: expected a positive number"
     if not c.checkpoint_seconds >= 0:
         yield f"checkpoint_seconds={c.checkpoint_seconds}: expected at least 0"
-    keys = "drop_path", "dropout", "search.m_prob", "search.s_prob", "supernet.distillation"
+    keys = "drop_path", "dropout", "search.m_prob", "search.s_prob"
+    keys += "supernet.distillation", "retrain.inherit"
     for key in keys:
         probability = attrgetter(key)(c)
         if not 0 <= probability <= 1 or (key.startswith("drop") and probability == 1):

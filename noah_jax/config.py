@@ -71,7 +71,7 @@ def defaults() -> ConfigDict:
             "retrain": {
                 "epochs": 100,
                 "learning_rate": 1e-3,
-                "inherit": False,  # begin with the supernet's weights, not with fresh ones
+                "inherit": 0.0,  # else begin with the supernet's weights, at this share of the rate
                 **schedule,
             },
             "search": {

@@ -237,6 +237,9 @@ def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Sch
       counts: of the images of each split.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
+    if stage == "retrain" and config.inherits:
+        rate = schedule.learning_rate * config.retrain.inherit
+        schedule = dataclasses.replace(schedule, learning_rate=rate)
     images = counts["trainval" if stage == "retrain" else "train"]
     if stage == "supernet" and folds > 1:
         images = counts["trainval"]

@@ -35,9 +35,9 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class RetrainSchedule(Schedule):
-    """Of the subnet that was found."""
+    """Of the subnet that was found; see `defaults` for `inherit`."""
 
-    inherit: bool
+    inherit: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Config:
     @property
     def inherits(self) -> bool:
         """Whether the subnet begins with the supernet's weights."""
-        return self.has_supernet and self.retrain.inherit
+        return self.has_supernet and self.retrain.inherit > 0
 
     def search_space(self) -> SearchSpace:
         """What the method may choose from; a single point for those that choose nothing."""

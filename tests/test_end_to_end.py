@@ -262,7 +262,7 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("other", "alone")]
     for key in ("test_loss", "val_accuracy", "genome"):
         assert results[0][key] == results[1][key]
-    _run(home, tmp_path / "heir", *flags, "--config.retrain.inherit=True")
+    _run(home, tmp_path / "heir", *flags, "--config.retrain.inherit=1.0")
     first = [
         next(line["loss"] for line in _lines(tmp_path / name) if line["stage"] == "retrain")
         for name in ("heir", "other")
