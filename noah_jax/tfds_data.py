@@ -51,8 +51,9 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     rows = {ours: [records.name, list(records.rows)] for ours, records in splits.items()}
     sizes = {other: len(split) for other, split in domains.items()}
     content = [builder.info.full_name, rows, sizes]  # the name has the version
-    names = tuple(getattr(builder.info.features.get("label"), "names", ()))
-    class_names = names if len(names) == task.num_classes else ()
+    features = builder.info.features
+    names = getattr(features["label"], "names", None) if "label" in features else None
+    class_names = tuple(names) if names and len(names) == task.num_classes else ()
     digest = fingerprint(content)
     identity = {"fingerprint": digest, "class_names": class_names}
     return Source(opened, task.num_classes, encoding, domains, **identity)

@@ -202,6 +202,7 @@ def test_few_shot_task(data_dir, task, classes, tests):
     assert len(arrays["test"][1]) == tests
     every = np.concatenate([numbers[name] for name in ("train", "val", "test")])
     assert len(set(every)) == len(every)
+    assert len({*source.class_names}) == classes
 
 
 def test_fingerprint_is_that_of_the_drawn_images(data_dir):
