@@ -199,7 +199,7 @@ def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace
     accuracy, loss = map(np.concatenate, zip(*judge(_sample(space, 7, _POPULATION)), strict=True))
     rows = sharding.local_rows(mesh, _EVAL_BATCH)
     test = loader.Split(split.names[:_TEST_IMAGES], split.read)
-    *_, (_, totals) = evaluation.score_stream(
+    *_, (_, totals, _) = evaluation.score_stream(
         network,
         params,
         loader.batches(test, 32, _EVAL_BATCH, rows=rows),

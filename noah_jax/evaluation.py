@@ -24,8 +24,10 @@ def make_evaluator(network: Network, mesh: Mesh):
       genomes: `[g, depth, modules]`, which go side by side.
       classes: bool `[num_classes]`, those that a test set shows.
 
-    Returns, each `[g]`: correct predictions among `classes` and among all (int32), summed
-    cross-entropy (float32).
+    Returns:
+      Each `[g]`: correct predictions among `classes` and among all (int32), summed cross-entropy
+      (float32); then the labels, int32 `[chunks, b]`, and what was predicted among `classes`,
+      int32 `[chunks, g, b]`.
     """
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
@@ -36,22 +38,25 @@ def make_evaluator(network: Network, mesh: Mesh):
         def judge(genome, images, labels):
             logits = network.logits(params, frozen, images, genome)
             among = jnp.where(classes[None], logits, -jnp.inf)
+            predicted = among.argmax(-1)
             right, right_of_all = (
-                (x.argmax(-1) == labels).sum(dtype=jnp.int32)  # never at label -1
-                for x in (among, logits)
+                (x == labels).sum(dtype=jnp.int32)  # never at label -1
+                for x in (predicted, logits.argmax(-1))
             )
             log_probability = jax.nn.log_softmax(logits)
             picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
-            return right, right_of_all, -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
+            loss = -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
+            return (right, right_of_all, loss), predicted.astype(jnp.int32)
 
         def chunk(totals, batch):
             images, labels = batch
             images = images if wide else sharding.spread(mesh, images)
-            counts = jax.vmap(judge, (0, None, None))(genomes, images, labels)
-            return jax.tree.map(jnp.add, totals, counts), None
+            counts, predicted = jax.vmap(judge, (0, None, None))(genomes, images, labels)
+            return jax.tree.map(jnp.add, totals, counts), predicted
 
         zeros = [jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)]
-        return jax.lax.scan(chunk, tuple(zeros), (images, labels))[0]
+        totals, predicted = jax.lax.scan(chunk, tuple(zeros), (images, labels))
+        return *totals, labels, predicted  # labels, as a process has only those of its own rows
 
     return evaluate
 
@@ -83,7 +88,7 @@ def population_evaluator(
     def run(genomes):
         starts = range(0, len(genomes), side_by_side)
         calls = (call(genomes[start : start + side_by_side]) for start in starts)
-        for n, (correct, _, loss) in one_late(calls):
+        for n, (correct, _, loss, *_) in one_late(calls):
             yield np.asarray(correct)[:n] / total, np.asarray(loss)[:n] / total
 
     return run
@@ -101,10 +106,11 @@ def score_stream(
     mesh: Mesh,
     done: int = 0,
     totals: np.ndarray | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """How many images are done, and the sums over them, float64 `[3]`, batch by batch.
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """How many images are done, sums over them, and the answers to the last few, batch by batch.
 
-    The sums: correct among the set's classes, correct among all, loss.
+    The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. The answers,
+    int32 `[2, images]`: label and prediction of each image of the batch, in the set's order.
 
     Args:
       batches: from the image `done` on, the `sharding.local_rows` of batches of `batch`, see
@@ -122,9 +128,10 @@ def score_stream(
         placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
         return evaluate(params, network.frozen, *placed, genome[None], shown)
 
-    for counts in one_late(map(count, batches)):
-        done, totals = min(done + batch, total), totals + np.ravel(counts)
-        yield done, totals
+    for *sums, labels, predicted in one_late(map(count, batches)):
+        done, totals = min(done + batch, total), totals + np.ravel(sums)
+        answers = np.stack([np.ravel(labels), np.ravel(predicted)])
+        yield done, totals, answers[:, answers[0] >= 0]
 
 
 def one_late(results: Iterable[_T]) -> Iterator[_T]:

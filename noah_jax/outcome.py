@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import noah_jax
-from noah_jax import evaluation, preemption, sharding, workdir
+from noah_jax import answers, evaluation, preemption, sharding, workdir
 from noah_jax.genomes import count_noah, count_params
 from noah_jax.memory import watch
 from noah_jax.network import Network
@@ -22,27 +22,31 @@ _UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
 
 
 def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
-    """Tests the params of the last epoch and writes `result.json`.
+    """Tests the params of the last epoch and writes `predictions.json` and `result.json`.
 
     Raises:
       UserError: an image cannot be read.
-      Preempted: the sums so far are saved.
+      Preempted: what was answered so far is saved.
     """
     with run.writer.stage("test"):
-        tests = _test(run, network, params, genome)
+        tests, answered = _test(run, network, params, genome)
+    answers.keep(run.workdir, run.source, answered)
     workdir.write_json(run.workdir / "result.json", _result(run, params, genome, best, tests))
     workdir.discard(run.workdir / _UNFINISHED)
 
 
-def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any]]:
-    """For each test set: accuracy among the classes that it shows, and among all."""
+def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For each test set: accuracy among the classes that it shows, and among all; and the answers.
+
+    The answers of a set are two lists, labels and predictions.
+    """
     judge = watch(evaluation.make_evaluator(network, run.mesh))
     path, results = run.workdir / _UNFINISHED, {}
     subnet = _digest(params, genome)
     saved = workdir.read_json(path, run.writer.say) or {}
-    known = saved["sums"] if saved.get("subnet") == subnet else {}
+    known = saved.get("sets", {}) if saved.get("subnet") == subnet else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
-        done, totals = known.get(name, (0, [0.0, 0.0, 0.0]))
+        done, totals, answered = known.setdefault(name, (0, [0.0, 0.0, 0.0], ([], [])))
         batch, saved_at = run.eval_batch(split), time.monotonic()
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
         rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)
@@ -51,13 +55,15 @@ def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any
             contextlib.closing(batches),
             preemption.deferred(),
         ):
-            for now_done, sums in evaluation.score_stream(network, params, batches, *rest):
+            for now_done, sums, new in evaluation.score_stream(network, params, batches, *rest):
                 progress.update(now_done - done)
                 done, totals = now_done, sums.tolist()
+                for values, more in zip(answered, new.tolist(), strict=True):
+                    values += more
                 late = time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES
                 if late or done == len(split) or preemption.requested():
-                    known[name], saved_at = (done, totals), time.monotonic()
-                    workdir.write_json(path, {"subnet": subnet, "sums": known})
+                    known[name], saved_at = (done, totals, answered), time.monotonic()
+                    workdir.write_json(path, {"subnet": subnet, "sets": known})
                     so_far = f"{name} is saved after {done} of {len(split)} images"
                     preemption.stop_if_requested(so_far)
         accuracy, among_all, loss = (np.array(totals) / len(split)).tolist()
@@ -66,7 +72,7 @@ def _test(run: Run, network: Network, params, genome) -> dict[str, dict[str, Any
         if split.classes:
             results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
         run.writer.log(stage="test", test_set=name, **results[name])
-    return results
+    return results, {name: answered for name, (*_, answered) in known.items()}
 
 
 def _digest(params, genome: np.ndarray) -> str:

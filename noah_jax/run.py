@@ -45,7 +45,10 @@ from noah_jax.vit import ViTConfig
 from noah_jax.workdir import read_json
 from noah_jax.writer import Writer
 
-_OUTPUTS = "supernet", "tuning", "search", "best.json", "retrain", "test.json", "result.json"
+_OUTPUTS = (
+    *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
+    *("predictions.json", "result.json"),
+)
 
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = (

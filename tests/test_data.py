@@ -229,6 +229,7 @@ def test_one_folder_per_class(classes):
     assert source.splits["train"].names == _open(classes).splits["train"].names
     assert source.splits["train"].names != _open(classes, 1).splits["train"].names
     assert loader.load(source.splits["trainval"], 8)[0].shape == (15, 8, 8, 3)
+    assert source.class_names == ("cat", "dog", "eel")
 
 
 def test_folders_that_cannot_be_split(classes):

@@ -106,6 +106,10 @@ def test_streamed_images_give_the_result_of_one(home, tmp_path):
     assert one["test_accuracy"] == two["test_accuracy"]
     np.testing.assert_allclose(one["test_loss"], two["test_loss"], rtol=1e-4)
     assert len(two["devices"]) == 2
+    kept = [_read(tmp_path / name / "predictions.json") for name in ("one", "two")]
+    for values in kept:  # each process has the labels of its own images only
+        assert values["tests"]["test"]["labels"] == 5 * [0, 1, 2]
+        assert len(values["tests"]["test"]["predictions"]) == 15 and values["examples"]
     (again, _), _ = _finish(_two(home, workdirs, *flags))  # though only one sees that it is done
     assert "retrain" not in again and f"{100 * two['test_accuracy']:.2f} %" in again
 

@@ -124,6 +124,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
         "search",
         "best.json",
         "retrain",
+        "predictions.json",
         "result.json",
         "report.html",
     }

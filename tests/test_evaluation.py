@@ -69,9 +69,11 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     assert among_all == (logits[:39].argmax(-1) == labels[:39]).sum() < among
     expected = -np.asarray(jax.nn.log_softmax(logits))[np.arange(39), labels[:39]].sum()
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
-    assert [done for done, _ in scores] == [10, 20, 30, 39]
+    answers = np.concatenate([batch for *_, batch in scores], axis=1)
+    assert answers.tolist() == [labels[:39].tolist(), pairs.tolist()]
+    assert [done for done, *_ in scores] == [10, 20, 30, 39]
     assert score(())[-1][1].tolist() == [among_all, among_all, loss]
-    rest = batches[2:], 39, 10, genome, (1, 3), evaluate, mesh, *scores[1]
+    rest = batches[2:], 39, 10, genome, (1, 3), evaluate, mesh, *scores[1][:2]
     (*_, resumed) = evaluation.score_stream(network, network.params, *rest)
     assert resumed[1].tolist() == [among, among_all, loss]  # bit for bit
     assert evaluate._cache_size() == 1

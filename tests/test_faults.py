@@ -51,7 +51,8 @@ def _all_said(process, timeout) -> str:
 def _outcome(workdir):
     """All that a run leaves, but for what is measured."""
     result = json.loads((workdir / "result.json").read_text())
-    files = [workdir / "best.json", *sorted((workdir / "search").iterdir())]
+    files = [workdir / "best.json", workdir / "predictions.json"]
+    files += sorted((workdir / "search").iterdir())
     losses = {}
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)

@@ -223,7 +223,7 @@ def test_something_must_be_left_to_validate_with(data_dir):
 def test_imagenet_and_its_domains(data_dir):
     """A class has the same number everywhere: the place of its synset among ImageNet's."""
     source = data.open_source("imagenet", data_dir, 0, Shots(2, seed=0))
-    assert source.num_classes == 1000
+    assert source.num_classes == 1000 and source.class_names[0] == "n01440764"
     classes = np.array([0, 6, 653, 883, 954, 999])  # of the six synsets, as in NOAH's lists
     images, labels = load(source.splits["train"], 32)
     np.testing.assert_array_equal(labels, classes[number_in(images) % 6])
