@@ -21,7 +21,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from noah_jax import compile_cache, pipeline, preemption, processes, status, tables
+from noah_jax import comparison, compile_cache, pipeline, preemption, processes, status, tables
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
 from noah_jax.workdir import fresh
@@ -51,11 +51,12 @@ def main(_) -> None:
         workdirs = [_fresh(_WORKDIR.value or f"runs/{name}-{configs[0].name}")]
     elif _WORKDIR.value:
         folder = _fresh(_WORKDIR.value)
-        workdirs = [folder / config.name for config in configs]
+        workdirs, common = [folder / config.name for config in configs], folder
     elif _FRESH.value:
         raise UserError("--fresh starts several runs anew in one folder: name it by --workdir=DIR")
     else:
         workdirs = [pathlib.Path(f"runs/{name}-{config.name}") for config in configs]
+        common = pathlib.Path(f"runs/{name}-comparison")
     problems = []
     for config, workdir in zip(configs, workdirs, strict=True):  # all before the first starts
         try:
@@ -66,10 +67,11 @@ def main(_) -> None:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
-    results, failed = [], []
+    command = ["python", "-m", "noah_jax.main", *sys.argv[1:]]
+    results, failed, finished = [], [], []
     for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
         try:
-            result = pipeline.run(config, workdir)
+            result = pipeline.run(config, workdir, command)
         except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # the last: out of memory
             if len(configs) == 1 or not processes.all_come(f"failed/{number}"):
                 raise
@@ -79,12 +81,16 @@ def main(_) -> None:
             continue
         if result is not None:
             results.append(result)
+            finished.append(workdir)
             if processes.is_main():
                 accuracy = 100 * result["test_accuracy"]
                 print(f"{workdir}/result.json: test accuracy {accuracy:.2f} %")
     if results and processes.is_main():
         alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
         one_number = alike and not any(result["more_tests"] for result in results)
+        if len(configs) > 1:
+            page = comparison.write(common, finished, failed)
+            print(f"{page}: all of them side by side")
         print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")

@@ -7,8 +7,10 @@
     front.json                          the best at each number of parameters, if asked for
     best.json                           the genome that was found         (all that find one)
     retrain/                            checkpoints of the subnet
-    test.json                           the test's sums, until it is finished
-    result.json  report.html            the end
+    test.json                           the test so far, until it is finished
+    predictions.json                    the test's answers
+    result.json                         the end
+    figures/  report.html               the same for people
 
 A stage whose output is there is not run again; an interrupted one goes on where it was. A damaged
 output that is needed is renamed to <name>.damaged and made again.
@@ -16,6 +18,7 @@ output that is needed is renamed to <name>.damaged and made again.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,12 +58,16 @@ def check(config: Config, workdir: pathlib.Path) -> None:
 
 
 def run(
-    config: Config, workdir: pathlib.Path, source: Source | None = None
+    config: Config,
+    workdir: pathlib.Path,
+    source: Source | None = None,
+    command: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Runs the stages up to `config.stage`.
 
     Args:
       source: the images; None = those of `config.task`.
+      command: the words that it was started with, for the report.
 
     Returns:
       What `result.json` holds, or None if an earlier stage was asked for as the last.
@@ -86,6 +93,8 @@ def run(
         refuse_other_config(config, workdir, stages.inputs)  # another run may have been here
         settings = dataclasses.asdict(stages.config) | {"inputs": stages.inputs}
         write_json(workdir / "config.json", settings)
+        if command:
+            stages.writer.log(command=list(command))
         _announce(stages)
         with stages.writer.tracking(config.trackers, settings):
             finished = _stages(stages)

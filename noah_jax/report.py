@@ -1,197 +1,261 @@
-"""Results for people: report.html in the workdir."""
+"""Results for people: `report.html` in the workdir, from what the run left there."""
 
-import base64
 import html
-import io
 import json
 import pathlib
+import shlex
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
-import matplotlib.figure
 import numpy as np
 
+from noah_jax import answers, figures, page, search_figures
+from noah_jax.answers import Answers
+from noah_jax.candidates import Candidate
 from noah_jax.errors import UserError
-from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES, complete
+from noah_jax.genomes import ALL_MODULES, count_params
+from noah_jax.page import facts, grid, note, picture, text
 from noah_jax.settings import SEARCHED
-from noah_jax.tables import published
-from noah_jax.workdir import read_json_here, read_lines, write_text
+from noah_jax.tables import Result, published
+from noah_jax.workdir import read_json_here, read_lines
+from noah_jax.writer import duration
 
-_COLOURS = {"vpt": "#3b6fb6", "lora": "#d1792c", "adapter": "#4a9a5c", "parallel": "#8c5aa8"}
-_TITLES = {
-    "vpt": "Visual prompts",
-    "lora": "LoRA",
-    "adapter": "Adapter",
-    "parallel": "Parallel adapter",
-}
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-img {{ width: 100%; height: auto; }}
-table {{ border-collapse: collapse; }}
-td {{ padding: .15rem 1.2rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }}
-td:first-child {{ color: #666; white-space: nowrap; }}
-.big {{ font-size: 2.2rem; font-weight: 600; }}
-</style></head><body>
-{body}
-</body></html>
-"""
+_MOST_PAIRS, _MOST_CLASSES = 10, 6
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes `report.html`, one file without outside links, from what the run left in `workdir`.
+    """Writes `report.html`, one file without outside links, and `figures/`.
 
     Raises:
-      UserError: a file is damaged, or the page cannot be written.
+      UserError: the result or the settings are damaged, or something cannot be written.
     """
     result = read_json_here(workdir / "result.json")
     config = read_json_here(workdir / "config.json")
     log = read_lines(workdir / "metrics.jsonl")
-    generations, left_out = [], []
-    for path in sorted((workdir / "search").glob("gen_*.json")):
-        try:
-            generations.append(read_json_here(path)["candidates"])
-        except UserError as error:
-            left_out.append(f"<p>Left out: {html.escape(str(error))}</p>")
     title = f"{result['method']} on {result['task']}, seed {result['seed']}"
-    body = [f"<h1>{html.escape(title)}</h1>", _summary(result)]
+    with matplotlib.rc_context(figures.STYLE):
+        parts = [
+            _head(workdir, title, result),
+            _search(workdir, result, config),
+            grid(_training(workdir, log), _cost(result)),
+            *_test(workdir, result),
+            _again(result, config, log),
+        ]
+    return page.write(workdir / "report.html", title, parts)
+
+
+def _head(workdir, title: str, result: Result) -> str:
+    score = f'<p class="big">{100 * result["test_accuracy"]:.2f} %</p>'
+    summary = score + text("of the test images are right") + facts(_facts(result))
     if np.any(result["genome"]):
-        body += ["<h2>Size of each module in each block</h2>", _image(_architecture(result), title)]
-    if generations:
-        figure = _search(generations, result, config["search"]["budget_millions"])
-        body += ["<h2>Search</h2>", _image(figure, "accuracy against parameters"), *left_out]
-    if stages := _losses_by_epoch(log):
-        body += ["<h2>Training loss</h2>", _image(_losses(stages), "training loss by epoch")]
-    body += ["<h2>Settings</h2>", _rows({key: json.dumps(config[key]) for key in config})]
-    path = workdir / "report.html"
-    write_text(path, _PAGE.format(title=html.escape(title), body="\n".join(body)))
-    return path
+        caption = "Size of each module in each block; a dot: the block is without it."
+        drawn = picture(figures.architecture(result), workdir / page.FOLDER, caption)
+    else:
+        drawn = text("No prompt modules: the genome is empty.")
+    return f"<h1>{html.escape(title)}</h1>" + grid(summary, drawn)
 
 
-def _summary(result) -> str:
+def _facts(result: Result) -> dict[str, str]:
     correct = round(result["test_accuracy"] * (tests := result["images"]["test"]))
-    facts = {
+    found = {
         "Test": f"{correct} of {tests} images right (last epoch)",
         "Parameters": f"{result['params']:,} in prompt modules, {result['head_params']:,} in the "
         f"head; {result['params_noah_count']:,} as the original counts",
         "Backbone": f"{result['backbone']}, {result['image_size']} px, "
         f"{result['normalisation']} normalisation, {result['dtype']}, {result['encoding']} images",
-        "Time": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["stages"].items()),
-        "Device": f"{len(result['devices'])} × {result['devices'][0]}",
+        "Time": f"{duration(sum(result['stages'].values()))} on "
+        f"{len(result['devices'])} × {result['devices'][0]}",
     }
     if result["val_accuracy"] is not None:
         how = "with the supernet's weights"
         if result["method"] not in SEARCHED:
             how = "trained on the training images alone"
-        facts["Validation"] = f"{100 * result['val_accuracy']:.1f} % {how}"
-    if result["warnings"]:
-        facts["Warnings"] = "; ".join(result["warnings"])
+        found["Validation"] = f"{100 * result['val_accuracy']:.1f} % {how}"
     if figure := published(result):
-        facts["Published"] = f"{figure:.1f} % (NOAH, table 1)"
+        found["Published"] = f"{figure:.1f} % (NOAH, table 1)"
     for name, test in result["more_tests"].items():
         among = f" among its {test['classes']} classes" if "classes" in test else ""
-        facts[name] = f"{100 * test['accuracy']:.2f} % of {test['images']} images right{among}"
+        found[name] = f"{100 * test['accuracy']:.2f} % of {test['images']} images right{among}"
         if "accuracy_among_all" in test:
-            facts[name] += f", {100 * test['accuracy_among_all']:.2f} % among all"
-    return f'<p class="big">{100 * result["test_accuracy"]:.2f} %</p>' + _rows(facts)
+            found[name] += f", {100 * test['accuracy_among_all']:.2f} % among all"
+    if result["warnings"]:
+        found["Warnings"] = "; ".join(result["warnings"])
+    return found
 
 
-def _rows(facts: dict[str, str]) -> str:
-    cells = (
-        f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>"
-        for key, value in facts.items()
+def _search(workdir, result: Result, config: dict[str, Any]) -> str:
+    generations: dict[int, list[Candidate]] = {}
+    left_out = []
+    for path in sorted((workdir / "search").glob("gen_*.json")):
+        try:
+            values = read_json_here(path)
+            found = [Candidate.from_json(value) for value in values["candidates"]]
+            generations[values["generation"]] = found
+        except UserError as error:
+            left_out.append(note(f"Left out: {error}"))
+    if not any(generations.values()):
+        return "".join(["<h2>Search</h2>", *left_out]) if left_out else ""
+    settings, folder = config["search"], workdir / page.FOLDER
+    bounds = settings.get("least_millions", 0.0), settings["budget_millions"]
+    count = sum(map(len, generations.values()))
+    said = (
+        f"{count} genomes were evaluated in {len(generations)} generations on validation images. "
     )
-    return f"<table>{''.join(cells)}</table>"
+    said += _cut_off(result, config["space"], bounds)
+    drawings = [search_figures.search(generations, result, bounds)]
+    if len(generations) > 1:
+        drawings.append(search_figures.progress(generations))
+        drawings.append(search_figures.by_generation(generations, bounds))
+    captions = ("All generations. The front: no other genome is smaller and better.", "")
+    captions += ("New genomes in blue, those before in grey, the front so far in red.",)
+    first, *others = map(picture, drawings, [folder] * len(drawings), captions)
+    shown = grid(first, others[0] if others else "") + "".join(others[1:])
+    if others:
+        shown = grid(first + others[0], others[1])
+    return "".join(["<h2>Search</h2>", text(said), shown, *left_out])
 
 
-def _figure(columns: int, height: float, rows: int = 1):
-    """Made without pyplot, which would keep it, and need a display on some systems."""
-    figure = matplotlib.figure.Figure(figsize=(9, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=columns > 1).ravel()
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _cut_off(result: Result, space: dict[str, Any], bounds: tuple[float, float]) -> str:
+    """What the budget means: how large genomes could be without it."""
+    least, most = bounds
+    said = f"{most:g} M parameters" if not least else f"{least:g} to {most:g} M parameters"
+    said = f"Grey, where in sight, is what the budget of {said} cuts off"
+    if result["method"] not in SEARCHED or not (width := figures.width(result)):
+        return f"{said}."
+    sizes = [max(space.get(name) or [0]) for name in ALL_MODULES]
+    largest = count_params(np.tile(sizes, (len(result["genome"]), 1)), width) / 1e6
+    if largest <= most:
+        return (
+            f"The budget of {most:g} M parameters cuts nothing off: none has over {largest:.3g} M."
+        )
+    return f"{said}; the largest sizes in every block would have {largest:.3g} M."
 
 
-def _image(figure: matplotlib.figure.Figure, alt: str) -> str:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150)
-    encoded = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{encoded}">'
+def _training(workdir, log) -> str:
+    curves = losses_by_epoch(log)
+    if not curves:
+        return ""
+    drawn = picture(figures.training(curves), workdir / page.FOLDER)
+    return "<h2>Training loss</h2>" + drawn
 
 
-def _architecture(result) -> matplotlib.figure.Figure:
-    genome = complete(result["genome"])
-    columns = dict(zip(COLUMNS, genome.T, strict=True))
-    names = ALL_MODULES if columns["parallel"].any() else MODULES
-    highest = max(columns[name].max() for name in names)
-    figure, axes = _figure(3, 2.8) if names == MODULES else _figure(2, 5.2, rows=2)
-    blocks = np.arange(1, len(genome) + 1)
-    for axis, name in zip(axes, names, strict=True):
-        powers = (columns[name] > 0) * columns.get(f"{name}_scale", 0)
-        bars = axis.bar(blocks, columns[name], color=_COLOURS[name])
-        labels = list(map(_label, columns[name], powers))
-        if powers.any():  # long labels: they stand, and need room above the bars
-            axis.bar_label(bars, labels, fontsize=min(8, 160 / len(blocks)), rotation=90, padding=3)
-            axis.set_ylim(0, 1.55 * highest)
-        else:
-            axis.bar_label(bars, labels, fontsize=8)
-        axis.set(title=_TITLES[name], xlabel="block", xlim=(0.3, len(genome) + 0.7))
-        axis.set_xticks(blocks[:: max(1, len(blocks) // 6)])
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel("size")
-    return figure
-
-
-def _label(size: int, power: int) -> str:
-    """What stands on a bar: the size and, unless it is 1, the factor of the output."""
-    factor = f" ×{10.0**power:g}" if power else ""
-    return f"{size}{factor}" if size else ""
-
-
-def _search(generations, result, budget: float) -> matplotlib.figure.Figure:
-    figure, (axis,) = _figure(1, 3.8)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(generations)))
-    for number, (candidates, colour) in enumerate(zip(generations, colours, strict=True)):
-        x = [candidate["params"] / 1e6 for candidate in candidates]
-        y = [100 * candidate["val_accuracy"] for candidate in candidates]
-        few = len(generations) <= 8 or number in (0, len(generations) - 1)
-        label = f"generation {number}" if few else None
-        axis.scatter(x, y, s=22, color=colour, alpha=0.8, linewidths=0, label=label)
-    place = result["params"] / 1e6, 100 * result["val_accuracy"]
-    axis.scatter(*place, s=130, facecolors="none", edgecolors="#c0392b", label="chosen")
-    low, high = axis.get_xlim()
-    if budget <= high + (high - low):  # else the budget is too far off to be worth a line
-        axis.axvline(budget, color="#888", linestyle="--", linewidth=1, label="budget")
-    axis.set(xlabel="parameters (M), head excluded", ylabel="validation accuracy (%)")
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def _losses_by_epoch(log) -> list[tuple[str, dict[int, float]]]:
+def losses_by_epoch(log: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """Stage → epoch → loss, from the lines of metrics.jsonl."""
     rows = [
         (row.get("stage"), row.get("epoch"), row.get("loss"))
         for row in log
         if isinstance(row.get("epoch"), int) and isinstance(row.get("loss"), float)
     ]
-    stages = (
-        (name, {epoch: loss for stage, epoch, loss in rows if stage == name})
+    stages = {
+        name: {epoch: loss for stage, epoch, loss in rows if stage == name}
         for name in ("supernet", "retrain")
+    }
+    return {name: losses for name, losses in stages.items() if losses}
+
+
+# --- The test ------------------------------------------------------------------------------------
+
+
+def _test(workdir, result: Result) -> list[str]:
+    """Classes and examples; why not, where the answers are not there."""
+    try:
+        found = answers.read(workdir, result)
+    except UserError as error:
+        return ["<h2>Classes and examples</h2>", note(f"Left out: {error}")]
+    return [_classes(workdir / page.FOLDER, found), _examples(found)]
+
+
+def _classes(folder: pathlib.Path, found: Answers) -> str:
+    profile = picture(figures.classes(found), folder)
+    rows = sorted(found.by_class(), key=lambda row: (row[2] / row[1], -row[1], row[0]))
+    easy = sorted(rows, key=lambda row: (-row[2] / row[1], -row[1], row[0]))[:_MOST_CLASSES]
+    hardest, easiest = (
+        page.table(
+            ("class", "right", "of", ""),
+            [(_name(found, label), str(right), str(n), right / n) for label, n, right in some],
+        )
+        for some in (rows[:_MOST_CLASSES], easy)
     )
-    return [(name, losses) for name, losses in stages if losses]
+    images = {label: n for label, n, _ in found.by_class()}
+    pairs = page.table(
+        ("true class", "taken for", "times", "of"),
+        [
+            (_name(found, label), _name(found, other), str(n), str(images[label]))
+            for label, other, n in found.confusions()[:_MOST_PAIRS]
+        ],
+    )
+    matrix = figures.confusion(found)
+    confused = f"<h3>Most confused</h3>{pairs}"
+    extremes = f"<h3>Hardest</h3>{hardest}<h3>Easiest</h3>{easiest}"
+    if matrix:  # all classes are in the profile, by name
+        return "<h2>Classes</h2>" + grid(profile + confused, picture(matrix, folder))
+    return "<h2>Classes</h2>" + grid(profile + confused, extremes)
 
 
-def _losses(stages) -> matplotlib.figure.Figure:
-    figure, axes = _figure(len(stages), 2.8)
-    for axis, (name, rows) in zip(axes, stages, strict=True):
-        axis.plot(list(rows), list(rows.values()), color="#333", marker="o", markersize=3)
-        axis.set(title=name, xlabel="epoch")
-        axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_ylabel("cross-entropy")
-    return figure
+def _name(found: Answers, label: int) -> str:
+    return figures.shown(found.name(label))
+
+
+def _examples(found: Answers) -> str:
+    groups: dict[bool, list[str]] = {True: [], False: []}
+    for example in found.examples:
+        label, answer = found.labels[example["index"]], found.predictions[example["index"]]
+        caption = _name(found, label)
+        if label != answer:
+            caption += f", taken for {_name(found, answer)}"
+        alt = html.escape(f"{example['name']}: {caption}")
+        source = f"data:image/jpeg;base64,{html.escape(example['jpeg'])}"
+        kind = "right" if label == answer else "wrong"
+        image = f'<img alt="{alt}" title="{alt}" src="{source}">'
+        figure = f'<figure class="{kind}">{image}{html.escape(caption)}</figure>'
+        groups[bool(label == answer)].append(figure)
+    titles = (True, "Right"), (False, "Wrong")
+    parts = [
+        f'<h3>{title}</h3><div class="photos">{"".join(groups[key])}</div>'
+        for key, title in titles
+        if groups[key]
+    ]
+    about = text("Evenly spaced among the test images that are right and those that are wrong.")
+    return "".join(["<h2>Examples</h2>", about, *parts]) if parts else ""
+
+
+# --- Cost, and how to have it again --------------------------------------------------------------
+
+
+def _cost(result: Result) -> str:
+    total = sum(result["stages"].values())
+    memory = result.get("memory", {}).get("stages", {})
+    rows = []
+    for name, seconds in result["stages"].items():
+        device = memory.get(name, {}).get("device_mb")
+        share = seconds / total if total else 0.0
+        peak = "-" if device is None else f"{device:,.0f} MB"
+        rows.append((name, f"{seconds:,.1f} s", f"{100 * share:.1f} %", float(share), peak))
+    rows.append(("all", f"{total:,.1f} s", "100.0 %", "", ""))
+    return "<h2>Cost</h2>" + page.table(("stage", "time", "share", "", "device memory"), rows)
+
+
+def _is_command(words: Any) -> bool:
+    """metrics.jsonl has no checksum."""
+    return isinstance(words, list) and all(isinstance(word, str) for word in words)
+
+
+def _again(result: Result, config: dict[str, Any], log) -> str:
+    said = [row["command"] for row in log if _is_command(row.get("command"))]
+    commands = [" \\\n  ".join(map(shlex.quote, words)) for words in said]
+    commands = [line.replace(" \\\n  ", " ", 2) for line in dict.fromkeys(commands)]
+    if commands:
+        words = f"In the folder of noah_jax {result.get('versions', {}).get('noah_jax', '')}"
+        words += ", with the same images and weights, in an empty workdir:"
+        if len(said) > 1:
+            words = f"The run was started {len(said)} times, and went on. {words}"
+        shown = "".join(f"<pre>{html.escape(command)}</pre>" for command in commands)
+    else:
+        words, shown = "The command was not kept; the settings are all that it depends on.", ""
+    made = ("versions", "devices", "inputs")
+    rows = {key: json.dumps(config[key]) for key in config}
+    rows |= {key: json.dumps(result[key]) for key in made if key in result}
+    settings = f"<details><summary>All settings, versions, inputs</summary>{facts(rows)}</details>"
+    kept = text(f"{page.FOLDER}/ beside this page has the figures as PNG and SVG, numbers as CSV.")
+    return "<h2>The same again</h2>" + text(words) + shown + settings + kept

@@ -90,6 +90,15 @@ def _lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def _right(workdir, result):
+    """How many of the kept predictions are right: as many as the result says."""
+    test = json.loads((workdir / "predictions.json").read_text())["tests"]["test"]
+    assert test["labels"] == 5 * [0, 1, 2]
+    right = int(np.equal(test["labels"], test["predictions"]).sum())
+    assert right == round(15 * result["test_accuracy"])
+    return right
+
+
 def test_noah_from_folder_to_report(home, tmp_path):
     """All stages, what they leave, and that a finished stage is not run again."""
     workdir = tmp_path / "run"
@@ -115,7 +124,10 @@ def test_noah_from_folder_to_report(home, tmp_path):
     assert result["images"] == {"train": 24, "val": 9, "trainval": 33, "test": 15}
     assert result["encoding"] == "jpeg" and result["head_params"] == 3 * 193
     page = (workdir / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 3 and "://" not in page
+    assert page.count("data:image/svg+xml;base64") == 7 and "://" not in page
+    right = _right(workdir, result)
+    assert page.count("data:image/jpeg;base64") == min(8, right) + min(8, 15 - right)
+    assert f"--workdir={workdir} \\\n" in page and "--config.stage=supernet" in page
     assert {path.name for path in workdir.iterdir()} == {
         ".lock",
         "config.json",
@@ -127,6 +139,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
         "predictions.json",
         "result.json",
         "report.html",
+        "figures",
     }
     assert [path.name for path in sorted((workdir / "search").iterdir())] == [
         f"gen_{i:03d}.json" for i in range(3)
@@ -136,9 +149,11 @@ def test_noah_from_folder_to_report(home, tmp_path):
     again = _run(home, workdir)
     assert f"{100 * result['test_accuracy']:.2f}" in again.stdout
     assert len(_lines(workdir)) == lines  # nothing was computed
+    answers = (workdir / "predictions.json").read_text()
     (workdir / "result.json").unlink()
     _run(home, workdir)
     new = json.loads((workdir / "result.json").read_text())
+    assert (workdir / "predictions.json").read_text() == answers
     assert new["test_loss"] == result["test_loss"]  # from the checkpoint, to the last bit
     assert new["memory"]["stages"] == result["memory"]["stages"]  # though nothing was trained
     (workdir / "report.html").unlink()
@@ -198,6 +213,13 @@ def test_baselines_in_one_go(home, tmp_path):
         result = json.loads((workdir / "result.json").read_text())
         assert result["method"] == method and result["val_accuracy"] is None
         assert (workdir / "report.html").is_file() and not (workdir / "supernet").exists()
+        _right(workdir, result)
+    page = (tmp_path / "all/comparison.html").read_text()
+    assert "5 methods on colours" in page and "colours-vpt-s0/report.html" in page
+    (tmp_path / "all/comparison.html").unlink()
+    flags = "--config.method=linear+full", "--config.stage=report"
+    _run(home, tmp_path / "all", *flags)
+    assert "2 methods on colours" in (tmp_path / "all/comparison.html").read_text()
 
 
 def test_rivals_and_a_front(home, tmp_path):
@@ -308,6 +330,7 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
         running.kill()
     runs = tmp_path / "killed"
     assert len(list(runs.glob("*/result.json"))) == 4 and len(list(runs.iterdir())) == 5
+    assert not (runs / "comparison.html").exists()
     again = _run(home, tmp_path / "killed", *flags, config=config).stdout
     assert again.count("retrain …") == 8
 

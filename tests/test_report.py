@@ -1,10 +1,15 @@
-"""The page, from a result of the shape that a run writes."""
+"""The pages, from results of the shape that a run writes."""
 
+import csv
 import json
+import re
+import xml.etree.ElementTree
 
 import numpy as np
+import pytest
 
-from noah_jax import report
+from noah_jax import comparison, figures, report, search_figures
+from noah_jax.candidates import Candidate
 from noah_jax.workdir import write_json
 
 RESULT = {
@@ -23,7 +28,7 @@ RESULT = {
     },
     "val_accuracy": 0.69,
     "genome": np.tile([5, 0, 1], (12, 1)).tolist(),
-    "params": 74_700,
+    "params": 73_740,
     "params_noah_count": 155_340,
     "head_params": 76_900,
     "stages": {"supernet": 60.0, "search": 5.0, "retrain": 20.0, "test": 4.0},
@@ -36,12 +41,140 @@ RESULT = {
     "devices": ["TPU v4"] * 4,
     "warnings": ["2 images of the test are in trainval too"],
 }
+CONFIG = {
+    "search": {"budget_millions": 0.16},
+    "space": {"vpt": [1, 5, 10], "lora": [1, 5], "adapter": [1]},
+}
+HOSTILE = ["<b>cat</b>", "a$b$_{", "with\nnewline", "\udcff", "x" * 300, "'\"&--"]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A finished run with six hostile names for its classes; images 0, 1, … are right or wrong."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, 1000)
+    predictions = np.where(np.arange(1000) < 700, labels, (labels + 1 + (labels == 2)) % 6)
+    result = RESULT | {"task": "<cats>", "test_accuracy": 0.7}
+    write_json(tmp_path / "result.json", result | {"images": RESULT["images"] | {"test": 1000}})
+    write_json(tmp_path / "config.json", CONFIG)
+    words = ["python", "-m", "noah_jax.main", "--config=a b.py", "--workdir=<x>"]
+    log = [{"command": words}] + [
+        {"stage": stage, "epoch": i + 1, "loss": 1 / (i + 1)}
+        for stage in ("supernet", "retrain")
+        for i in range(5)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*log, {"command": [1]}])))
+    (tmp_path / "search").mkdir()
+    for number in range(3):
+        rows = [
+            Candidate(np.array([[1, 0, 0]]), 50_000 * i, 0.5 + 0.1 * i + 0.01 * number, 1.0)
+            for i in range(1, 4)
+        ]
+        path = tmp_path / "search" / f"gen_{number:03d}.json"
+        write_json(path, {"generation": number, "candidates": [row.to_json() for row in rows]})
+    test = {"labels": labels.tolist(), "predictions": predictions.tolist()}
+    examples = [{"index": i, "name": f"<{i}>.jpg", "jpeg": "AAAA"} for i in (0, 1, 999)]
+    kept = {"tests": {"test": test}, "class_names": HOSTILE, "examples": examples}
+    write_json(tmp_path / "predictions.json", kept)
+    return tmp_path
+
+
+def _table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _asks_for_nothing(page):
+    """Nothing that a browser would fetch: all images are in the page, and it has no scripts."""
+    assert "://" not in page and "<script" not in page and "@import" not in page
+    sources = re.findall(r'(?:src|href|data|action)="([^"]*)', page)
+    assert all(
+        source.startswith("data:image/") for source in sources if "report.html" not in source
+    )
+    assert page.count("<img") == page.count('src="data:image/')
+    assert len(page.encode()) < 3_000_000
+
+
+def test_page_holds_everything_in_one_file(workdir):
+    page = report.write(workdir).read_text()
+    _asks_for_nothing(page)
+    assert page.count("image/svg+xml") == 7 and page.count("image/jpeg") == 3
+    assert "&lt;cats&gt;" in page and "<cats>" not in page and "<b>" not in page
+    domain = "50.00 % of 30 images right among its 200 classes, 25.00 % among all"
+    for fact in (
+        "70.00 %",
+        "700 of 1000 images",
+        "73,740",
+        "4 × TPU v4",
+        domain,
+        *RESULT["warnings"],
+        "9 genomes were evaluated in 3 generations",
+        "cuts off; the largest sizes in every block would have 0.304 M",
+        "python -m noah_jax.main \\\n  &#x27;--config=a b.py&#x27; \\\n  &#x27;--workdir=&lt;x&gt;",
+        "&lt;999&gt;.jpg: ",
+        "&lt;b&gt;cat&lt;/b&gt;",
+        "67.4 %",  # of the time was the supernet's
+    ):
+        assert fact in page, fact
+    assert page.count('class="right"') == 2 and page.count('class="wrong"') == 1
+
+
+def test_figures_are_files_and_their_numbers_those_of_the_run(workdir):
+    report.write(workdir)
+    folder = workdir / "figures"
+    names = {path.stem for path in folder.iterdir()}
+    assert names == set(
+        "architecture search generations progress training classes confusion".split()
+    )
+    for name in names:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        root = xml.etree.ElementTree.parse(folder / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg")
+    rows = _table(folder / "architecture.csv")
+    assert [[int(row[n]) for n in ("vpt", "lora", "adapter")] for row in rows] == RESULT["genome"]
+    costs = [int(row[f"{n}_params"]) for row in rows for n in ("vpt", "lora", "adapter")]
+    assert sum(costs) == RESULT["params"] and costs[0] == 5 * 768
+    rows = _table(folder / "search.csv")
+    assert [float(row["val_accuracy"]) for row in rows[3:6]] == pytest.approx([0.61, 0.71, 0.81])
+    assert [row["generation"] for row in rows if row["on_front"] == "1"] == ["2"] * 3
+    rows = _table(folder / "progress.csv")
+    assert [float(row["best_so_far"]) for row in rows] == pytest.approx([0.8, 0.81, 0.82])
+    rows = _table(folder / "training.csv")
+    assert [float(row["loss"]) for row in rows] == 2 * [1 / i for i in range(1, 6)]
+    test = json.loads((workdir / "predictions.json").read_text())["tests"]["test"]
+    pairs = list(zip(test["labels"], test["predictions"], strict=True))
+    rows = _table(folder / "classes.csv")
+    assert len(rows) == 6
+    for row in rows:
+        own = [label == answer for label, answer in pairs if label == int(row["label"])]
+        assert float(row["accuracy"]) == sum(own) / len(own) and int(row["images"]) == len(own)
+    counts = [list(row.values())[1:] for row in _table(folder / "confusion.csv")]
+    expected = [[str(pairs.count((i, j))) for j in range(6)] for i in range(6)]
+    assert counts == expected
+
+
+def test_what_is_missing_or_damaged_is_said(workdir):
+    (workdir / "predictions.json").unlink()
+    page = report.write(workdir).read_text()
+    assert "predictions.json is not there, as in workdirs of earlier versions" in page
+    assert "Examples</h2>" not in page and "Training loss</h2>" in page
+    (workdir / "predictions.json").write_text("{")
+    (workdir / "search/gen_001.json").write_text("{}")
+    (workdir / "metrics.jsonl").unlink()
+    page = report.write(workdir).read_text()
+    assert "predictions.json is damaged" in page and "gen_001.json is damaged" in page
+    assert "6 genomes were evaluated in 2 generations" in page
+    assert "The command was not kept" in page and "Training loss</h2>" not in page
+    for path in (workdir / "search").iterdir():
+        path.write_text("")
+    assert report.write(workdir).read_text().count("is damaged") == 4
 
 
 def _panels(genome):
     """Title → the label of each block's bar."""
-    figure = report._architecture({"genome": genome})
-    return {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
+    figure = figures.architecture({"genome": genome, "params": 0}).figure
+    axes = figure.axes[:-1]  # the last has the parameters
+    return {axis.get_title("left"): [text.get_text() for text in axis.texts] for axis in axes}
 
 
 def test_architecture_shows_the_columns_that_something_is_in():
@@ -59,29 +192,59 @@ def test_architecture_shows_the_columns_that_something_is_in():
     }
 
 
-def test_page_holds_everything_in_one_file(tmp_path):
-    write_json(tmp_path / "result.json", RESULT | {"task": "<cats>"})
-    write_json(tmp_path / "config.json", {"search": {"budget_millions": 0.1}})
-    log = [{"stage": "retrain", "epoch": i + 1, "loss": 1 / (i + 1)} for i in range(5)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
-    (tmp_path / "search").mkdir()
-    for number in range(3):
-        rows = [
-            {"params": 50_000 * i, "val_accuracy": 0.5 + 0.1 * i, "val_loss": 1.0}
-            for i in range(1, 4)
-        ]
-        path = tmp_path / "search" / f"gen_{number:03d}.json"
-        write_json(path, {"generation": number, "candidates": rows})
-    page = report.write(tmp_path).read_text()
-    assert page.count("<img") == page.count("data:image/png;base64") == 3
-    assert "&lt;cats&gt;" in page and "<cats>" not in page and "://" not in page
-    domain = "50.00 % of 30 images right among its 200 classes, 25.00 % among all"
-    for fact in (
-        "70.12 %",
-        "7012 of 10000 images",
-        "74,700",
-        "4 × TPU v4",
-        domain,
-        *RESULT["warnings"],
-    ):
-        assert fact in page
+def test_what_the_budget_cuts_off_is_grey():
+    """Where it is near what was evaluated, from it to the end of the axis."""
+    rows = [Candidate(np.array([[1, 0, 0]]), n, 0.5, 1.0) for n in (100_000, 200_000)]
+
+    def grey(least, most):
+        drawing = search_figures.search({0: rows}, RESULT | {"params": 100_000}, (least, most))
+        axis = drawing.figure.axes[0]
+        spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axis.patches]
+        return np.round(spans, 3).tolist(), round(axis.get_xlim()[1], 3)
+
+    assert grey(0.0, 0.15) == ([[0.15, 0.206]], 0.206)
+    assert grey(0.08, 0.25) == ([[0.074, 0.08], [0.25, 0.256]], 0.256)
+    assert grey(0.0, 0.9) == ([], 0.206)
+
+
+def _finished(folder, **values):
+    folder.mkdir(parents=True)
+    write_json(folder / "result.json", RESULT | values)
+    losses = [{"stage": "retrain", "epoch": i, "loss": 1 / i} for i in range(1, 4)]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, losses)))
+    return folder
+
+
+def test_methods_side_by_side(tmp_path):
+    zeros = np.zeros((12, 3), int).tolist()
+    runs = [
+        *(("linear", 0, 0), ("lora", 0, 147_456), ("noah", 0, 73_740), ("noah", 1, 73_740)),
+        *(("<vpt>", 0, 46_080), ("full", 0, 86_000_000)),
+    ]
+    workdirs = [
+        _finished(
+            tmp_path / f"{method}-{seed}",
+            method=method,
+            seed=seed,
+            params=params,
+            test_accuracy=0.5 + 0.1 * seed,
+            genome=RESULT["genome"] if 0 < params < 1e6 else zeros,
+        )
+        for method, seed, params in runs
+    ]
+    page = comparison.write(tmp_path, workdirs, ["runs/<i>lost</i>"]).read_text()
+    _asks_for_nothing(page)
+    assert "5 methods on cifar100" in page and "55.00 ± 7.07" in page and "86.0000" in page
+    assert "&lt;i&gt;lost" in page and "&lt;vpt&gt;" in page and "<vpt>" not in page
+    links = re.findall('href="([^"]*)', page)
+    assert links[:3] == ["linear-0/report.html", "lora-0/report.html", "noah-0/report.html"]
+    rows = _table(tmp_path / "figures/accuracy.csv")
+    assert [(row["method"], int(row["seed"]), int(row["params"])) for row in rows] == runs
+    assert len(_table(tmp_path / "figures/learning.csv")) == 6 * 3
+    assert len(list(tmp_path.glob("figures/architecture_*.svg"))) == 4
+
+    other = _finished(tmp_path / "other", task="dtd", method="linear", params=0, genome=zeros)
+    page = comparison.write(tmp_path / "both", [*workdirs, other]).read_text()
+    assert "5 methods on 2 tasks" in page and "mean ± deviation over seeds" in page
+    assert "../other/report.html" in page
+    assert len(_table(tmp_path / "both/figures/accuracy_2.csv")) == 1
