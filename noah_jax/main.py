@@ -71,7 +71,7 @@ def main(_) -> None:
     results, failed, finished = [], [], []
     for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
         try:
-            result = pipeline.run(config, workdir, command)
+            result = pipeline.run(config, workdir, command=command)
         except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # the last: out of memory
             if len(configs) == 1 or not processes.all_come(f"failed/{number}"):
                 raise
