@@ -25,6 +25,11 @@ class Candidate:
         return not self.is_finite, -self.accuracy, self.loss, self.params
 
     @property
+    def rank_by_loss(self):
+        """The same with loss before accuracy."""
+        return not self.is_finite, self.loss, -self.accuracy, self.params
+
+    @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss)
 

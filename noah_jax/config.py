@@ -85,7 +85,7 @@ def defaults() -> ConfigDict:
                 "budget_millions": 0.64,
                 "least_millions": 0.0,
                 "operators": "block",  # or "paper"
-                "objective": "accuracy",  # or "pareto", a front over all budgets
+                "objective": "accuracy",  # or "loss"; or "pareto", a front over all budgets
                 "folds": 1,  # else train + val is cut into so many, with a supernet for each
                 "genomes_per_call": 4,  # side by side on each device, over eval_batch_size images
             },

@@ -46,7 +46,7 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
     saved = workdir.read_json(path, run.writer.say) or {}
     known = saved.get("sets", {}) if saved.get("subnet") == subnet else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
-        done, totals, answered = known.setdefault(name, (0, [0.0, 0.0, 0.0], ([], [])))
+        done, totals, answered = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
         batch, saved_at = run.eval_batch(split), time.monotonic()
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
         rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)

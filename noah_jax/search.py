@@ -5,6 +5,7 @@
 """
 
 import math
+import operator
 import pathlib
 import sys
 import time
@@ -66,6 +67,7 @@ def evolve(
     """
     check_budget(space, settings)
     workdir.make_folder(folder)
+    rank = operator.attrgetter("rank_by_loss" if settings.objective == "loss" else "rank")
     candidates: list[Candidate] = []
     generations = settings.generations + 1
     with (
@@ -84,7 +86,7 @@ def evolve(
                     break
                 found = _judge(space, genomes, evaluate, generation, folder, writer)
                 workdir.write_json(path, _to_json(generation, found))
-            candidates = sorted(candidates + found, key=lambda candidate: candidate.rank)
+            candidates = sorted(candidates + found, key=rank)
             best = candidates[0]
             writer.log(
                 stage="search",

@@ -245,6 +245,26 @@ def test_a_small_space_is_exhausted_and_ends(tmp_path):
     assert len(ranked) == len(set(judge.seen)) == space.num_genomes
 
 
+def test_by_loss_the_search_climbs_another_hill(tmp_path):
+    class Contrary(Judge):
+        """Its loss is the distance from some genome, which its accuracy knows nothing of."""
+
+        def __call__(self, genomes):
+            done = 0
+            for accuracy, _ in super().__call__(genomes):
+                few, done = genomes[done : done + len(accuracy)], done + len(accuracy)
+                yield accuracy, np.abs(few - target).sum((1, 2)) / 100
+
+    target, found = np.random.default_rng(1).choice([0, 1, 5], (12, 3)), {}
+    for objective in ("accuracy", "loss"):
+        settings = dataclasses.replace(SETTINGS, objective=objective)
+        found[objective], _ = _evolve(tmp_path / objective, settings, judge=Contrary())
+    by_accuracy, by_loss = found["accuracy"], found["loss"]
+    assert by_loss == sorted(by_loss, key=lambda candidate: candidate.rank_by_loss)
+    assert by_loss[0].loss < min(candidate.loss for candidate in by_accuracy)
+    assert by_loss[0].accuracy < by_accuracy[0].accuracy
+
+
 def test_ties_go_to_the_lower_loss_then_to_fewer_parameters():
     genome = np.zeros((12, 3), np.int32)
     worse, better, small, exact = (
