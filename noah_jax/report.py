@@ -97,6 +97,7 @@ def _search(workdir, result: Result, config: dict[str, Any]) -> str:
     if not any(generations.values()):
         return "".join(["<h2>Search</h2>", *left_out]) if left_out else ""
     settings, folder = config["search"], workdir / page.FOLDER
+    by_loss = settings.get("objective") == "loss"
     bounds = settings.get("least_millions", 0.0), settings["budget_millions"]
     count = sum(map(len, generations.values()))
     said = (
@@ -105,9 +106,10 @@ def _search(workdir, result: Result, config: dict[str, Any]) -> str:
     said += _cut_off(result, config["space"], bounds)
     drawings = [search_figures.search(generations, result, bounds)]
     if len(generations) > 1:
-        drawings.append(search_figures.progress(generations))
+        drawings.append(search_figures.progress(generations, by_loss))
         drawings.append(search_figures.by_generation(generations, bounds))
-    captions = ("All generations. The front: no other genome is smaller and better.", "")
+    chosen = " What was chosen has the lowest loss." if by_loss else ""
+    captions = (f"All generations. The front: no other genome is smaller and better.{chosen}", "")
     captions += ("New genomes in blue, those before in grey, the front so far in red.",)
     first, *others = map(picture, drawings, [folder] * len(drawings), captions)
     shown = grid(first, others[0] if others else "") + "".join(others[1:])

@@ -76,23 +76,26 @@ def by_generation(generations: Generations, bounds: tuple[float, float]) -> Draw
     return Drawing("generations", figure, alt, table)
 
 
-def progress(generations: Generations) -> Drawing:
-    """The best so far and the middle of each generation."""
+def progress(generations: Generations, by_loss: bool) -> Drawing:
+    """The best so far and the middle of each generation, of what the search climbs."""
     figure, (axis,) = figure_of(2.6)
+    what, unit = ("validation loss", 1) if by_loss else ("validation accuracy (%)", 100)
     table: Rows = [("generation", "evaluated", "best_so_far", "best", "median")]
-    best = 0.0
+    bests: list[float] = []
     for number in sorted(generations):
-        values = [one.accuracy for one in generations[number]]
-        best = max([best, *values])
-        table.append((number, len(values), best, max(values), float(np.median(values))))
+        found = generations[number]
+        values = [one.loss if by_loss else one.accuracy for one in found]
+        bests.append(min(values) if by_loss else max(values))
+        so_far = min(bests) if by_loss else max(bests)
+        table.append((number, len(values), so_far, bests[-1], float(np.median(values))))
     x, _, so_far, _, median = map(np.array, zip(*table[1:], strict=True))
-    axis.plot(x, 100 * so_far, color=RED, marker="o", markersize=4, label="best so far")
-    axis.plot(x, 100 * median, color=GREY, marker="o", markersize=3, label="median of generation")
-    axis.set(xlabel="generation", ylabel="validation accuracy (%)")
+    axis.plot(x, unit * so_far, color=RED, marker="o", markersize=4, label="best so far")
+    axis.plot(x, unit * median, color=GREY, marker="o", markersize=3, label="median of generation")
+    axis.set(xlabel="generation", ylabel=what)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside upper left", ncols=2)
-    alt = f"Best validation accuracy by generation: {100 * best:.1f} % at the end."
+    alt = f"Best {what} by generation: {unit * so_far[-1]:.3g} at the end."
     return Drawing("progress", figure, alt, table)
 
 

@@ -153,6 +153,21 @@ def test_figures_are_files_and_their_numbers_those_of_the_run(workdir):
     assert counts == expected
 
 
+def test_a_search_by_loss_is_shown_by_loss(workdir):
+    config = CONFIG | {"search": CONFIG["search"] | {"objective": "loss"}}
+    write_json(workdir / "config.json", config)
+    for number, losses in enumerate([(3.0, 2.0), (2.5, 1.5), (9.0, 1.75)]):
+        rows = [Candidate(np.array([[1, 0, 0]]), 50_000, 0.5, loss).to_json() for loss in losses]
+        path = workdir / "search" / f"gen_{number:03d}.json"
+        write_json(path, {"generation": number, "candidates": rows})
+    page = report.write(workdir).read_text()
+    assert "What was chosen has the lowest loss." in page
+    assert "Best validation loss by generation: 1.5 at the end." in page
+    rows = _table(workdir / "figures" / "progress.csv")
+    assert [float(row["best_so_far"]) for row in rows] == [2.0, 1.5, 1.5]
+    assert [float(row["best"]) for row in rows] == [2.0, 1.5, 1.75]
+
+
 def test_what_is_missing_or_damaged_is_said(workdir):
     (workdir / "predictions.json").unlink()
     page = report.write(workdir).read_text()
