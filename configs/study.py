@@ -14,8 +14,12 @@ On caltech101 and cifar10, seed 0, things were tried whose test accuracies were 
 trained for 10 epochs are best at a learning rate of 3e-3 (batches of 32), where a supernet may not
 learn at all. A module is in all blocks or in none: see "Shapes of equal size" in bench/README.md.
 What a search finds begins with the supernet's weights (retrain.inherit) at a third of that rate:
-see "Inherited weights" there. Among genomes of one size the loss of 200 validation images says more
-than their accuracy: see "NOAH against others" there.
+see "Inherited weights" there. The search climbs the validation loss: of genomes of one size the
+accuracy on 200 images says nothing, the loss a little, see "NOAH against others" there.
+
+One H200, 112 px in bfloat16, seeds 1 to 5, then still climbing the accuracy, mean of the three:
+NOAH 84.18, random search 84.32, LoRA-4 83.32, Adapter-8 82.65, sensitivity score 81.67, VPT-16
+78.24 %.
 """
 
 import os

@@ -287,7 +287,7 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
         assert results[0][key] == results[1][key]
     _run(home, tmp_path / "heir", *flags, "--config.retrain.inherit=1.0")
     first = [
-        next(line["loss"] for line in _lines(tmp_path / name) if line["stage"] == "retrain")
+        next(line["loss"] for line in _lines(tmp_path / name) if line.get("stage") == "retrain")
         for name in ("heir", "other")
     ]
     assert first[0] < first[1]  # it begins with what the supernet has learnt
@@ -309,6 +309,15 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
     (front,) = gain["fronts"]
     assert front["0.04"]["front"] >= gain["curves"]["random"][0][-1] - 1 / 9
     assert front["0.02"]["front_params"] <= 20_000 and (tmp_path / "gain.png").is_file()
+
+    flags = ["--genomes=6", "--images=10", f"--out={tmp_path}/equal.json"]
+    printed = _module("bench.equal_size", tmp_path / "first", *flags).stdout
+    found = json.loads((tmp_path / "equal.json").read_text())
+    assert np.shape(found["accuracies"]) == np.shape(found["losses"]) == (6, 6)
+    halves = 2 * np.array(found["accuracies"][1:])  # of five parts of two images
+    assert (halves % 1 == 0).all() and len(np.unique(found["losses"])) > 30
+    between = found["between_parts"]["loss"]
+    assert -1 <= between <= 1 and f"{between:.2f}" in printed
 
 
 def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):

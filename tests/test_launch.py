@@ -149,6 +149,23 @@ done
 """
 
 
+@pytest.mark.parametrize(
+    ("flags", "runs"),
+    [
+        ((), ["--config=configs/demo.py"]),
+        (("--workdir=w",), ["--config=configs/demo.py", "--workdir=w"]),
+        (("--config=c.py:a b", "--fresh"), ["--config=c.py:a b", "--fresh"]),
+    ],
+)
+def test_this_machine(clone, tmp_path, flags, runs):
+    """`local.sh` makes .venv and runs the demo, or what the flags say."""
+    _program(tmp_path / "bin/python3", _PYTHON)
+    command = ["bash", "launch/local.sh", *flags]
+    subprocess.run(command, cwd=clone, check=True, timeout=60, capture_output=True)
+    assert (clone / ".venv/bin/activate").is_file()
+    assert (clone / "arguments").read_text().splitlines() == runs
+
+
 def test_slurm_jobs(clone, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     _program(programs / "sbatch", _SBATCH)

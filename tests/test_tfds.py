@@ -14,6 +14,7 @@ from noah_jax.errors import UserError
 from noah_jax.loader import load
 from noah_jax.shots import Shots
 from noah_jax.tasks import VTAB
+from tests.test_documentation import documented
 from tests.test_end_to_end import TINY
 from tests.tfds_raw.formats import number_in
 
@@ -267,6 +268,18 @@ def test_training_does_without_tensorflow(data_dir, ti16, tmp_path):
 
 
 # --- What is not there ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [c for c in documented() if "noah_jax.data prepare" in c])
+def test_what_the_documents_prepare(command, data_dir):
+    words = [sys.executable, *command.split()[1:], f"--data_dir={data_dir}"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines and all("is prepared already" in line for line in lines)
+    if "fewshot" in command:
+        assert done.stderr.count("fgvc_aircraft") and "Traceback" not in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_prepared_sets_are_left_alone(data_dir, capsys):

@@ -1,0 +1,121 @@
+"""Can the validation images tell genomes of one size apart?
+
+    python -m bench.equal_size WORKDIR --genomes=48 --out=FILE.json
+
+`WORKDIR` holds a run with a supernet. Genomes that its search admits are judged with the weights
+that they inherit, as a search does: by the validation images, and by five equal parts of the first
+`--images` test images. Where what one part says of the genomes is not what another says of them,
+no search can climb it. The test images choose nothing here: no result of a run depends on this.
+"""
+
+import argparse
+import itertools
+import pathlib
+
+import numpy as np
+import scipy.stats
+
+from bench import machine
+from noah_jax import compile_cache, evaluation, loader, ranking, supernet
+from noah_jax.run import Run
+
+_PARTS = 5
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=pathlib.Path)
+    parser.add_argument("--genomes", type=int, default=48)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--out", type=pathlib.Path)
+    arguments = parser.parse_args(argv)
+    compile_cache.use()
+    run = ranking.prepare(arguments.workdir)
+    genomes = draw(run, arguments.genomes)
+    accuracies, losses = judge(run, genomes, arguments.images)
+    search = run.config.search
+    found = {
+        "task": run.config.task,
+        "images": arguments.images,
+        "millions": [search.least_millions, search.budget_millions],
+        **summary(accuracies, losses),
+        "genomes": genomes.tolist(),
+        "accuracies": accuracies.round(4).tolist(),  # validation, then the parts of the test
+        "losses": losses.round(4).tolist(),
+    }
+    machine.finish(machine.describe("bench.equal_size", argv) | found, table(found), arguments.out)
+
+
+def draw(run: Run, count: int) -> np.ndarray:
+    """Genomes `[count, blocks, columns]` as a search first draws them, inside its bounds."""
+    rng, found = np.random.default_rng(1), []
+    least, most = run.config.search.bounds
+    while len(found) < count:
+        genomes = run.space.sample_broad(rng, 200)
+        found += [g for g in genomes if least <= run.space.count(g) <= most]
+    return np.stack(found[:count])
+
+
+def judge(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and mean loss of each, `[1 + parts, genomes]`, the validation's first."""
+    ((network, params),) = supernet.train(run)
+    test = run.source.splits["test"]
+    parts = [
+        loader.subset(test, np.arange(i, min(images, len(test)), _PARTS)) for i in range(_PARTS)
+    ]
+    judged = []
+    for split in (run.source.splits["val"], *parts):
+        evaluate = evaluation.population_evaluator(
+            network, params, run.batches(split), run.config.search, run.mesh
+        )
+        judged.append([np.concatenate(part) for part in zip(*evaluate(genomes), strict=True)])
+    accuracies, losses = zip(*judged, strict=True)
+    return np.array(accuracies), np.array(losses)
+
+
+def summary(accuracies: np.ndarray, losses: np.ndarray) -> dict:
+    """What the parts agree on, and what the validation says of the test's accuracy.
+
+    Args:
+      accuracies, losses: as from `judge`.
+    """
+    test = accuracies[1:].mean(axis=0)
+    return {
+        "test_accuracy": machine.spread(test.tolist()),
+        "test_accuracy_deviation": float(test.std(ddof=1)),
+        "between_parts": {"accuracy": _agreement(accuracies), "loss": _agreement(losses)},
+        "tau_with_test_accuracy": {
+            name: _known(scipy.stats.kendalltau(values, test).statistic)
+            for name, values in (("val_accuracy", accuracies[0]), ("val_loss", -losses[0]))
+        },
+    }
+
+
+def _agreement(values: np.ndarray) -> float | None:
+    """The mean correlation between two of the parts, over genomes."""
+    with np.errstate(invalid="ignore"):
+        table = np.corrcoef(values)
+    pairs = itertools.combinations(range(len(table)), 2)
+    return _known(np.mean([table[i, j] for i, j in pairs]))
+
+
+def _known(value) -> float | None:
+    """None where a part has all genomes alike; JSON has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def table(found: dict) -> list[list[str]]:
+    rows = [["of the genomes", "accuracy", "loss"]]
+    between, taus = found["between_parts"], found["tau_with_test_accuracy"]
+    for name, values in (
+        ("correlation between two parts", between.values()),
+        ("tau of the validation's with test accuracy", taus.values()),
+    ):
+        rows.append([name, *("-" if value is None else f"{value:.2f}" for value in values)])
+    deviation = f"{100 * found['test_accuracy_deviation']:.2f} points"
+    rows.append(["standard deviation of test accuracy", deviation, ""])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
