@@ -38,6 +38,7 @@ def tables(study: dict[str, Any], markdown: bool = False) -> str:
         ("test accuracy (%), mean ± standard deviation over seeds", accuracy_rows(found, runs)),
         ("NOAH less each method, in points, over pairs of task and seed", paired_rows(found)),
         ("the first of each task, and NOAH's distance ± its standard error", first_rows(found)),
+        ("NOAH less random search: does validation say what the test does?", judged_rows(runs)),
         ("cost, mean seconds of a run", cost_rows(runs)),
     ]
     texts = [f"{title}\n{_render(rows, markdown)}" for title, rows in parts if len(rows) > 1]
@@ -187,6 +188,33 @@ def first_rows(found: Scores) -> Rows:
         distance = f"{behind.mean():.2f}" + ("" if error is None else f" ± {error:.2f}")
         means = f"{rivals[first].mean():.2f}", f"{ours.mean():.2f}"
         rows.append([task, first, *means, distance, answer])
+    return rows
+
+
+def judged_rows(runs: Sequence[Entry]) -> Rows:
+    """A row a task: over the seeds where NOAH and random search found different genomes, how their
+    difference in test accuracy goes with those in validation accuracy and loss.
+    """
+    rows = [["task", "seeds", "correlation, validation accuracy", "validation loss"]]
+    by_run = {(run["method"], run["task"], run["seed"]): run for run in runs}
+    for task in dict.fromkeys(run["task"] for run in runs):
+        pairs = [
+            (run, by_run["random", task, seed])
+            for (method, own, seed), run in by_run.items()
+            if (method, own) == ("noah", task) and ("random", task, seed) in by_run
+        ]
+        pairs = [pair for pair in pairs if pair[0]["genome"] != pair[1]["genome"]]
+        if len(pairs) < 3 or any(run["val_loss"] is None for pair in pairs for run in pair):
+            continue
+        test, accuracy, loss = (
+            np.array([pair[0][key] - pair[1][key] for pair in pairs])
+            for key in ("test_accuracy", "val_accuracy", "val_loss")
+        )
+        cells = [
+            f"{np.corrcoef(values, test)[0, 1]:.2f}" if np.ptp(values) and np.ptp(test) else "-"
+            for values in (accuracy, -loss)
+        ]
+        rows.append([task, str(len(pairs)), *cells])
     return rows
 
 

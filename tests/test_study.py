@@ -95,6 +95,19 @@ def test_noah_against_each_method(by_hand):
     assert rows["vpt"][:2] == ["4", "-6.25"] and "noah" not in rows
 
 
+def test_what_validation_says_of_noah_and_random_search():
+    """By hand: test 1, 2, 3 points more with loss 1, 2, 3 less, and accuracy 0, 1, 1 more: √3 / 2."""
+    runs = [_entry("a", "lora", 0, 0.5), _entry("a", "random", 4, 0.9, genome=[[9]])]
+    for seed, more in enumerate((0.0, 0.1, 0.1, 0.0)):
+        same = {"val_accuracy": 0.5, "val_loss": 9.0, "genome": [[1]]}
+        runs.append(_entry("a", "random", seed, 0.5, **same))
+        better = {"val_accuracy": 0.5 + more, "val_loss": 8.0 - seed, "genome": [[2]]}
+        better = better if seed < 3 else same
+        runs.append(_entry("a", "noah", seed, 0.51 + 0.01 * seed, **better))
+    rows = _cells(study_tables.tables(_study(runs)), "NOAH less random search")
+    assert rows == {"a": ["3", "0.87", "1.00"]}
+
+
 def test_tests_of_few_equal_and_many_pairs():
     assert study_tables.t_test(np.array([1.0])) is None
     assert study_tables.sign_flip_test(np.array([1.0])) == 1
