@@ -5,10 +5,11 @@
 `WORKDIR` holds a run with a supernet. Genomes that its search admits are judged with the weights
 that they inherit, as a search does: by the validation images, and by five equal parts of the first
 `--images` test images. Where what one part says of the genomes is not what another says of them,
-no search can climb it. The test images choose nothing here: no result of a run depends on this.
+no search can climb it.
 """
 
 import argparse
+import dataclasses
 import itertools
 import pathlib
 
@@ -16,7 +17,7 @@ import numpy as np
 import scipy.stats
 
 from bench import machine
-from noah_jax import compile_cache, evaluation, loader, ranking, supernet
+from noah_jax import compile_cache, evaluation, loader, ranking, search, supernet
 from noah_jax.run import Run
 
 _PARTS = 5
@@ -32,12 +33,13 @@ def main(argv: list[str] | None = None) -> None:
     compile_cache.use()
     run = ranking.prepare(arguments.workdir)
     genomes = draw(run, arguments.genomes)
-    accuracies, losses = judge(run, genomes, arguments.images)
-    search = run.config.search
+    images = min(arguments.images, len(run.source.splits["test"])) // _PARTS * _PARTS
+    accuracies, losses = judge(run, genomes, images)
+    settings = run.config.search
     found = {
         "task": run.config.task,
-        "images": arguments.images,
-        "millions": [search.least_millions, search.budget_millions],
+        "images": images,
+        "millions": [settings.least_millions, settings.budget_millions],
         **summary(accuracies, losses),
         "genomes": genomes.tolist(),
         "accuracies": accuracies.round(4).tolist(),  # validation, then the parts of the test
@@ -47,24 +49,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw(run: Run, count: int) -> np.ndarray:
-    """Genomes `[count, blocks, columns]` as a search first draws them, inside its bounds."""
-    rng, found = np.random.default_rng(1), []
-    least, most = run.config.search.bounds
-    while len(found) < count:
-        genomes = run.space.sample_broad(rng, 200)
-        found += [g for g in genomes if least <= run.space.count(g) <= most]
-    return np.stack(found[:count])
+    """Distinct genomes `[count, blocks, columns]`, as a search's first generation draws them."""
+    settings = dataclasses.replace(run.config.search, population=count)
+    return search.propose(run.space, settings, np.random.default_rng(1), [])
 
 
 def judge(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and mean loss of each, `[1 + parts, genomes]`, the validation's first."""
+    """Accuracy and mean loss of each, `[1 + parts, genomes]`, the validation's first.
+
+    Args:
+      images: of the test, a multiple of the number of parts.
+    """
     ((network, params),) = supernet.train(run)
-    test = run.source.splits["test"]
-    parts = [
-        loader.subset(test, np.arange(i, min(images, len(test)), _PARTS)) for i in range(_PARTS)
-    ]
+    splits = [run.source.splits["val"]]
+    for part in range(_PARTS):
+        rows = np.arange(part, images, _PARTS)
+        splits.append(loader.subset(run.source.splits["test"], rows))
     judged = []
-    for split in (run.source.splits["val"], *parts):
+    for split in splits:
         evaluate = evaluation.population_evaluator(
             network, params, run.batches(split), run.config.search, run.mesh
         )

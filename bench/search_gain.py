@@ -76,7 +76,7 @@ def measure(run, seeds: int, budgets: list[float], folder: pathlib.Path) -> dict
     fronts = []
     for seed in range(seeds):
         for name, changes in (("search", {}), ("random", {"mutations": 0, "crossovers": 0})):
-            judged, _ = evolve(name, seed, **changes)
+            judged, _ = evolve(name, seed, objective="accuracy", **changes)
             curves[name].append(np.maximum.accumulate([c.accuracy for c in judged]).tolist())
         fronts.append(_front(run.config.search, budgets, evolve, seed))
     return {

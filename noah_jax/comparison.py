@@ -12,6 +12,7 @@ import numpy as np
 
 from noah_jax import figures, page
 from noah_jax.figures import COLOURS, GREY, RED, Drawing, figure_of
+from noah_jax.genomes import ALL_MODULES
 from noah_jax.page import grid, note, picture, text
 from noah_jax.report import losses_by_epoch
 from noah_jax.tables import METRIC, Result, benchmark, published
@@ -44,11 +45,11 @@ def write(
     sets: dict[_Set, dict[pathlib.Path, Result]] = {}
     for workdir, result in runs.items():
         sets.setdefault((result["task"], result["shots"]), {})[workdir] = result
-    title = f"{len(looks)} methods on {_named(sets)}"
+    title = f"{len(looks)} method{'s' * (len(looks) > 1)} on {_named(sets)}"
     with matplotlib.rc_context(figures.STYLE):
         parts = [f"<h1>{html.escape(title)}</h1>", *(note(f"Failed: {name}") for name in failed)]
-        if len(sets) > 1:
-            parts += ["<h2>All tasks</h2>", f"<pre>{html.escape(benchmark(results))}</pre>"]
+        if len(sets) > 1 or any(result["more_tests"] for result in results):
+            parts += ["<h2>All tests</h2>", f"<pre>{html.escape(benchmark(results))}</pre>"]
         for number, (name, found) in enumerate(sets.items()):
             if number == _MOST_SETS:
                 rest = f"{len(sets) - number} more are in the table only; each run has a report."
@@ -167,7 +168,11 @@ def _learning(name: str, curves: Sequence[tuple[Result, dict[int, float]]], look
 def _architectures(folder, runs: Mapping[pathlib.Path, Result]) -> str:
     several = len({(result["task"], result["shots"]) for result in runs.values()}) > 1
     drawn = []
-    with_modules = [result for result in runs.values() if np.any(result["genome"])]
+    with_modules = [  # of a single module, which is alike in all blocks, there is nothing to see
+        result
+        for result in runs.values()
+        if np.any(result["genome"]) and result["method"] not in ALL_MODULES
+    ]
     for number, result in enumerate(with_modules[:_MOST_ARCHITECTURES], 1):
         caption = f"{result['method']}, seed {result['seed']}"
         if several:
@@ -188,5 +193,4 @@ def _where(folder: pathlib.Path, runs: Mapping[pathlib.Path, Result]) -> str:
         )
         score = f": {100 * result['test_accuracy']:.2f} %"
         lines.append(f'<li><a href="{link}">{html.escape(str(workdir))}</a>{score}</li>')
-    kept = text(f"{page.FOLDER}/ beside this page has the figures as PNG and SVG, numbers as CSV.")
-    return f"<h2>The reports of the runs</h2><ul>{''.join(lines)}</ul>{kept}"
+    return f"<h2>The reports of the runs</h2><ul>{''.join(lines)}</ul>{page.kept()}"

@@ -107,10 +107,10 @@ def score_stream(
     done: int = 0,
     totals: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """How many images are done, sums over them, and the answers to the last few, batch by batch.
+    """How many images are done, sums over them, predictions for the last few, batch by batch.
 
-    The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. The answers,
-    int32 `[2, images]`: label and prediction of each image of the batch, in the set's order.
+    The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. Int32
+    `[2, images]`: label and prediction of each image of the batch, in the set's order.
 
     Args:
       batches: from the image `done` on, the `sharding.local_rows` of batches of `batch`, see
@@ -130,8 +130,8 @@ def score_stream(
 
     for *sums, labels, predicted in one_late(map(count, batches)):
         done, totals = min(done + batch, total), totals + np.ravel(sums)
-        answers = np.stack([np.ravel(labels), np.ravel(predicted)])
-        yield done, totals, answers[:, answers[0] >= 0]
+        pairs = np.stack([np.ravel(labels), np.ravel(predicted)])
+        yield done, totals, pairs[:, pairs[0] >= 0]
 
 
 def one_late(results: Iterable[_T]) -> Iterator[_T]:

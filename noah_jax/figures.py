@@ -13,8 +13,8 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from noah_jax.answers import Answers
 from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES, complete, count_params
+from noah_jax.predictions import Predictions
 
 INK = "#222222"  # the page changes it where it is dark
 COLOURS = {"vpt": "#3b76c4", "lora": "#d9822b", "adapter": "#4aa564", "parallel": "#9a66c0"}
@@ -166,15 +166,15 @@ def training(curves: Curves) -> Drawing:
 # --- Classes -------------------------------------------------------------------------------------
 
 
-def classes(answers: Answers) -> Drawing:
+def classes(found: Predictions) -> Drawing:
     """The accuracy of each class, best first: bars with names or, of many classes, a profile."""
-    rows = sorted(answers.by_class(), key=lambda row: (-row[2] / row[1], row[0]))
+    rows = sorted(found.by_class(), key=lambda row: (-row[2] / row[1], row[0]))
     shares = np.array([100 * right / images for _, images, right in rows])
     if len(rows) <= _MOST_BARS:
         figure, (axis,) = figure_of(0.8 + 0.22 * len(rows))
         places = np.arange(len(rows))[::-1]
         axis.barh(places, shares, color=COLOURS["adapter"], height=0.75)
-        axis.set_yticks(places, [shown(answers.name(label)) for label, *_ in rows])
+        axis.set_yticks(places, [shown(found.name(label)) for label, *_ in rows])
         axis.tick_params(left=False)
         axis.set(xlabel="test accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(rows) - 0.4))
         axis.grid(axis="x", alpha=0.25)
@@ -189,19 +189,19 @@ def classes(answers: Answers) -> Drawing:
         figure.legend(loc="outside upper right")
     header = ("label", "class", "images", "right", "accuracy")
     table = [
-        (label, answers.name(label), images, right, right / images) for label, images, right in rows
+        (label, found.name(label), images, right, right / images) for label, images, right in rows
     ]
     alt = f"Test accuracy of {len(rows)} classes, from {shares[0]:.0f} to {shares[-1]:.0f} %."
     return Drawing("classes", figure, alt, [header, *table])
 
 
-def confusion(answers: Answers) -> Drawing | None:
+def confusion(found: Predictions) -> Drawing | None:
     """Labels against predictions; None for more classes than can be seen."""
-    labels = np.union1d(answers.labels, answers.predictions)
+    labels = np.union1d(found.labels, found.predicted)
     if len(labels) > _MOST_CELLS:
         return None
     counts = np.zeros((len(labels), len(labels)), int)
-    places = np.searchsorted(labels, answers.labels), np.searchsorted(labels, answers.predictions)
+    places = np.searchsorted(labels, found.labels), np.searchsorted(labels, found.predicted)
     np.add.at(counts, places, 1)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, (axis,) = figure_of(4.6)
@@ -212,7 +212,7 @@ def confusion(answers: Answers) -> Drawing | None:
         size = min(8.5, 90 / len(labels))
         text = {"ha": "center", "va": "center", "fontsize": size, "color": colour}
         axis.text(column, row, counts[row, column], **text)
-    names = [answers.name(int(label)).removeprefix("class ") for label in labels]
+    names = [found.name(int(label)).removeprefix("class ") for label in labels]
     names = list(map(shown, names))
     turn = {"rotation": 90} if max(map(len, names)) > 3 else {}
     axis.set_xticks(range(len(labels)), names, **turn)
@@ -220,7 +220,7 @@ def confusion(answers: Answers) -> Drawing | None:
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set(xlabel="predicted", ylabel="true class")
-    header = ("true \\ predicted", *map(answers.name, labels.tolist()))
-    table = [(answers.name(int(k)), *row) for k, row in zip(labels, counts.tolist(), strict=True)]
+    header = ("true \\ predicted", *map(found.name, labels.tolist()))
+    table = [(found.name(int(k)), *row) for k, row in zip(labels, counts.tolist(), strict=True)]
     alt = f"Test images by true and predicted class, {len(labels)} classes."
     return Drawing("confusion", figure, alt, [header, *table])

@@ -56,7 +56,7 @@ def main(_) -> None:
         raise UserError("--fresh starts several runs anew in one folder: name it by --workdir=DIR")
     else:
         workdirs = [pathlib.Path(f"runs/{name}-{config.name}") for config in configs]
-        common = pathlib.Path(f"runs/{name}-comparison")
+        common = pathlib.Path(f"runs/{name}-{config_lib.Config.common_name(configs)}")
     problems = []
     for config, workdir in zip(configs, workdirs, strict=True):  # all before the first starts
         try:
@@ -88,10 +88,12 @@ def main(_) -> None:
     if results and processes.is_main():
         alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
         one_number = alike and not any(result["more_tests"] for result in results)
-        if len(configs) > 1:
-            page = comparison.write(common, finished, failed)
-            print(f"{page}: all of them side by side")
         print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
+        if len(configs) > 1:
+            try:
+                print(f"side by side: {comparison.write(common, finished, failed)}", flush=True)
+            except (UserError, OSError) as error:  # the results are there, and told
+                print(f"warning: no comparison.html: {error}", file=sys.stderr)
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 

@@ -12,13 +12,14 @@ import jax
 import numpy as np
 
 import noah_jax
-from noah_jax import answers, evaluation, preemption, sharding, workdir
+from noah_jax import evaluation, predictions, preemption, sharding, workdir
 from noah_jax.genomes import count_noah, count_params
 from noah_jax.memory import watch
 from noah_jax.network import Network
 from noah_jax.run import Run
 
 _UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
+_MOST_OF_THE_TIME = 0.05  # that saving may take: of a large test set, all predictions are saved
 
 
 def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
@@ -26,19 +27,19 @@ def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> No
 
     Raises:
       UserError: an image cannot be read.
-      Preempted: what was answered so far is saved.
+      Preempted: what was predicted so far is saved.
     """
     with run.writer.stage("test"):
-        tests, answered = _test(run, network, params, genome)
-    answers.keep(run.workdir, run.source, answered)
+        tests, predicted = _test(run, network, params, genome)
+    predictions.keep(run.workdir, run.source, predicted)
     workdir.write_json(run.workdir / "result.json", _result(run, params, genome, best, tests))
     workdir.discard(run.workdir / _UNFINISHED)
 
 
 def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For each test set: accuracy among the classes that it shows, and among all; and the answers.
+    """For each test set: accuracy among the classes that it shows, and among all.
 
-    The answers of a set are two lists, labels and predictions.
+    And for each two lists, labels and predictions.
     """
     judge = watch(evaluation.make_evaluator(network, run.mesh))
     path, results = run.workdir / _UNFINISHED, {}
@@ -46,8 +47,8 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
     saved = workdir.read_json(path, run.writer.say) or {}
     known = saved.get("sets", {}) if saved.get("subnet") == subnet else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
-        done, totals, answered = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
-        batch, saved_at = run.eval_batch(split), time.monotonic()
+        done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
+        batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
         rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)
         with (
@@ -58,12 +59,14 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
             for now_done, sums, new in evaluation.score_stream(network, params, batches, *rest):
                 progress.update(now_done - done)
                 done, totals = now_done, sums.tolist()
-                for values, more in zip(answered, new.tolist(), strict=True):
+                for values, more in zip(predicted, new.tolist(), strict=True):
                     values += more
-                late = time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES
-                if late or done == len(split) or preemption.requested():
-                    known[name], saved_at = (done, totals, answered), time.monotonic()
+                start = time.monotonic()
+                if start > next_save or done == len(split) or preemption.requested():
+                    known[name] = done, totals, predicted
                     workdir.write_json(path, {"subnet": subnet, "sets": known})
+                    seconds = (time.monotonic() - start) / _MOST_OF_THE_TIME
+                    next_save = time.monotonic() + max(_SECONDS_BETWEEN_SAVES, seconds)
                     so_far = f"{name} is saved after {done} of {len(split)} images"
                     preemption.stop_if_requested(so_far)
         accuracy, among_all, loss = (np.array(totals) / len(split)).tolist()
@@ -72,7 +75,7 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
         if split.classes:
             results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
         run.writer.log(stage="test", test_set=name, **results[name])
-    return results, {name: answered for name, (*_, answered) in known.items()}
+    return results, {name: predicted for name, (*_, predicted) in known.items()}
 
 
 def _digest(params, genome: np.ndarray) -> str:

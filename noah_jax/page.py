@@ -13,7 +13,7 @@ from noah_jax.figures import INK, Drawing
 from noah_jax.workdir import make_folder, write_bytes, write_text
 
 FOLDER = "figures"
-_NUMBER = "<td class=number>"
+_NUMBER, _A_NUMBER = "<td class=number>", r"\d[\d.,]*( ?(%|s|min|MB|h \d+ min|± [\d.]+))?"
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -130,7 +130,7 @@ def facts(values: dict[str, str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
-    """Text to the left, strings that begin with a digit to the right, shares as bars."""
+    """Text to the left, numbers to the right, shares as bars."""
     lines = ["".join(map(_cell, row)) for row in rows]
     kinds = [cell.startswith(_NUMBER) for row in rows[:1] for cell in map(_cell, row)]
     titles = zip(header, kinds or [False] * len(header), strict=True)
@@ -144,7 +144,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
 def _cell(value: str | float) -> str:
     if isinstance(value, float):
         return f'<td class="bar"><i style="width: {100 * value:.2f}%"></i></td>'
-    kind = _NUMBER if value[:1].isdigit() else "<td>"
+    kind = _NUMBER if re.fullmatch(_A_NUMBER, value) else "<td>"
     return f"{kind}{html.escape(value)}</td>"
 
 
@@ -156,6 +156,11 @@ def grid(*parts: str) -> str:
 def note(text: str) -> str:
     """What the reader must not miss."""
     return f'<p class="note">{html.escape(text)}</p>'
+
+
+def kept() -> str:
+    """Where else the figures are."""
+    return text(f"{FOLDER}/ beside this page has the figures as PNG and SVG, numbers as CSV.")
 
 
 def text(words: str) -> str:

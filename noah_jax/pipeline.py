@@ -8,7 +8,7 @@
     best.json                           the genome that was found         (all that find one)
     retrain/                            checkpoints of the subnet
     test.json                           the test so far, until it is finished
-    predictions.json                    the test's answers
+    predictions.json                    what was predicted for the test images
     result.json                         the end
     figures/  report.html               the same for people
 

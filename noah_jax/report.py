@@ -10,13 +10,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from noah_jax import answers, figures, page, search_figures
-from noah_jax.answers import Answers
+from noah_jax import figures, page, predictions, search_figures
 from noah_jax.candidates import Candidate
 from noah_jax.errors import UserError
-from noah_jax.genomes import ALL_MODULES, count_params
+from noah_jax.genomes import ALL_MODULES
 from noah_jax.page import facts, grid, note, picture, text
+from noah_jax.predictions import Predictions
 from noah_jax.settings import SEARCHED
+from noah_jax.space import SearchSpace
 from noah_jax.tables import Result, published
 from noah_jax.workdir import read_json_here, read_lines
 from noah_jax.writer import duration
@@ -97,11 +98,12 @@ def _search(workdir, result: Result, config: dict[str, Any]) -> str:
     if not any(generations.values()):
         return "".join(["<h2>Search</h2>", *left_out]) if left_out else ""
     settings, folder = config["search"], workdir / page.FOLDER
-    by_loss = settings.get("objective") == "loss"
+    by_loss = settings.get("objective") == "loss" and result["method"] in SEARCHED
     bounds = settings.get("least_millions", 0.0), settings["budget_millions"]
     count = sum(map(len, generations.values()))
     said = (
-        f"{count} genomes were evaluated in {len(generations)} generations on validation images. "
+        f"{count} genomes were evaluated on validation images, in {len(generations)} "
+        f"generation{'s' * (len(generations) > 1)}. "
     )
     said += _cut_off(result, config["space"], bounds)
     drawings = [search_figures.search(generations, result, bounds)]
@@ -112,9 +114,7 @@ def _search(workdir, result: Result, config: dict[str, Any]) -> str:
     captions = (f"All generations. The front: no other genome is smaller and better.{chosen}", "")
     captions += ("New genomes in blue, those before in grey, the front so far in red.",)
     first, *others = map(picture, drawings, [folder] * len(drawings), captions)
-    shown = grid(first, others[0] if others else "") + "".join(others[1:])
-    if others:
-        shown = grid(first + others[0], others[1])
+    shown = grid(first + others[0], others[1]) if others else grid(first)
     return "".join(["<h2>Search</h2>", text(said), shown, *left_out])
 
 
@@ -125,13 +125,14 @@ def _cut_off(result: Result, space: dict[str, Any], bounds: tuple[float, float])
     said = f"Grey, where in sight, is what the budget of {said} cuts off"
     if result["method"] not in SEARCHED or not (width := figures.width(result)):
         return f"{said}."
-    sizes = [max(space.get(name) or [0]) for name in ALL_MODULES]
-    largest = count_params(np.tile(sizes, (len(result["genome"]), 1)), width) / 1e6
-    if largest <= most:
+    sizes = {name: tuple(space.get(name) or ()) for name in ALL_MODULES}
+    every = SearchSpace(sizes, tuple(space["depths"]), len(result["genome"]), width)
+    largest = int(every.count(every.largest())) / 1e6
+    if largest <= most and not least:
         return (
             f"The budget of {most:g} M parameters cuts nothing off: none has over {largest:.3g} M."
         )
-    return f"{said}; the largest sizes in every block would have {largest:.3g} M."
+    return f"{said}; the largest genome of the space has {largest:.3g} M."
 
 
 def _training(workdir, log) -> str:
@@ -160,15 +161,15 @@ def losses_by_epoch(log: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]
 
 
 def _test(workdir, result: Result) -> list[str]:
-    """Classes and examples; why not, where the answers are not there."""
+    """Classes and examples; why not, where the predictions are not there."""
     try:
-        found = answers.read(workdir, result)
+        found = predictions.read(workdir, result)
     except UserError as error:
         return ["<h2>Classes and examples</h2>", note(f"Left out: {error}")]
     return [_classes(workdir / page.FOLDER, found), _examples(found)]
 
 
-def _classes(folder: pathlib.Path, found: Answers) -> str:
+def _classes(folder: pathlib.Path, found: Predictions) -> str:
     profile = picture(figures.classes(found), folder)
     rows = sorted(found.by_class(), key=lambda row: (row[2] / row[1], -row[1], row[0]))
     easy = sorted(rows, key=lambda row: (-row[2] / row[1], -row[1], row[0]))[:_MOST_CLASSES]
@@ -195,14 +196,14 @@ def _classes(folder: pathlib.Path, found: Answers) -> str:
     return "<h2>Classes</h2>" + grid(profile + confused, extremes)
 
 
-def _name(found: Answers, label: int) -> str:
+def _name(found: Predictions, label: int) -> str:
     return figures.shown(found.name(label))
 
 
-def _examples(found: Answers) -> str:
+def _examples(found: Predictions) -> str:
     groups: dict[bool, list[str]] = {True: [], False: []}
     for example in found.examples:
-        label, answer = found.labels[example["index"]], found.predictions[example["index"]]
+        label, answer = found.labels[example["index"]], found.predicted[example["index"]]
         caption = _name(found, label)
         if label != answer:
             caption += f", taken for {_name(found, answer)}"
@@ -259,5 +260,4 @@ def _again(result: Result, config: dict[str, Any], log) -> str:
     rows = {key: json.dumps(config[key]) for key in config}
     rows |= {key: json.dumps(result[key]) for key in made if key in result}
     settings = f"<details><summary>All settings, versions, inputs</summary>{facts(rows)}</details>"
-    kept = text(f"{page.FOLDER}/ beside this page has the figures as PNG and SVG, numbers as CSV.")
-    return "<h2>The same again</h2>" + text(words) + shown + settings + kept
+    return "<h2>The same again</h2>" + text(words) + shown + settings + page.kept()

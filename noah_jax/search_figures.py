@@ -83,7 +83,9 @@ def progress(generations: Generations, by_loss: bool) -> Drawing:
     table: Rows = [("generation", "evaluated", "best_so_far", "best", "median")]
     bests: list[float] = []
     for number in sorted(generations):
-        found = generations[number]
+        found = [one for one in generations[number] if one.is_finite]  # others rank last
+        if not found:
+            continue
         values = [one.loss if by_loss else one.accuracy for one in found]
         bests.append(min(values) if by_loss else max(values))
         so_far = min(bests) if by_loss else max(bests)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,18 @@ class Config:
         """Of the run, among those of one configuration."""
         shots = f"-{self.shots}shot" if self.shots else ""
         return f"{self.task}{shots}-{self.method}-s{self.seed}"
+
+    @staticmethod
+    def common_name(configs: Sequence["Config"]) -> str:
+        """Of several runs together: what they share, and how many others where those are many."""
+        parts = []
+        for key, several in (("task", "tasks"), ("shots", "shots"), ("method", "methods")):
+            values = [str(x) for x in dict.fromkeys(getattr(config, key) for config in configs)]
+            if values != ["0"]:
+                few = "+".join(values) + ("shot" if key == "shots" else "")
+                parts.append(few if len(values) < 4 else f"{len(values)}-{several}")
+        seeds = sorted({config.seed for config in configs})
+        return "-".join([*parts, f"s{seeds[0]}" if len(seeds) == 1 else f"s{seeds[0]}-{seeds[-1]}"])
 
     @property
     def arch(self) -> str:

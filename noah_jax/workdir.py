@@ -214,6 +214,8 @@ def discard(path: pathlib.Path) -> None:
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     """A line a key, the checksum last; see `write_text`."""
+    if not processes.is_main():
+        return
     values = values | {_CHECKSUM: _checksum(json.loads(json.dumps(values)))}
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -91,6 +91,16 @@ def test_benchmarks_are_expanded(tmp_path):
         folder.get_config(f"{tmp_path}/cat+{tmp_path.parent}")
 
 
+def test_several_runs_have_one_name():
+    for values, name in (
+        (demo.get_config(), "digits-5-methods-s0"),
+        (vtab.get_config("cifar100+dtd,method=lora+noah,seed=2"), "cifar100+dtd-lora+noah-s2"),
+        (vtab.get_config("all,method=lora,seeds=3"), "19-tasks-lora-s0-2"),
+        (fewshot.get_config("food101,shots=1+8"), "food101-1+8shot-noah-s0"),
+    ):
+        assert settings.Config.common_name(config_lib.expand(values)) == name
+
+
 def test_few_shot_and_imagenet_have_the_papers_recipe():
     runs = config_lib.expand(fewshot.get_config("all,shots=1+16,seed=2"))
     assert [run.name for run in runs[:3]] == [

@@ -43,7 +43,7 @@ RESULT = {
 }
 CONFIG = {
     "search": {"budget_millions": 0.16},
-    "space": {"vpt": [1, 5, 10], "lora": [1, 5], "adapter": [1]},
+    "space": {"vpt": [1, 5, 10], "lora": [1, 5], "adapter": [1], "depths": [6, 12]},
 }
 HOSTILE = ["<b>cat</b>", "a$b$_{", "with\nnewline", "\udcff", "x" * 300, "'\"&--"]
 
@@ -108,8 +108,8 @@ def test_page_holds_everything_in_one_file(workdir):
         "4 × TPU v4",
         domain,
         *RESULT["warnings"],
-        "9 genomes were evaluated in 3 generations",
-        "cuts off; the largest sizes in every block would have 0.304 M",
+        "9 genomes were evaluated on validation images, in 3 generations.",
+        "cuts off; the largest genome of the space has 0.304 M",
         "python -m noah_jax.main \\\n  &#x27;--config=a b.py&#x27; \\\n  &#x27;--workdir=&lt;x&gt;",
         "&lt;999&gt;.jpg: ",
         "&lt;b&gt;cat&lt;/b&gt;",
@@ -168,6 +168,20 @@ def test_a_search_by_loss_is_shown_by_loss(workdir):
     assert [float(row["best"]) for row in rows] == [2.0, 1.5, 1.75]
 
 
+@pytest.mark.parametrize(
+    ("bounds", "depths", "said"),
+    [
+        ({"budget_millions": 1.0}, [12], "cuts nothing off: none has over 0.304 M."),
+        ({"budget_millions": 0.2}, [6], "cuts nothing off: none has over 0.152 M."),
+        ({"budget_millions": 1.0, "least_millions": 0.05}, [12], "of 0.05 to 1 M parameters cuts"),
+    ],
+)
+def test_what_the_budget_cuts_off(workdir, bounds, depths, said):
+    space = CONFIG["space"] | {"depths": depths}
+    write_json(workdir / "config.json", {"search": bounds, "space": space})
+    assert said in report.write(workdir).read_text()
+
+
 def test_what_is_missing_or_damaged_is_said(workdir):
     (workdir / "predictions.json").unlink()
     page = report.write(workdir).read_text()
@@ -178,7 +192,7 @@ def test_what_is_missing_or_damaged_is_said(workdir):
     (workdir / "metrics.jsonl").unlink()
     page = report.write(workdir).read_text()
     assert "predictions.json is damaged" in page and "gen_001.json is damaged" in page
-    assert "6 genomes were evaluated in 2 generations" in page
+    assert "6 genomes were evaluated on validation images, in 2 generations." in page
     assert "The command was not kept" in page and "Training loss</h2>" not in page
     for path in (workdir / "search").iterdir():
         path.write_text("")
@@ -249,6 +263,7 @@ def test_methods_side_by_side(tmp_path):
     ]
     page = comparison.write(tmp_path, workdirs, ["runs/<i>lost</i>"]).read_text()
     _asks_for_nothing(page)
+    assert "imagenet_r" in page  # the other test set of all
     assert "5 methods on cifar100" in page and "55.00 ± 7.07" in page and "86.0000" in page
     assert "&lt;i&gt;lost" in page and "&lt;vpt&gt;" in page and "<vpt>" not in page
     links = re.findall('href="([^"]*)', page)
@@ -256,7 +271,8 @@ def test_methods_side_by_side(tmp_path):
     rows = _table(tmp_path / "figures/accuracy.csv")
     assert [(row["method"], int(row["seed"]), int(row["params"])) for row in rows] == runs
     assert len(_table(tmp_path / "figures/learning.csv")) == 6 * 3
-    assert len(list(tmp_path.glob("figures/architecture_*.svg"))) == 4
+    # Not of what is alike in all blocks: LoRA alone.
+    assert len(list(tmp_path.glob("figures/architecture_*.svg"))) == 3
 
     other = _finished(tmp_path / "other", task="dtd", method="linear", params=0, genome=zeros)
     page = comparison.write(tmp_path / "both", [*workdirs, other]).read_text()

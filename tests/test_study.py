@@ -96,7 +96,7 @@ def test_noah_against_each_method(by_hand):
 
 
 def test_what_validation_says_of_noah_and_random_search():
-    """By hand: test 1, 2, 3 points more with loss 1, 2, 3 less, and accuracy 0, 1, 1 more: √3 / 2."""
+    """By hand: test 1, 2, 3 points more, with loss 1, 2, 3 less and accuracy 0, 1, 1 more."""
     runs = [_entry("a", "lora", 0, 0.5), _entry("a", "random", 4, 0.9, genome=[[9]])]
     for seed, more in enumerate((0.0, 0.1, 0.1, 0.0)):
         same = {"val_accuracy": 0.5, "val_loss": 9.0, "genome": [[1]]}

@@ -1,4 +1,4 @@
-"""What a subnet answered to each test image: `predictions.json`, and what it says of the classes.
+"""What a subnet predicts for each test image: `predictions.json`, and what it says of the classes.
 
 Kept by the test stage, with a few small images, so that a report needs neither data nor weights.
 """
@@ -25,8 +25,8 @@ _EXAMPLES, _PIXELS, _QUALITY = 8, 144, 80  # of the right and of the wrong each:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """The labels and predictions of the test images, int `[n]`, in the test's order.
+class Predictions:
+    """The test images' labels and what was predicted for them, int `[n]`, in the test's order.
 
     Attributes:
       class_names: empty where the data has none.
@@ -34,13 +34,13 @@ class Answers:
     """
 
     labels: np.ndarray
-    predictions: np.ndarray
+    predicted: np.ndarray
     class_names: tuple[str, ...]
     examples: list[dict[str, Any]]
 
     @property
     def right(self) -> np.ndarray:
-        return self.labels == self.predictions
+        return self.labels == self.predicted
 
     def name(self, label: int) -> str:
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"
@@ -54,7 +54,7 @@ class Answers:
     def confusions(self) -> list[tuple[int, int, int]]:
         """Label, wrong prediction and how often, the most frequent first."""
         wrong = ~self.right
-        pairs = zip(self.labels[wrong].tolist(), self.predictions[wrong].tolist(), strict=True)
+        pairs = zip(self.labels[wrong].tolist(), self.predicted[wrong].tolist(), strict=True)
         counts = collections.Counter(pairs)
         return [(*pair, n) for pair, n in sorted(counts.items(), key=lambda x: (-x[1], x[0]))]
 
@@ -75,8 +75,8 @@ def keep(workdir: pathlib.Path, source: Source, tests: dict[str, list[list[int]]
     write_json(workdir / NAME, {"tests": values, "examples": examples} | names)
 
 
-def read(workdir: pathlib.Path, result: dict[str, Any]) -> Answers:
-    """The answers that `result` counts.
+def read(workdir: pathlib.Path, result: dict[str, Any]) -> Predictions:
+    """The predictions that `result` counts.
 
     Raises:
       UserError: they are not there, or of another result, or damaged.
@@ -91,8 +91,8 @@ def read(workdir: pathlib.Path, result: dict[str, Any]) -> Answers:
         raise UserError(f"{error}: {again}") from error
     if values is None:
         raise UserError(f"{path} is not there, as in workdirs of earlier versions: {again}")
-    labels, predictions = (np.array(values["tests"]["test"][k]) for k in ("labels", "predictions"))
-    found = Answers(labels, predictions, tuple(values["class_names"]), values["examples"])
+    labels, predicted = (np.array(values["tests"]["test"][k]) for k in ("labels", "predictions"))
+    found = Predictions(labels, predicted, tuple(values["class_names"]), values["examples"])
     if found.right.sum() != round(result["test_accuracy"] * result["images"]["test"]):
         raise UserError(f"{path} is of another result: {again}")
     return found

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from noah_jax import answers
+from noah_jax import predictions
 from noah_jax.errors import UserError
 from noah_jax.loader import Source, Split
 
@@ -27,14 +27,14 @@ def _kept(folder, names=("a", "b", "c")):
 
     split = Split([f"image {i}" for i in range(N)], read)
     source = Source({"test": split}, CLASSES, "png", class_names=names)
-    answers.keep(folder, source, {"test": [LABELS.tolist(), PREDICTIONS.tolist()]})
+    predictions.keep(folder, source, {"test": [LABELS.tolist(), PREDICTIONS.tolist()]})
 
 
 def test_what_was_answered_comes_back(tmp_path):
     _kept(tmp_path)
-    found = answers.read(tmp_path, RESULT)
+    found = predictions.read(tmp_path, RESULT)
     assert found.labels.tolist() == LABELS.tolist()
-    assert found.predictions.tolist() == PREDICTIONS.tolist()
+    assert found.predicted.tolist() == PREDICTIONS.tolist()
     assert (found.name(1), found.name(5)) == ("b", "class 5")
     for label, images, right in found.by_class():
         assert images == sum(1 for x in LABELS if x == label) > 0
@@ -49,7 +49,7 @@ def test_what_was_answered_comes_back(tmp_path):
 
 def test_examples_are_right_ones_and_wrong_ones_as_they_look(tmp_path):
     _kept(tmp_path)
-    examples = answers.read(tmp_path, RESULT).examples
+    examples = predictions.read(tmp_path, RESULT).examples
     rows = [example["index"] for example in examples]
     right = [row for row in rows if LABELS[row] == PREDICTIONS[row]]
     assert len(right) == 8 and len(set(rows)) == 16
@@ -63,11 +63,11 @@ def test_examples_are_right_ones_and_wrong_ones_as_they_look(tmp_path):
 
 def test_what_cannot_be_shown_is_told(tmp_path):
     with pytest.raises(UserError, match="not there, as in workdirs of earlier versions: delete"):
-        answers.read(tmp_path, RESULT)
+        predictions.read(tmp_path, RESULT)
     _kept(tmp_path)
     with pytest.raises(UserError, match="of another result: delete"):
-        answers.read(tmp_path, RESULT | {"test_accuracy": (RIGHT - 1) / N})
-    path = tmp_path / answers.NAME
+        predictions.read(tmp_path, RESULT | {"test_accuracy": (RIGHT - 1) / N})
+    path = tmp_path / predictions.NAME
     path.write_text(path.read_text().replace("image 1", "image 2", 1))
     with pytest.raises(UserError, match="does not have its checksum: delete"):
-        answers.read(tmp_path, RESULT)
+        predictions.read(tmp_path, RESULT)
