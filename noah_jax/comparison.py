@@ -151,15 +151,11 @@ def _learning(name: str, curves: Sequence[tuple[Result, dict[int, float]]], look
     for result, losses in curves:
         method = result["method"]
         colour, marker = looks[method]
-        marks = {"marker": marker, "markersize": 3} if len(losses) <= 60 else {}
         label = None if method in labelled else method
-        axis.plot(list(losses), list(losses.values()), color=colour, label=label, **marks)
+        figures.draw_losses(axis, losses, marker, color=colour, label=label)
         labelled.add(method)
         rows += [(method, result["seed"], *point) for point in losses.items()]
-    axis.set(xlabel="epoch", ylabel="training loss")
-    axis.set_ylim(bottom=0)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.grid(alpha=0.25)
+    axis.set_ylabel("training loss")
     figure.legend(loc="outside upper left", ncols=4)
     alt = f"Training loss by epoch of {', '.join(labelled)}."
     return Drawing(name, figure, alt, rows)

@@ -25,7 +25,7 @@ TITLES = {
     "parallel": "Parallel adapter",
 }
 RED, GREY = "#d0453a", "#8a8a8a"
-_WIDTH, _MOST_BARS, _MOST_CELLS, _LONGEST_NAME = 4.8, 30, 20, 22
+_WIDTH, _MOST_BARS, _MOST_CELLS, _MOST_MARKS, _LONGEST_NAME = 4.8, 30, 20, 60, 22
 
 STYLE = {
     "font.size": 9.5,
@@ -144,14 +144,9 @@ def training(curves: Curves) -> Drawing:
     """The training loss by epoch, a panel a stage."""
     figure, axes = figure_of(2.6, 1, len(curves))
     for axis, (name, losses) in zip(axes, curves.items(), strict=True):
-        few = len(losses) <= 60
-        marks = {"marker": "o", "markersize": 3} if few else {}
-        axis.plot(list(losses), list(losses.values()), color=COLOURS["vpt"], **marks)
+        draw_losses(axis, losses, color=COLOURS["vpt"], marker="o")
         axis.set_title(name, loc="left")
-        axis.set_xlabel("epoch")
-        axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-        axis.grid(axis="y", alpha=0.25)
+        axis.xaxis.get_major_locator().set_params(nbins=5)
     axes[0].set_ylabel("cross-entropy")
     ends = "; ".join(
         f"{name} from {list(losses.values())[0]:.3g} to {list(losses.values())[-1]:.3g}"
@@ -161,6 +156,16 @@ def training(curves: Curves) -> Drawing:
     return Drawing(
         "training", figure, f"Training loss: {ends}.", [("stage", "epoch", "loss"), *rows]
     )
+
+
+def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> None:
+    """Losses by epoch, each with its mark unless they are many."""
+    marks = {"marker": marker, "markersize": 3} if len(losses) <= _MOST_MARKS else {}
+    axis.plot(list(losses), list(losses.values()), **marks, **options)
+    axis.set_xlabel("epoch")
+    axis.set_ylim(0, 1.05 * max(*losses.values(), axis.dataLim.y1))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(axis="y", alpha=0.25)
 
 
 # --- Classes -------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ figcaption {{ color: var(--soft); font-size: .9rem; margin-top: .3rem; }}
 table {{ border-collapse: collapse; width: 100%; max-width: 46rem; font-size: .95rem; }}
 th, td {{ padding: .25rem .9rem .25rem 0; vertical-align: top; }}
 th {{ text-align: left; font-weight: 600; color: var(--soft); vertical-align: bottom; }}
+@media (max-width: 30rem) {{ table {{ font-size: .86rem; }} th, td {{ padding-right: .5rem; }} }}
 tr + tr > * {{ border-top: 1px solid var(--line); }}
 table.facts td:first-child {{ color: var(--soft); width: 7.2rem; }}
 table.facts td:last-child {{ overflow-wrap: anywhere; }}

@@ -1,7 +1,7 @@
 """Every command of the READMEs and of the configs' docstrings, run as it stands but tiny.
 
 `bash launch/test.sh` is what runs this, `bash launch/local.sh` is in `test_launch.py`, the prepare
-commands are in `test_tfds.py`, the READMEs' Python in `test_library.py`.
+commands are in `test_tfds.py`, the README's Python in `test_library.py`.
 """
 
 import ast
@@ -146,6 +146,17 @@ def test_what_comes_after_a_run(place):
     assert (place / "runs/demo-digits-lora-s0/export/model.stablehlo").is_file()
     assert len(re.findall(r"red/\d+\.jpg +(?:red|green|blue) [\d.]+ %", printed[1])) == 20
     assert re.search("demo-digits-lora-s0 +finished: test accuracy", printed[2])
+
+
+def test_benchmarks_have_the_flags_of_their_commands():
+    """They are run in tiny form by `test_bench.py`, `test_study.py` and `test_end_to_end.py`."""
+    text = (ROOT / "bench/README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"python -m (bench\.\w+)([^`|]*?)(?:[`|]|\n\S)", text)
+    assert len(commands) > 12
+    for module, words in commands:
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        for flag in re.findall(r" --(?!config)(\w+)", words.split(" -- ")[0]):
+            assert f'"{flag}"' in source or f'"--{flag}"' in source, (module, flag)
 
 
 @pytest.mark.parametrize("command", LAUNCHED)
