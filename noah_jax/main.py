@@ -88,12 +88,12 @@ def main(_) -> None:
     if results and processes.is_main():
         alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
         one_number = alike and not any(result["more_tests"] for result in results)
-        print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
         if len(configs) > 1:
             try:
-                print(f"side by side: {comparison.write(common, finished, failed)}", flush=True)
-            except (UserError, OSError) as error:  # the results are there, and told
+                print(f"side by side: {comparison.write(common, finished, failed)}")
+            except (UserError, OSError) as error:  # the results are there, and told below
                 print(f"warning: no comparison.html: {error}", file=sys.stderr)
+        print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
     if failed:
         raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
 
