@@ -136,7 +136,7 @@ create() {
 
 setup() { # `all` looks at what this and `run` return, which is why nothing in them stops by itself
   mkdir -p runs
-  git ls-files -z | tar --null --files-from=- -czf runs/noah_jax.tar.gz || return
+  $dry_run || git ls-files -z | tar --null --files-from=- -czf runs/noah_jax.tar.gz || return
   try gcloud compute tpus tpu-vm scp runs/noah_jax.tar.gz "$name:noah_jax.tar.gz" "${where[@]}" \
     --worker=all || return
   try gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all \
