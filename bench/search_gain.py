@@ -5,9 +5,10 @@
 `WORKDIR` holds a run with a supernet (`--config.stage=supernet` is enough); its settings are those
 of the searches, and its supernet judges all of them. For each seed: the search and random search
 with as many genomes; and one search for a front with as many genomes as searches under each of
-the `--budgets` (millions of parameters) together. Beside the JSON a plot of the curves.
-All figures are of what the searches climb, accuracy on the validation images with the supernet's
-weights; `bench.study` has what it is worth on the test images.
+the `--budgets` (millions of parameters; none, no front) together. Beside the JSON a plot of the
+curves. All this is accuracy on the validation images, which the searches climb, with the supernet's
+weights; what is left of it on the first `--images` test images is told of the best few genomes of
+both, with the same weights. `bench.study` has what retraining makes of them.
 """
 
 import argparse
@@ -21,16 +22,20 @@ import matplotlib.figure
 import numpy as np
 
 from bench import machine
-from noah_jax import candidates, compile_cache, ranking, search, supernet
+from noah_jax import candidates, compile_cache, evaluation, loader, ranking, search, supernet
+from noah_jax.run import Run
 from noah_jax.settings import Search
 from noah_jax.writer import Writer
+
+_TESTED = 5  # genomes of each search: their mean is less noisy than one
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdir", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25, 0.5])
+    parser.add_argument("--budgets", type=float, nargs="*", default=[0.1, 0.25, 0.5])
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
     compile_cache.use()
@@ -39,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     if not all(least <= budget < largest for budget in arguments.budgets):
         parser.error(f"--budgets: expected {least:.4f} to {largest:.4f}, as the space has them")
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(run, arguments.seeds, arguments.budgets, pathlib.Path(folder))
+        found = measure(
+            run, arguments.seeds, arguments.budgets, arguments.images, pathlib.Path(folder)
+        )
     settings = {"task": run.config.task, "images": len(run.source.splits["val"])}
     settings |= {"search": dataclasses.asdict(run.config.search), "seeds": arguments.seeds}
     result = machine.describe("bench.search_gain", argv) | settings | found
@@ -48,9 +55,14 @@ def main(argv: list[str] | None = None) -> None:
         _plot(found["curves"]).savefig(arguments.out.with_suffix(".png"), dpi=150)
 
 
-def measure(run, seeds: int, budgets: list[float], folder: pathlib.Path) -> dict:
-    """Curves `{method: [seed][genome] → best validation accuracy so far}`, seconds, fronts."""
-    judge, seconds = supernet.judge(run, supernet.train(run)), []
+def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pathlib.Path) -> dict:
+    """Curves `{method: [seed][genome] → best validation accuracy so far}`, seconds, fronts.
+
+    And test accuracies `{method: [seed][place] → accuracy}` of the first few by validation.
+    """
+    trained = supernet.train(run)
+    judge, seconds = supernet.judge(run, trained), []
+    test = _test(run, trained, images)
     known: dict[bytes, tuple[float, float]] = {}  # what one search judged, the next need not
 
     def evaluate(genomes):
@@ -73,17 +85,42 @@ def measure(run, seeds: int, budgets: list[float], folder: pathlib.Path) -> dict
         return [_in_order(home / "search"), ranked]
 
     curves: dict[str, list[list[float]]] = {"search": [], "random": []}
+    tests: dict[str, list[list[float]]] = {"search": [], "random": []}
     fronts = []
     for seed in range(seeds):
         for name, changes in (("search", {}), ("random", {"mutations": 0, "crossovers": 0})):
-            judged, _ = evolve(name, seed, objective="accuracy", **changes)
+            judged, ranked = evolve(name, seed, objective="accuracy", **changes)
             curves[name].append(np.maximum.accumulate([c.accuracy for c in judged]).tolist())
-        fronts.append(_front(run.config.search, budgets, evolve, seed))
+            tests[name].append(test(np.stack([c.genome for c in ranked[:_TESTED]])))
+        if budgets:
+            fronts.append(_front(run.config.search, budgets, evolve, seed))
     return {
         "seconds_a_genome": machine.spread(seconds[1:]),  # the first compiles
         "curves": curves,
+        "test_images": images,
+        "test_accuracies": tests,
         "fronts": fronts,
     }
+
+
+def _test(run: Run, trained: list[tuple], images: int):
+    """Genomes `[n, blocks, columns]` → test accuracy of each, mean over the supernets."""
+    split = loader.subset(run.source.splits["test"], np.arange(images))
+    evaluators = [
+        evaluation.population_evaluator(
+            network, params, run.batches(split), run.config.search, run.mesh
+        )
+        for network, params in trained
+    ]
+
+    def test(genomes: np.ndarray) -> list[float]:
+        accuracies = [
+            np.concatenate([accuracy for accuracy, _ in evaluate(genomes)])
+            for evaluate in evaluators
+        ]
+        return np.mean(accuracies, axis=0).tolist()
+
+    return test
 
 
 def _front(settings: Search, budgets: list[float], evolve, seed: int) -> dict:
@@ -110,7 +147,7 @@ def _in_order(folder: pathlib.Path) -> list[candidates.Candidate]:
 
 
 def _table(found) -> list[list[str]]:
-    rows = [["best validation accuracy (%)", "mean", "standard error", "seeds"]]
+    rows = [["accuracy (%)", "mean", "standard error", "seeds"]]
 
     def row(name, values):
         values = 100 * np.array(values)
@@ -120,13 +157,22 @@ def _table(found) -> list[list[str]]:
     for name, curves in found["curves"].items():
         for part in (0.25, 0.5, 1.0):
             at = [curve[max(0, round(part * len(curve)) - 1)] for curve in curves]
-            row(f"{name}, after {round(part * len(curves[0]))} genomes", at)
+            row(f"validation, {name}, after {round(part * len(curves[0]))} genomes", at)
     gained = zip(found["curves"]["search"], found["curves"]["random"], strict=True)
-    row("gain over random at the end", [a[-1] - b[-1] for a, b in gained])
-    for budget in found["fronts"][0]:
+    row("validation, gain over random at the end", [a[-1] - b[-1] for a, b in gained])
+    tests = {name: np.array(seeds) for name, seeds in found["test_accuracies"].items()}
+    for name, values in tests.items():
+        row(f"test, {name}, the best {_TESTED}", values.mean(axis=1))
+    gained = tests["search"] - tests["random"]
+    row("test, gain over random, the best", gained[:, 0])
+    row(f"test, gain over random, the best {_TESTED}", gained.mean(axis=1))
+    for budget in found["fronts"][0] if found["fronts"] else ():
         points = [front[budget] for front in found["fronts"]]
-        row(f"front at {budget} M", [point["front"] for point in points])
-        row(f"front minus search at {budget} M", [p["front"] - p["search"] for p in points])
+        row(f"validation, front at {budget} M", [point["front"] for point in points])
+        row(
+            f"validation, front minus search at {budget} M",
+            [p["front"] - p["search"] for p in points],
+        )
     return rows
 
 

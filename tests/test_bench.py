@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from bench import against_torch, cost, flops, machine, throughput, timesplit
+from bench import against_torch, cost, equal_size, flops, machine, throughput, timesplit
 from noah_jax import sharding
 from noah_jax.vit import ViTConfig
 
@@ -148,3 +148,15 @@ def test_a_run_is_split_into_parts(tmp_path, ti16, capsys):
         inside = run["parts"]["computing"] / run["seconds"]
         assert run["outside"] == pytest.approx(1 - inside, abs=0.01)
     assert "outside computing" in capsys.readouterr().out
+
+
+def test_the_best_genome_is_counted_on_other_images():
+    """The last of three genomes is best on all parts but the first; losses prefer the first one."""
+    accuracies = np.tile([0.5, 0.6, 0.7], (6, 1))
+    accuracies[0] = [0.7, 0.5, 0.6]
+    losses = np.tile([1.0, 2.0, 3.0], (6, 1))
+    gains = equal_size.summary(accuracies, losses)["gain_of_the_best"]
+    one, five = gains["by_accuracy"][0], gains["by_accuracy"][4]
+    assert one == pytest.approx((-0.1 + 5 * (4 * 0.1 + 0) / 5) / 6)  # misled by the first part
+    assert five == pytest.approx((0 + 5 * 0.1) / 6)
+    assert gains["by_loss"][0] == pytest.approx((-0.1 + 5 * (0.1 - 4 * 0.1) / 5) / 6)

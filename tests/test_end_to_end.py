@@ -301,11 +301,14 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
     assert ranked.stdout.count("Kendall's tau") == 2 and len(found["tau"]) == 3
     assert (tmp_path / "first/rank.png").read_bytes().startswith(b"\x89PNG")
 
-    flags = ["--seeds=1", f"--out={tmp_path}/gain.json", "--budgets", "0.02", "0.03", "0.04"]
+    flags = ["--seeds=1", "--images=10", f"--out={tmp_path}/gain.json"]
+    flags += ["--budgets", "0.02", "0.03", "0.04"]
     _module("bench.search_gain", tmp_path / "first", *flags)
     gain = json.loads((tmp_path / "gain.json").read_text())
     for curve in (gain["curves"]["search"][0], gain["curves"]["random"][0]):
         assert len(curve) == 18 and curve == sorted(curve) and 9 * curve[-1] % 1 == 0
+    for (tested,) in gain["test_accuracies"].values():
+        assert len(tested) == 5 and all(round(10 * value, 4) % 1 == 0 for value in tested)
     (front,) = gain["fronts"]
     assert front["0.04"]["front"] >= gain["curves"]["random"][0][-1] - 1 / 9
     assert front["0.02"]["front_params"] <= 20_000 and (tmp_path / "gain.png").is_file()
