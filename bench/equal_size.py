@@ -18,7 +18,7 @@ import numpy as np
 import scipy.stats
 
 from bench import machine
-from noah_jax import compile_cache, evaluation, loader, ranking, search, supernet
+from noah_jax import compile_cache, loader, ranking, search, supernet
 from noah_jax.run import Run
 
 _PARTS = 5
@@ -61,16 +61,14 @@ def judge(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.nd
     Args:
       images: of the test, a multiple of the number of parts.
     """
-    ((network, params),) = supernet.train(run)
+    trained = supernet.train(run)
     splits = [run.source.splits["val"]]
     for part in range(_PARTS):
         rows = np.arange(part, images, _PARTS)
         splits.append(loader.subset(run.source.splits["test"], rows))
     judged = []
     for split in splits:
-        evaluate = evaluation.population_evaluator(
-            network, params, run.batches(split), run.config.search, run.mesh
-        )
+        evaluate = supernet.judge(run, trained, split)
         judged.append([np.concatenate(part) for part in zip(*evaluate(genomes), strict=True)])
     accuracies, losses = zip(*judged, strict=True)
     return np.array(accuracies), np.array(losses)

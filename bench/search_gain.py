@@ -22,7 +22,7 @@ import matplotlib.figure
 import numpy as np
 
 from bench import machine
-from noah_jax import candidates, compile_cache, evaluation, loader, ranking, search, supernet
+from noah_jax import candidates, compile_cache, loader, ranking, search, supernet
 from noah_jax.run import Run
 from noah_jax.settings import Search
 from noah_jax.writer import Writer
@@ -62,7 +62,8 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
     """
     trained = supernet.train(run)
     judge, seconds = supernet.judge(run, trained), []
-    test = _test(run, trained, images)
+    images = min(images, len(run.source.splits["test"]))
+    test = supernet.judge(run, trained, loader.subset(run.source.splits["test"], np.arange(images)))
     known: dict[bytes, tuple[float, float]] = {}  # what one search judged, the next need not
 
     def evaluate(genomes):
@@ -91,7 +92,8 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
         for name, changes in (("search", {}), ("random", {"mutations": 0, "crossovers": 0})):
             judged, ranked = evolve(name, seed, objective="accuracy", **changes)
             curves[name].append(np.maximum.accumulate([c.accuracy for c in judged]).tolist())
-            tests[name].append(test(np.stack([c.genome for c in ranked[:_TESTED]])))
+            best = test(np.stack([candidate.genome for candidate in ranked[:_TESTED]]))
+            tests[name].append(np.concatenate([accuracy for accuracy, _ in best]).tolist())
         if budgets:
             fronts.append(_front(run.config.search, budgets, evolve, seed))
     return {
@@ -101,26 +103,6 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
         "test_accuracies": tests,
         "fronts": fronts,
     }
-
-
-def _test(run: Run, trained: list[tuple], images: int):
-    """Genomes `[n, blocks, columns]` → test accuracy of each, mean over the supernets."""
-    split = loader.subset(run.source.splits["test"], np.arange(images))
-    evaluators = [
-        evaluation.population_evaluator(
-            network, params, run.batches(split), run.config.search, run.mesh
-        )
-        for network, params in trained
-    ]
-
-    def test(genomes: np.ndarray) -> list[float]:
-        accuracies = [
-            np.concatenate([accuracy for accuracy, _ in evaluate(genomes)])
-            for evaluate in evaluators
-        ]
-        return np.mean(accuracies, axis=0).tolist()
-
-    return test
 
 
 def _front(settings: Search, budgets: list[float], evolve, seed: int) -> dict:

@@ -71,9 +71,13 @@ def train(run: Run) -> list[tuple]:
     return trained
 
 
-def judge(run: Run, trained: list[tuple]) -> search.Evaluate:
-    """Genomes → accuracy and mean loss, over all folds, of the first few, the next few, …."""
-    splits = [held_out for _, held_out in _folds(run)]
+def judge(run: Run, trained: list[tuple], split: loader.Split | None = None) -> search.Evaluate:
+    """Genomes → accuracy and mean loss, over all folds, of the first few, the next few, ….
+
+    Args:
+      split: images that all supernets are asked about; None = what each was not trained on.
+    """
+    splits = [held_out if split is None else split for _, held_out in _folds(run)]
     images = np.array([len(split) for split in splits])
     judges = [
         evaluation.population_evaluator(
