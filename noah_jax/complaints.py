@@ -84,8 +84,8 @@ def complaints(c: Config) -> Iterator[str]:
             yield f"{key}={path}: {found}"
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"
-    if c.retrain.inherit and c.method in SEARCHED and (c.genome or c.search.folds > 1):
-        yield "retrain.inherit needs one supernet: no genome that is given, and search.folds=1"
+    if c.retrain.inherit and c.genome:
+        yield "retrain.inherit needs a supernet, which a genome that is given does without"
     if c.supernet_from and not c.has_supernet:
         yield f"supernet_from={c.supernet_from}: only {' and '.join(SEARCHED)} have a supernet"
     yield from _number_complaints(c)

@@ -131,7 +131,7 @@ def _stages(stages: Run) -> bool:
     else:
         genome = stages.space.smallest()
     with stages.writer.stage("retrain"):
-        ((_, start),) = supernet.train(stages) if config.inherits else [(None, None)]
+        start = supernet.average(supernet.train(stages)) if config.inherits else None
         split, folder = stages.source.splits["trainval"], stages.workdir / "retrain"
         params, network = stages.fit_genome("retrain", genome, split, folder, start)
     if config.stage == "retrain":

@@ -8,13 +8,16 @@ ones. Under both a subnet of one kind of module hardly ever trains, and is judge
 draws as the search does first, so that what it asks about was trained.
 
 With several `search.folds` there is a supernet for each part of the training and validation images,
-trained on the others: together they judge a genome by all images.
+trained on the others: together they judge a genome by all images. Their weights, which began alike,
+are averaged where a subnet begins with them (as model soups, arXiv 2203.05482).
 """
 
 import pathlib
 from collections.abc import Callable
 
+import jax
 import numpy as np
+from flax import nnx
 
 from noah_jax import evaluation, loader, search, workdir
 from noah_jax.errors import UserError
@@ -92,6 +95,11 @@ def judge(run: Run, trained: list[tuple], split: loader.Split | None = None) -> 
             yield tuple((images[:, None, None] * values).sum(axis=0) / images.sum())
 
     return evaluate
+
+
+def average(trained: list[tuple]) -> nnx.State:
+    """The mean over all folds of the supernets' params."""
+    return jax.tree.map(lambda *x: sum(x) / len(x), *(params for _, params in trained))
 
 
 def _folds(run: Run) -> list[tuple[loader.Split, loader.Split]]:
