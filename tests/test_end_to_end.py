@@ -229,6 +229,7 @@ def test_rivals_and_a_front(home, tmp_path):
     flags += ["--config.retrain.epochs=2", "--config.supernet.genomes_per_step=4"]
     flags += ["--config.supernet.sandwich=True", "--config.supernet.sampling=fair"]
     flags += ["--config.supernet.distillation=0.5", "--config.search.folds=2"]
+    flags += ["--config.retrain.inherit=0.5"]
     methods = ["noah", "random", "tuned", "tuned_lora", "uniform", "sensitivity"]
     _run(home, tmp_path, *flags, f"--config.method={'+'.join(methods)}")
     results, seen = {}, {}
@@ -257,6 +258,15 @@ def test_rivals_and_a_front(home, tmp_path):
     uneven = np.array(results["sensitivity"]["genome"])
     assert len({tuple(row) for row in uneven.tolist()}) > 1 and uneven.max() <= 3
     assert results["sensitivity"]["params"] > 0.9 * budget
+
+    noah = tmp_path / "colours-noah-s0"
+    few = "--genomes=3", "--images=10", "--retrain=1", f"--out={tmp_path}/averaged.json"
+    printed = _module("bench.averaged", noah, *few).stdout
+    (found,) = json.loads((tmp_path / "averaged.json").read_text())["runs"]
+    assert list(found["accuracies"]) == ["supernet 1", "supernet 2", "mean"]
+    for accuracies in found["accuracies"].values():
+        assert len(accuracies) == 3 and all(round(10 * x, 3) % 1 == 0 for x in accuracies)
+    assert f"{100 * found['retrained'][0]:.2f}" in printed
 
     flags[0] = "--config.search.objective=pareto"
     flags += ["--config.space.parallel=(2,)", "--config.space.scales=(-1,0,1)"]

@@ -13,7 +13,7 @@ from noah_jax.genomes import MODULES
 from noah_jax.network import Network, trainable
 from noah_jax.settings import SupernetSchedule
 from noah_jax.space import SearchSpace
-from noah_jax.supernet import genomes_of_step
+from noah_jax.supernet import average, genomes_of_step
 from noah_jax.vit import ViT
 from tests.conftest import MAX_SIZES, TINY
 
@@ -41,6 +41,13 @@ def test_genomes_of_a_step():
         genomes = np.concatenate([make(step) for step in range(40)])
         shares[sampling] = (genomes.any(axis=1).sum(axis=1) == 1).mean()  # of single modules
     assert shares["random"] == 0 and shares["broad"] > 0.2
+
+
+def test_the_mean_of_the_folds():
+    folds = [(None, {"a": jnp.array([1.0, 2.0]), "b": jnp.array(value)}) for value in (0.0, 3.0)]
+    mean = average(folds)
+    assert mean["b"] == 1.5 and mean["a"].tolist() == [1.0, 2.0]
+    assert average(folds[1:])["b"] == 3.0
 
 
 def test_the_others_learn_from_the_largest(tiny_vit, share=0.75):

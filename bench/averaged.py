@@ -1,0 +1,95 @@
+"""What the mean of the folds' supernets is worth, as a start for a subnet.
+
+    python -m bench.averaged WORKDIR … --retrain=1 --out=FILE.json
+
+Each `WORKDIR` holds a run with one supernet, or with one for each of several `search.folds`
+(`--config.stage=supernet` is enough), all of one task, search space and seed. Genomes that their
+searches admit are tested on the first `--images` test images with the weights of each supernet, and
+with their mean (`supernet.average`). The first `--retrain` genomes are then retrained from that
+mean, as `retrain.inherit` does it, and tested on all test images.
+"""
+
+import argparse
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench import equal_size, machine
+from noah_jax import compile_cache, evaluation, loader, ranking, supernet
+from noah_jax.run import Run
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdirs", type=pathlib.Path, nargs="+", metavar="WORKDIR")
+    parser.add_argument("--genomes", type=int, default=12)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--retrain", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path)
+    arguments = parser.parse_args(argv)
+    compile_cache.use()
+    runs = [ranking.prepare(workdir) for workdir in arguments.workdirs]
+    first = runs[0]
+    for run in runs[1:]:
+        if _shared(run) != _shared(first):
+            parser.error(f"{run.workdir} has another task, space or seed than {first.workdir}")
+    genomes = equal_size.draw(first, arguments.genomes)
+    found = {
+        "task": first.config.task,
+        "images": min(arguments.images, len(first.source.splits["test"])),
+        "genomes": genomes.tolist(),
+        "runs": [measure(run, genomes, arguments.images, arguments.retrain) for run in runs],
+    }
+    machine.finish(machine.describe("bench.averaged", argv) | found, table(found), arguments.out)
+
+
+def measure(run: Run, genomes: np.ndarray, images: int, retrain: int) -> dict:
+    """Test accuracies: `{name of the weights: [genome → …]}`, and those after retraining."""
+    trained, test = supernet.train(run), run.source.splits["test"]
+    weights = {f"supernet {i}": params for i, (_, params) in enumerate(trained, 1)}
+    start = supernet.average(trained)
+    if len(trained) > 1:
+        weights["mean"] = start
+    (network, *_), *_ = trained
+    some = loader.subset(test, np.arange(min(images, len(test))))
+    accuracies = {}
+    for name, params in weights.items():
+        judge = evaluation.population_evaluator(
+            network, params, run.batches(some), run.config.search, run.mesh
+        )
+        accuracies[name] = _joined(accuracy for accuracy, _ in judge(genomes))
+    retrained = []
+    for genome in genomes[:retrain]:
+        with tempfile.TemporaryDirectory() as folder:
+            everything, home = run.source.splits["trainval"], pathlib.Path(folder)
+            params, subnet = run.fit_genome("retrain", genome, everything, home, start)
+        accuracy, _ = run.judge(subnet, params, genome, test)
+        retrained.append(float(accuracy[0]))
+    return {"folds": run.config.search.folds, "accuracies": accuracies, "retrained": retrained}
+
+
+def _shared(run: Run) -> tuple:
+    return run.config.task, run.config.seed, run.space
+
+
+def _joined(parts) -> list[float]:
+    return np.concatenate(list(parts)).round(4).tolist()
+
+
+def table(found: dict) -> list[list[str]]:
+    rows: list[Sequence[str]] = [
+        ["folds", "weights", "test accuracy (%), mean over genomes", "retrained"]
+    ]
+    for run in found["runs"]:
+        retrained = f"{100 * np.mean(run['retrained']):.2f}" if run["retrained"] else "-"
+        for name, accuracies in run["accuracies"].items():
+            last = name == list(run["accuracies"])[-1]
+            mean = f"{100 * np.mean(accuracies):.2f}"
+            rows.append([str(run["folds"]), name, mean, retrained if last else ""])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
