@@ -30,13 +30,16 @@ import torch.nn.functional as F
 from flax import nnx
 
 from bench import machine, torch_vit
-from noah_jax import evaluation, interop, sharding, train
-from noah_jax.genomes import MODULES
-from noah_jax.network import Network, in_dtype, trainable
+from noah_jax import interop
+from noah_jax.config.settings import Schedule
 from noah_jax.pretrained import NORMALISATIONS
-from noah_jax.settings import Schedule
+from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation
+from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
+from noah_jax.vit.network import Network, in_dtype, trainable
 
 _CLASSES, _SIZE = 100, 10
 _SCHEDULE = {"epochs": 500, "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_epochs": 10}
@@ -135,10 +138,10 @@ class Ours:
         params, frozen = sharding.replicate(mesh, (params, in_dtype(frozen, config.dtype)))
         self.network = Network(graphdef, params, frozen, *NORMALISATIONS["half"])
         schedule = Schedule(batch_size=len(images), **_SCHEDULE)
-        optimizer = train.make_optimizer(schedule, steps)
-        self.epoch = train.make_epoch(self.network, optimizer, len(images), mesh)
+        optimizer = step_lib.make_optimizer(schedule, steps)
+        self.epoch = step_lib.make_epoch(self.network, optimizer, len(images), mesh)
         self.judge = evaluation.make_evaluator(self.network, mesh)
-        self.state = train.initial_state(self.network, optimizer, mesh)
+        self.state = step_lib.initial_state(self.network, optimizer, mesh)
         self.data = sharding.replicate(
             mesh, (np.tile(images, (steps, 1, 1, 1)), np.tile(labels, steps))
         )

@@ -17,8 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench import equal_size, machine
-from noah_jax import compile_cache, evaluation, loader, ranking, supernet
-from noah_jax.run import Run
+from noah_jax.data import loader
+from noah_jax.runtime import backend
+from noah_jax.search import ranking, supernet
+from noah_jax.training import evaluation
+from noah_jax.training.run import Run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--retrain", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    compile_cache.use()
+    backend.use()
     runs = [ranking.prepare(workdir) for workdir in arguments.workdirs]
     first = runs[0]
     for run in runs[1:]:

@@ -17,10 +17,12 @@ import jax
 import numpy as np
 
 from bench import machine
-from noah_jax import evaluation, sharding, train
-from noah_jax.genomes import MODULES
-from noah_jax.settings import Schedule
+from noah_jax.config.settings import Schedule
+from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation
+from noah_jax.training import step as step_lib
 
 _CLASSES = 10
 _MAX_SIZES = dict.fromkeys(MODULES, 10)
@@ -104,10 +106,10 @@ class _Work:
         """`epochs` epochs of `steps` batches, each step with another genome."""
         optimizer = _optimizer(self.batch, steps)
         if steps not in self.epochs:
-            epoch = train.make_epoch(self.network, optimizer, self.batch, self.mesh)
+            epoch = step_lib.make_epoch(self.network, optimizer, self.batch, self.mesh)
             self.epochs[steps] = epoch
         epoch = self.epochs[steps]
-        state = train.initial_state(self.network, optimizer, self.mesh)
+        state = step_lib.initial_state(self.network, optimizer, self.mesh)
         none = sharding.replicate(self.mesh, np.zeros(steps, np.float32))
         data = sharding.replicate(
             self.mesh, machine.examples((steps * self.batch,), _CLASSES, self.size)
@@ -237,7 +239,7 @@ def _compile_times(arguments) -> list[dict]:
         steps, batch = 12, arguments.compile_batch
         optimizer = _optimizer(batch, steps)
         state = network.params, jax.eval_shape(optimizer.init, network.params)
-        epoch = train.make_epoch(network, optimizer, batch, mesh)
+        epoch = step_lib.make_epoch(network, optimizer, batch, mesh)
         shape = steps * batch, deep.image_size, deep.image_size, 3
         data = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[:1], np.int32)
         genomes = np.zeros((steps, 1, depth, len(MODULES)), np.int32)
@@ -250,7 +252,7 @@ def _compile_times(arguments) -> list[dict]:
 
 
 def _optimizer(batch, steps):
-    return train.make_optimizer(Schedule(500, batch, 5e-4, 1e-4, 10), steps)
+    return step_lib.make_optimizer(Schedule(500, batch, 5e-4, 1e-4, 10), steps)
 
 
 def _table(result) -> list[list[str]]:

@@ -18,8 +18,11 @@ import numpy as np
 import scipy.stats
 
 from bench import machine
-from noah_jax import compile_cache, loader, ranking, search, supernet
-from noah_jax.run import Run
+from noah_jax import search
+from noah_jax.data import loader
+from noah_jax.runtime import backend
+from noah_jax.search import ranking, supernet
+from noah_jax.training.run import Run
 
 _PARTS = 5
 
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    compile_cache.use()
+    backend.use()
     run = ranking.prepare(arguments.workdir)
     genomes = draw(run, arguments.genomes)
     images = min(arguments.images, len(run.source.splits["test"])) // _PARTS * _PARTS

@@ -19,12 +19,12 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from noah_jax import memory
-from noah_jax.attention import can_fuse
-from noah_jax.genomes import MODULES
-from noah_jax.network import Network, make_network
 from noah_jax.pretrained import NORMALISATIONS
+from noah_jax.runtime import memory
+from noah_jax.space.genomes import MODULES
 from noah_jax.vit import ViT, ViTConfig
+from noah_jax.vit.attention import can_fuse
+from noah_jax.vit.network import Network, make_network
 
 _PACKAGES = ("jax", "jaxlib", "flax", "grain", "pillow", "numpy")
 

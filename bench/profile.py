@@ -25,8 +25,8 @@ import torch
 
 from bench import machine, torch_vit
 from bench.against_torch import Ours, Theirs
-from noah_jax.genomes import MODULES
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES
 
 _CLASSES, _SIZE = 100, 10
 

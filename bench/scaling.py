@@ -29,13 +29,16 @@ import PIL.Image
 from jax.sharding import Mesh
 
 from bench import machine
-from noah_jax import augment, evaluation, loader, preemption, processes, sharding, train
 from noah_jax.config import defaults
-from noah_jax.genomes import MODULES
-from noah_jax.network import Network
-from noah_jax.settings import Schedule, Search
+from noah_jax.config.settings import Schedule, Search
+from noah_jax.data import augment, loader
+from noah_jax.runtime import preemption, processes, sharding
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation
+from noah_jax.training import step as step_lib
 from noah_jax.vit import ViTConfig
+from noah_jax.vit.network import Network
 
 _LAYOUTS = (  # processes, devices of each, weight shards
     *((1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (2, 1, 1), (2, 2, 1)),
@@ -157,14 +160,14 @@ def _sample(space, seed, n):
 
 
 def _state(network, mesh):
-    optimizer = train.make_optimizer(_SCHEDULE, _STEPS)
-    return optimizer, train.initial_state(network, optimizer, mesh)
+    optimizer = step_lib.make_optimizer(_SCHEDULE, _STEPS)
+    return optimizer, step_lib.initial_state(network, optimizer, mesh)
 
 
 def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):
     optimizer, state = _state(network, mesh)
     images, labels = sharding.replicate(mesh, loader.load(split, 32))
-    epoch = train.make_epoch(network, optimizer, _SCHEDULE.batch_size, mesh)
+    epoch = step_lib.make_epoch(network, optimizer, _SCHEDULE.batch_size, mesh)
     inputs = network.frozen, images, labels, genomes
     none, whole = sharding.replicate(mesh, np.zeros(_STEPS, np.float32)), np.array([0, _STEPS])
     numbers = whole.astype(np.int32), np.uint32(0)
@@ -178,7 +181,7 @@ def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):
 
 def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
     optimizer, state = _state(network, mesh)
-    step = train.make_augmented_step(network, optimizer, _CLASSES, mesh)
+    step = step_lib.make_augmented_step(network, optimizer, _CLASSES, mesh)
     size = _SCHEDULE.batch_size
     batches = augment.stream(split, 32, size, 0, 0, sharding.local_rows(mesh, size))
     losses = sharding.replicate(mesh, np.zeros(len(genomes), np.float32))
@@ -295,7 +298,7 @@ def huge() -> dict[str, Any]:
 def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     """A supernet epoch of two steps of 64 out of 128 images, without allocating anything."""
     network = machine.abstract_network(config, dict.fromkeys(MODULES, 10), mesh)
-    optimizer = train.make_optimizer(_SCHEDULE, 2)
+    optimizer = step_lib.make_optimizer(_SCHEDULE, 2)
     everywhere = sharding.replicated(mesh)
 
     def placed(tree):
@@ -314,7 +317,7 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     first_step, seed = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.uint32))
     losses, span = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
     state = placed((network.params, jax.eval_shape(optimizer.init, network.params)))
-    epoch = train.make_epoch(network, optimizer, 64, mesh)
+    epoch = step_lib.make_epoch(network, optimizer, 64, mesh)
     inputs = placed((images, labels, genomes, first_step, span, seed))
     return epoch.lower(state, placed(losses), frozen, *inputs).compile()
 

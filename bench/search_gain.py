@@ -22,10 +22,14 @@ import matplotlib.figure
 import numpy as np
 
 from bench import machine
-from noah_jax import candidates, compile_cache, loader, ranking, search, supernet
-from noah_jax.run import Run
-from noah_jax.settings import Search
-from noah_jax.writer import Writer
+from noah_jax import search
+from noah_jax.config.settings import Search
+from noah_jax.data import loader
+from noah_jax.runtime import backend
+from noah_jax.runtime.writer import Writer
+from noah_jax.search import ranking, supernet
+from noah_jax.space import candidates
+from noah_jax.training.run import Run
 
 _TESTED = 5  # genomes of each search: their mean is less noisy than one
 
@@ -38,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    compile_cache.use()
+    backend.use()
     run = ranking.prepare(arguments.workdir)
     least, largest = (run.space.count(g) / 1e6 for g in (run.space.smallest(), run.space.largest()))
     if not all(least <= budget < largest for budget in arguments.budgets):

@@ -16,7 +16,9 @@ import numpy as np
 import PIL.Image
 
 from bench import machine
-from noah_jax import evaluation, folders, loader, memory, sharding
+from noah_jax.data import folders, loader
+from noah_jax.runtime import memory, sharding
+from noah_jax.training import evaluation
 from noah_jax.vit import ViTConfig
 
 _FILES = 1000

@@ -33,11 +33,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from bench import machine, study_tables
-from noah_jax import compile_cache, pipeline, preemption, pretrained, settings
 from noah_jax import config as config_lib
+from noah_jax import pipeline, pretrained
+from noah_jax.config import Config, differences
 from noah_jax.errors import UserError
-from noah_jax.settings import Config
-from noah_jax.workdir import read_json, write_text
+from noah_jax.runtime import backend, preemption
+from noah_jax.runtime.workdir import read_json, write_text
 
 _KEPT = "test_accuracy test_loss val_accuracy genome params stages images image_size backbone dtype"
 _KEPT = (*_KEPT.split(), "inputs", "versions", "devices")
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"there are no results in {arguments.out}")
     else:
         configs = _configs(rest)
-        compile_cache.use()
+        backend.use()
         head = machine.describe("bench.study", argv) | _head(configs, study["runs"])
         study = head | {"runs": study["runs"]}
         failed = _run(study, configs, arguments.workdir, arguments.out)
@@ -115,7 +116,7 @@ def _run_settings(config: Config) -> Config:
 @functools.cache
 def _digest(config: Config) -> str:
     """Of the settings that the run's method reads: those in which another run could differ."""
-    read = settings.differences({}, _run_settings(config))
+    read = differences.differences({}, _run_settings(config))
     return hashlib.sha256("\n".join(read).encode()).hexdigest()[:16]
 
 

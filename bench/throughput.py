@@ -25,10 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import flops, machine
-from noah_jax import evaluation, sharding, train
-from noah_jax.genomes import MODULES
-from noah_jax.settings import Schedule
+from noah_jax.config.settings import Schedule
+from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation
+from noah_jax.training import step as step_lib
 
 _CLASSES = 100
 _MAX_SIZES = dict.fromkeys(MODULES, 10)
@@ -135,9 +137,9 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
     """Epochs of `--steps` steps, a call each."""
     steps, batch = arguments.steps, arguments.batch
     schedule = Schedule(500, batch, 5e-4, 1e-4, 10)
-    optimizer = train.make_optimizer(schedule, steps)
-    epoch = train.make_epoch(network, optimizer, batch, mesh)
-    state = train.initial_state(network, optimizer, mesh)
+    optimizer = step_lib.make_optimizer(schedule, steps)
+    epoch = step_lib.make_epoch(network, optimizer, batch, mesh)
+    state = step_lib.initial_state(network, optimizer, mesh)
     data = sharding.replicate(
         mesh, machine.examples((steps * batch,), _CLASSES, arguments.image_size)
     )

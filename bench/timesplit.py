@@ -37,8 +37,11 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 
 from bench import machine
-from noah_jax import augment, data, evaluation, loader, pretrained, train
-from noah_jax.checkpoint import Checkpoints
+from noah_jax import data, pretrained
+from noah_jax.data import augment, loader
+from noah_jax.runtime.checkpoint import Checkpoints
+from noah_jax.training import evaluation
+from noah_jax.training import step as step_lib
 
 _PARTS = ("computing", "compiling", "checkpoints", "data", "starting", "exiting")
 Span = tuple[float, float]
@@ -102,7 +105,7 @@ def record(spans_file: str, *flags: str) -> None:
     """In a process of its own: `noah_jax.main` with these flags, and when what happened."""
     recorder = _Recorder()
     for module, names in (
-        (train, ("make_epoch", "make_augmented_step")),
+        (step_lib, ("make_epoch", "make_augmented_step")),
         (evaluation, ("make_evaluator",)),
     ):
         for name in names:
@@ -113,7 +116,7 @@ def record(spans_file: str, *flags: str) -> None:
         setattr(module, name, recorder.timing("data", getattr(module, name)))
     for module, name in ((loader, "batches"), (augment, "stream")):
         setattr(module, name, recorder.timing_each("data", getattr(module, name)))
-    from noah_jax import pipeline  # not before: it keeps data.open_source and pretrained.backbone
+    from noah_jax import pipeline  # not before
 
     pipeline.check = recorder.noting_start(pipeline.check)
     sys.argv = ["noah_jax.main", *flags]

@@ -24,7 +24,7 @@ accelerator.
 from ml_collections import ConfigDict
 
 from noah_jax.config import configure, few_shot_defaults
-from noah_jax.tasks import FEW_SHOT, select
+from noah_jax.data.tasks import FEW_SHOT, select
 
 
 def get_config(argument: str | None = None) -> ConfigDict:

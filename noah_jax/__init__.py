@@ -2,11 +2,11 @@
 
 For use in other programs:
 
-    find_subnet(images, labels, workdir, config)   all stages, on images in memory; library.py
-    defaults()                                     the settings, to be changed; config.py
-    load_subnet(workdir), read_subnet(folder)      what a run found, or an export; subnet.py
-    classify(subnet, images)                       its probabilities; predict.py
-    ViT, ViTConfig, SearchSpace                    the parts; vit.py, space.py
+    find_subnet(images, labels, workdir, config)   all stages, on images in memory; api.py
+    defaults()                                     the settings, to be changed; config/recipes.py
+    load_subnet(workdir), read_subnet(folder)      what a run found, or an export; interop/subnet.py
+    classify(subnet, images)                       its probabilities; interop/predict.py
+    ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
 
 import importlib
@@ -14,11 +14,11 @@ import importlib
 __version__ = "0.1.0"
 
 _PLACES = {
-    "find_subnet": ("library", "find_subnet"),
+    "find_subnet": ("api", "find_subnet"),
     "defaults": ("config", "defaults"),
-    "load_subnet": ("subnet", "load"),
-    "read_subnet": ("subnet", "read"),
-    "classify": ("predict", "classify"),
+    "load_subnet": ("interop.subnet", "load"),
+    "read_subnet": ("interop.subnet", "read"),
+    "classify": ("interop.predict", "classify"),
     "ViT": ("vit", "ViT"),
     "ViTConfig": ("vit", "ViTConfig"),
     "SearchSpace": ("space", "SearchSpace"),

@@ -6,13 +6,9 @@ Exit code 0 if all that was asked for was done, 2 for what the user can put righ
 SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
-
 import logging as python_logging
 import pathlib
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -21,10 +17,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from noah_jax import comparison, compile_cache, pipeline, preemption, processes, status, tables
 from noah_jax import config as config_lib
+from noah_jax import pipeline
+from noah_jax.config import recipes
 from noah_jax.errors import UserError
-from noah_jax.workdir import fresh
+from noah_jax.report import comparison, status, tables
+from noah_jax.runtime import backend, preemption, processes
+from noah_jax.runtime.workdir import fresh
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(
@@ -44,7 +46,7 @@ def main(_) -> None:
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
-    compile_cache.use()
+    backend.use()
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     if len(configs) == 1:
@@ -56,7 +58,7 @@ def main(_) -> None:
         raise UserError("--fresh starts several runs anew in one folder: name it by --workdir=DIR")
     else:
         workdirs = [pathlib.Path(f"runs/{name}-{config.name}") for config in configs]
-        common = pathlib.Path(f"runs/{name}-{config_lib.Config.common_name(configs)}")
+        common = pathlib.Path(f"runs/{name}-{recipes.Config.common_name(configs)}")
     problems = []
     for config, workdir in zip(configs, workdirs, strict=True):  # all before the first starts
         try:

@@ -23,26 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from noah_jax import (
-    accelerator,
-    candidates,
-    interop,
-    outcome,
-    processes,
-    report,
-    search,
-    sensitivity,
-    supernet,
-    tuning,
-)
+from noah_jax import report, search
+from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
+from noah_jax.data.loader import Source
+from noah_jax.data.tasks import TASKS
 from noah_jax.errors import UserError
-from noah_jax.genomes import uniform
-from noah_jax.loader import Source
-from noah_jax.run import Run, prepare, refuse_other_config
-from noah_jax.settings import FOUND, SEARCHED, TUNED, Config
-from noah_jax.tasks import TASKS
-from noah_jax.workdir import claim, make_folder, read_json, refuse_if_claimed, write_json
-from noah_jax.writer import Writer
+from noah_jax.runtime import backend, processes
+from noah_jax.runtime.workdir import claim, make_folder, read_json, refuse_if_claimed, write_json
+from noah_jax.runtime.writer import Writer
+from noah_jax.search import baselines, evolution, supernet
+from noah_jax.space import candidates, files
+from noah_jax.space.genomes import uniform
+from noah_jax.training import outcome
+from noah_jax.training.opening import prepare, refuse_other_config
+from noah_jax.training.run import Run
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:
@@ -114,7 +108,7 @@ def _announce(stages: Run) -> None:
     wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
     if absent := [name for name in wanted if name not in source.more_tests]:
         say(f"  not there, so not tested: {', '.join(absent)}")
-    for warning in (*filter(None, [accelerator.unused()]), *source.warnings):
+    for warning in (*filter(None, [backend.unused()]), *source.warnings):
         say(f"  warning: {warning}")
 
 
@@ -122,7 +116,7 @@ def _stages(stages: Run) -> bool:
     """Whether the last stage was asked for, and is done."""
     config, best = stages.config, None
     if config.genome:
-        genome = interop.read_genome(config.genome, stages.space.blocks)
+        genome = files.read_genome(config.genome, stages.space.blocks)
     elif config.method in FOUND:
         best = _find(stages)
         if config.stage in ("supernet", "search"):
@@ -154,7 +148,7 @@ def _find(stages: Run) -> dict[str, Any] | None:
         best = _search(stages)
     elif config.method in TUNED:
         with stages.writer.stage("search"):
-            tuned = tuning.tune(stages)
+            tuned = baselines.tune(stages)
         best = tuned[0].to_json() | {"evaluated": len(tuned)}
     else:
         budget, space = config.search.budget, stages.space
@@ -162,7 +156,7 @@ def _find(stages: Run) -> dict[str, Any] | None:
             if config.method == "uniform":
                 genome = uniform(budget, space.blocks, space.width)
             else:
-                genome = sensitivity.allot(space, sensitivity.scores(stages), budget)
+                genome = baselines.allot(space, baselines.scores(stages), budget)
         params, (least, most) = int(space.count(genome)), config.search.bounds
         if not genome.any() or not least <= params <= most:
             raise UserError(
@@ -196,5 +190,5 @@ def _search(stages: Run) -> dict[str, Any] | None:
         front = candidates.pareto_front(ranked)
         points = [{"name": f"p{i}"} | point.to_json() for i, point in enumerate(front, 1)]
         write_json(workdir / "front.json", {"points": points} | evaluated)
-        ranked = search.within_budget(ranked, settings)
+        ranked = evolution.within_budget(ranked, settings)
     return ranked[0].to_json() | evaluated

@@ -17,11 +17,11 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from noah_jax import compile_cache
-from noah_jax.genomes import MODULES
+from noah_jax.runtime import backend
+from noah_jax.space.genomes import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
-compile_cache.use()
+backend.use()
 # What the tests start is to hear Ctrl-C, even where they run in a shell's background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -11,10 +11,10 @@ import onnx
 import safetensors.numpy
 from flax import nnx
 
-from noah_jax import pretrained
 from noah_jax.errors import UserError
+from noah_jax.pretrained import loading
+from noah_jax.pretrained.weights import read_file
 from noah_jax.vit import ViT, ViTConfig
-from noah_jax.weights import read_file
 
 VIT = ViTConfig(width=8, depth=2, heads=2, patch_size=2, image_size=4, num_classes=3)
 D = VIT.width
@@ -128,7 +128,7 @@ def abstract_backbone() -> nnx.State:
 
 def backbone(abstract: nnx.State, path: pathlib.Path) -> dict[tuple, np.ndarray]:
     """What `pretrained.backbone` makes of a file; its model's shapes are found only once here."""
-    state = pretrained.fit(abstract, read_file(path), str(path))
+    state = loading.fit(abstract, read_file(path), str(path))
     return {name: variable.get_value() for name, variable in nnx.to_flat_state(state)}
 
 

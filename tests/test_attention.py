@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from noah_jax.attention import attend, can_fuse
 from noah_jax.vit import ViT, ViTConfig
+from noah_jax.vit.attention import attend, can_fuse
 
 
 @pytest.mark.parametrize("keys", [None, 5])

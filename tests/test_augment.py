@@ -13,9 +13,9 @@ import scipy.stats
 from PIL import ImageEnhance, ImageOps
 from PIL.Image import Resampling, Transform
 
-from noah_jax import augment
+from noah_jax.data import Split, augment
 from noah_jax.errors import UserError
-from noah_jax.loader import Split
+from noah_jax.training import mixing
 
 SIZE = 24
 
@@ -198,7 +198,7 @@ def _boxes(masks):
 def test_erasing():
     count, size = 4000, 48
     images = np.zeros((count, size, size, 3), np.float32)
-    erased = np.asarray(jax.jit(jax.vmap(augment.erase))(images, _keys(count)))
+    erased = np.asarray(jax.jit(jax.vmap(mixing.erase))(images, _keys(count)))
     noise = erased[erased != 0]
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
     masks = (erased != 0).all(axis=3)
@@ -227,7 +227,7 @@ def test_erasing():
 def test_share_of_mixup_and_cutmix():
     """λ against timm's formula in NumPy; the box is what λ says, less what the edge cuts off."""
     count, size = 4000, 32
-    share = jax.jit(jax.vmap(lambda key: augment.own_share(size, size, key)))(_keys(count))
+    share = jax.jit(jax.vmap(lambda key: mixing.own_share(size, size, key)))(_keys(count))
     share = np.asarray(share, np.float64)
     cutmix = np.isin(share, (0, 1)).all(axis=(1, 2))
     assert abs(cutmix.mean() - 0.5) < 0.03
@@ -249,10 +249,10 @@ def test_share_of_mixup_and_cutmix():
 
 def test_images_and_targets_are_mixed_alike_with_the_reversed_batch(monkeypatch, strict_dtypes):
     """Image i is i² everywhere once erased, so that a mixed pixel tells its share; 64 batches."""
-    monkeypatch.setattr(augment, "erase", lambda image, key: image**2)
+    monkeypatch.setattr(mixing, "erase", lambda image, key: image**2)
     images = np.broadcast_to(np.arange(4, dtype=np.float32)[:, None, None, None], (4, 16, 16, 3))
     labels = np.array([2, 0, 1, 4], np.int32)
-    mix = jax.jit(jax.vmap(lambda key: augment.mix(images, labels, 5, key)))
+    mix = jax.jit(jax.vmap(lambda key: mixing.mix(images, labels, 5, key)))
     mixed, targets = map(np.asarray, mix(_keys(64)))
     assert mixed.dtype == targets.dtype == np.float32
     own = 1 - mixed[:, :1] / 9  # image 0 is mixed with image 3, and one share is for all

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import against_torch, cost, equal_size, flops, machine, throughput, timesplit
-from noah_jax import sharding
+from noah_jax.runtime import sharding
 from noah_jax.vit import ViTConfig
 
 _SIZES = {"vpt": 4, "lora": 8, "adapter": 6}

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from noah_jax import checkpoint
-from noah_jax.checkpoint import Checkpoints
 from noah_jax.errors import UserError
+from noah_jax.runtime import checkpoint
+from noah_jax.runtime.checkpoint import Checkpoints
 from tests.test_workdir import _corrupted
 
 STATE = {"params": {"a": np.arange(3, dtype=np.float32)}, "optimizer": {"000": np.int32(5)}}

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 from noah_jax import data
+from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
-from noah_jax.shots import Shots
 
 
 @pytest.fixture

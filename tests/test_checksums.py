@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from noah_jax import checksums, pretrained
+from noah_jax import pretrained
 from noah_jax.errors import UserError
+from noah_jax.pretrained import checksums, loading
 
 
 def test_a_note_is_that_of_sha256sum(tmp_path):
@@ -51,7 +52,7 @@ def test_a_file_of_the_users_own_is_checked(ti16, tmp_path):
     digest = hashlib.sha256(data).hexdigest()
     checksums._sha256.cache_clear()
     for _ in range(2):
-        pretrained.read(str(path))
+        loading.read(str(path))
         assert pretrained.fingerprint(str(path)) == digest
     assert checksums._sha256.cache_info().misses == 1
     flipped = bytearray(data)
@@ -62,7 +63,7 @@ def test_a_file_of_the_users_own_is_checked(ti16, tmp_path):
     assert pretrained.fingerprint(path) == other
     message = f"{path} is damaged.*{other}.*the note says {digest}.*Delete both"
     with pytest.raises(UserError, match=message.replace(str(path), re.escape(str(path)))):
-        pretrained.read(str(path))
+        loading.read(str(path))
 
 
 def test_no_fingerprint_without_a_file(tmp_path):

@@ -10,8 +10,8 @@ import itertools
 import numpy as np
 import pytest
 
-from noah_jax import checksums
 from noah_jax.errors import UserError
+from noah_jax.pretrained import checksums
 from tests import damage
 
 _abstract = functools.cache(damage.abstract_backbone)

@@ -10,9 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from noah_jax import data, loader
+from noah_jax import data
+from noah_jax.data import Split, loader
 from noah_jax.errors import UserError
-from noah_jax.loader import Split
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from noah_jax import processes
 from noah_jax.errors import UserError
+from noah_jax.runtime import cluster as cluster_lib
 from tests import test_end_to_end
 from tests.test_end_to_end import ROOT
 
@@ -144,15 +144,15 @@ def test_what_is_wrong_in_one_process_ends_both(home, tmp_path, flag, message):
 
 def test_an_address_alone_is_not_enough():
     with pytest.raises(UserError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID not set"):
-        processes.cluster({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476"})
+        cluster_lib.cluster({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476"})
 
 
 def test_a_process_that_does_not_come():
-    program = "from noah_jax import processes as p; p._PATIENCE_SECONDS = 2; p.start(print)"
+    program = "from noah_jax.runtime import processes as p; p._PATIENCE_SECONDS = 2; p.start(print)"
     with socket.socket() as taken:  # nobody listens there
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        variables = dict(zip(processes._EXPLICIT, (address, "2", "1"), strict=True))
+        variables = dict(zip(cluster_lib._EXPLICIT, (address, "2", "1"), strict=True))
         done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=ROOT,
@@ -173,12 +173,12 @@ SLURM = {
     "SLURM_STEP_NUM_TASKS": "2",
     "SLURM_STEP_NUM_NODES": "2",
 }
-EXPLICIT = dict(zip(processes._EXPLICIT, ("10.0.0.1:8476", "2", "1"), strict=True))
+EXPLICIT = dict(zip(cluster_lib._EXPLICIT, ("10.0.0.1:8476", "2", "1"), strict=True))
 
 
 def test_where_there_are_several_processes():
     """And where a machine only looks as if there were."""
-    cluster = processes.cluster
+    cluster = cluster_lib.cluster
     assert cluster({}) is None
     assert cluster(EXPLICIT)["process_id"] == 1
     assert cluster(EXPLICIT | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
@@ -213,8 +213,8 @@ def test_where_there_are_several_processes():
     ],
 )
 def test_hosts_of_a_tpu_pod(environment, said, hosts, monkeypatch):
-    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(processes, "_metadata", lambda key: said.get(key, ""))
-    monkeypatch.setattr(processes, "_platforms", lambda: "")
-    assert (processes.cluster(environment) == {}) == (hosts > 1)
-    assert processes._tpu_hosts(environment) == hosts
+    monkeypatch.setattr(cluster_lib.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(cluster_lib, "_metadata", lambda key: said.get(key, ""))
+    monkeypatch.setattr(cluster_lib, "_platforms", lambda: "")
+    assert (cluster_lib.cluster(environment) == {}) == (hosts > 1)
+    assert cluster_lib._tpu_hosts(environment) == hosts

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from noah_jax import checksums, downloads
 from noah_jax.errors import UserError
-from noah_jax.pretrained import BACKBONES
+from noah_jax.pretrained import BACKBONES, checksums, downloads
+from noah_jax.runtime import backend
 
 BODY = np.random.default_rng(0).bytes(300_000)
 
@@ -323,6 +323,6 @@ def test_every_backbone_has_a_file_of_its_own():
     paths = {downloads.local_path(source) for source in sources}
     assert len(paths) == len(BACKBONES)
     assert all(re.fullmatch(r"[\w-][\w.-]+", path.name, re.ASCII) for path in paths)
-    assert {path.parent for path in paths} == {downloads.cache_dir()}
+    assert {path.parent for path in paths} == {backend.cache_dir()}
     name = downloads.local_path(BACKBONES["clip_vit_b16"].source).name
     assert name == "vit_base_patch16_clip_224.openai.safetensors"

@@ -12,8 +12,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from noah_jax import loader, subnet
-from noah_jax.data import open_source
+from noah_jax.data import loader, open_source
+from noah_jax.interop import subnet
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULT_KEYS = set(

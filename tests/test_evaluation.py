@@ -4,8 +4,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from noah_jax import evaluation, sharding
-from noah_jax.network import Network, trainable
+from noah_jax.runtime import sharding
+from noah_jax.training import evaluation
+from noah_jax.vit.network import Network, trainable
 from tests.conftest import TINY
 from tests.test_search import SETTINGS
 

@@ -15,11 +15,13 @@ import torch
 import transformers
 from flax import nnx
 
-from noah_jax import export, layouts, predict, pretrained, subnet, weights
+from noah_jax import pretrained
+from noah_jax.data.loader import resize
 from noah_jax.errors import UserError
-from noah_jax.genomes import ALL_MODULES, COLUMNS
-from noah_jax.loader import resize
-from noah_jax.subnet import Subnet
+from noah_jax.interop import export, layouts, predict, subnet
+from noah_jax.interop.subnet import Subnet
+from noah_jax.pretrained import loading, weights
+from noah_jax.space.genomes import ALL_MODULES, COLUMNS
 from noah_jax.vit import ViT
 from tests.conftest import TINY
 
@@ -101,7 +103,7 @@ def test_written_and_read(tmp_path, monkeypatch):
     backbone = nnx.state(ViT(VIT, {}, rngs=nnx.Rngs(0)))
     _, backbone = nnx.split_state(backbone, nnx.PathContains("head"), ...)
     frozen = {name: x for name, x in found.tensors.items() if name not in own}
-    backbone = pretrained.fit(backbone, frozen, "the test")
+    backbone = loading.fit(backbone, frozen, "the test")
     monkeypatch.setattr(pretrained, "backbone", lambda config, name: backbone)
     found.facts["backbone"] = "some"
     subnet.write(found, tmp_path)

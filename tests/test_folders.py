@@ -6,9 +6,10 @@ import pathlib
 import PIL.Image
 import pytest
 
-from noah_jax import data, loader
+from noah_jax import data
+from noah_jax.data import loader
+from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
-from noah_jax.shots import Shots
 
 
 @pytest.fixture

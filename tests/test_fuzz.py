@@ -20,8 +20,8 @@ from ml_collections import config_flags
 from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
-from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES
 from noah_jax.interop import read_genome
+from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES
 from tests import damage
 
 _abstract = functools.cache(damage.abstract_backbone)

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from noah_jax.genomes import MODULES, count_params, uniform
-from noah_jax.prompts import PromptParam
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES, count_params, uniform
 from noah_jax.vit import ViT, ViTConfig
+from noah_jax.vit.prompts import PromptParam
 
 NOAH = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 

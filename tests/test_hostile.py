@@ -15,10 +15,11 @@ import pytest
 import safetensors.numpy
 
 import noah_jax
-from noah_jax import containers, pretrained
+from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.interop import read_genome
-from noah_jax.weights import read_file
+from noah_jax.pretrained import containers
+from noah_jax.pretrained.weights import read_file
 from tests import damage
 
 PACKAGE = pathlib.Path(noah_jax.__file__).parent

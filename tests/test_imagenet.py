@@ -6,8 +6,8 @@ import PIL.Image
 import pytest
 
 from noah_jax import data
+from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
-from noah_jax.shots import Shots
 from tests.conftest import SYNSETS
 
 

@@ -13,8 +13,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from noah_jax import images, loader
-from noah_jax.loader import Split
+from noah_jax.data import Split, images, loader
 
 RED, BLUE = (200, 30, 40), (20, 60, 220)
 BLACK, WHITE, GREY = (0, 0, 0), (255, 255, 255), (90, 90, 90)
@@ -232,7 +231,7 @@ def test_huge_images_are_refused_in_little_memory_and_nothing_warns(tmp_path):
     _halves(GREY, GREY).save(tmp_path / "fine.jpg", exif=damaged)
     program = """
         import pathlib, sys
-        from noah_jax import images
+        from noah_jax.data import images
 
         def peak():  # the resource module's includes that of the process that started this one
             lines = pathlib.Path("/proc/self/status").read_text().splitlines()

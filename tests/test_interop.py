@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from flax import nnx
 
 from noah_jax.errors import UserError
-from noah_jax.genomes import complete
 from noah_jax.interop import load_noah, read_genome, read_noah_yaml
+from noah_jax.space.genomes import complete
 from noah_jax.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(width=32, depth=3, heads=4, patch_size=8, image_size=16, num_classes=5)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from noah_jax.data.lists import read_list
 from noah_jax.errors import UserError
-from noah_jax.lists import read_list
 
 
 def _rows(tmp_path, text):

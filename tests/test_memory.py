@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from noah_jax import accelerator, memory
 from noah_jax.errors import UserError
-from noah_jax.writer import Writer
+from noah_jax.runtime import backend, memory
+from noah_jax.runtime.writer import Writer
 
 
 def test_a_plan_is_arguments_outputs_and_temporaries():
@@ -62,11 +62,11 @@ def test_too_little_memory_says_what_to_lower(tmp_path):
 
 
 def test_an_accelerator_that_is_not_used(monkeypatch):
-    assert accelerator.unused() is None  # JAX_PLATFORMS=cpu asks for this
+    assert backend.unused() is None  # JAX_PLATFORMS=cpu asks for this
     monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setattr(accelerator.shutil, "which", lambda name: None)
-    assert accelerator.unused() is None
-    monkeypatch.setattr(accelerator, "_TPUS", (__file__,))
-    assert "a TPU: pip install -r launch/requirements-tpu.txt" in accelerator.unused()
-    monkeypatch.setattr(accelerator.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "a GPU: pip install -r launch/requirements-cuda.txt" in accelerator.unused()
+    monkeypatch.setattr(backend.shutil, "which", lambda name: None)
+    assert backend.unused() is None
+    monkeypatch.setattr(backend, "_TPUS", (__file__,))
+    assert "a TPU: pip install -r launch/requirements-tpu.txt" in backend.unused()
+    monkeypatch.setattr(backend.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "a GPU: pip install -r launch/requirements-cuda.txt" in backend.unused()

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from noah_jax.genomes import max_sizes
-from noah_jax.network import inherit, trainable
+from noah_jax.space.genomes import max_sizes
 from noah_jax.vit import ViT
+from noah_jax.vit.network import inherit, trainable
 from tests.conftest import MAX_SIZES, TINY
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from noah_jax import outcome, preemption, sharding
-from noah_jax.loader import Source, Split
-from noah_jax.run import Run
-from noah_jax.writer import Writer
+from noah_jax.data import Source, Split
+from noah_jax.runtime import preemption, sharding
+from noah_jax.runtime.writer import Writer
+from noah_jax.training import outcome
+from noah_jax.training.run import Run
 from tests.conftest import TINY
 from tests.test_evaluation import _network
 

@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from noah_jax import predictions
+from noah_jax.data import Source, Split
 from noah_jax.errors import UserError
-from noah_jax.loader import Source, Split
+from noah_jax.training import predictions
 
 N, CLASSES = 200, 7
 RNG = np.random.default_rng(0)

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from flax import nnx
 
-from noah_jax import downloads, pretrained
+from noah_jax import pretrained
 from noah_jax.errors import UserError
+from noah_jax.pretrained import downloads, loading
 from noah_jax.vit import ViT, ViTConfig
 
 NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
@@ -126,8 +127,8 @@ def test_layer_scale_is_folded_into_the_projections(tmp_path):
             folded[f"blocks.{i}.{layer}.bias"] = timm[f"blocks.{i}.{layer}.bias"] * gamma
     safetensors.numpy.save_file(folded, tmp_path / "folded.safetensors")
     one, other = (
-        pretrained.read(tmp_path / "scaled.safetensors"),
-        pretrained.read(tmp_path / "folded.safetensors"),
+        loading.read(tmp_path / "scaled.safetensors"),
+        loading.read(tmp_path / "folded.safetensors"),
     )
     assert one.keys() == other.keys()
     for name in one:
@@ -141,7 +142,7 @@ def test_files_in_half_precision_become_float32(dtype, tmp_path):
     }
     path = tmp_path / "half.safetensors"
     safetensors.torch.save_file(halves, path)
-    tensors = pretrained.read(path)
+    tensors = loading.read(path)
     assert {x.dtype for x in tensors.values()} == {np.dtype("float32")}
     expected = halves["blocks.1.attn.qkv.weight"].float().numpy().T
     np.testing.assert_array_equal(tensors["blocks.1.qkv.kernel"], expected)
@@ -186,11 +187,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 def test_what_to_do_with_files_of_pytorch_and_with_shards(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"PK")
     with pytest.raises(UserError, match="converted with safetensors.torch.save_file"):
-        pretrained.read(tmp_path / "w.pth")
+        loading.read(tmp_path / "w.pth")
     shard = tmp_path / "model-00001-of-00002.safetensors"
     safetensors.numpy.save_file({"encoder.layer.0.output.dense.bias": np.zeros(3)}, shard)
     with pytest.raises(UserError, match="one of several shards"):
-        pretrained.read(shard)
+        loading.read(shard)
 
 
 def test_a_deeper_file_does_not_fit(tmp_path):
@@ -206,24 +207,24 @@ def test_damaged_files_are_named(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"PK\x03\x04 not what it says")
     with pytest.raises(UserError, match=re.escape(str(path))):
-        pretrained.read(path)
+        loading.read(path)
 
 
 def test_a_web_page_is_not_taken_for_a_pickle(tmp_path):
     (tmp_path / "w.npz").write_text("<html>404</html>")
     with pytest.raises(UserError, match="not a zip file"):
-        pretrained.read(tmp_path / "w.npz")
+        loading.read(tmp_path / "w.npz")
 
 
 def test_npz_with_pickled_objects_is_refused(tmp_path):
     np.savez(tmp_path / "w.npz", **{"embedding/kernel": np.array([{}], dtype=object)})
     with pytest.raises(UserError, match="cannot read weights"):
-        pretrained.read(tmp_path / "w.npz")
+        loading.read(tmp_path / "w.npz")
 
 
 def test_missing_file_and_unknown_name():
     with pytest.raises(UserError, match="no weights at .*no_such.*vit_b16_in21k"):
-        pretrained.read("no_such.npz")
+        loading.read("no_such.npz")
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_position_table_resize_equals_torch():
                 grid, (side, side), mode="bicubic", antialias=antialias
             )
             expected = expected.permute(0, 2, 3, 1).reshape(1, side * side, 8).numpy()
-            ours = pretrained.resize_positions(table, 1 + side * side, antialias)
+            ours = loading.resize_positions(table, 1 + side * side, antialias)
             np.testing.assert_allclose(ours[:, 1:], expected, atol=1e-5)
             np.testing.assert_array_equal(ours[:, :1], table[:, :1])
 

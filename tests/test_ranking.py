@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from noah_jax import ranking
-from noah_jax.ranking import summary
+from noah_jax.search import ranking
+from noah_jax.search.ranking import summary
 
 
 def _points(validation, test):

@@ -8,9 +8,10 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from noah_jax import comparison, figures, report, search_figures
-from noah_jax.candidates import Candidate
-from noah_jax.workdir import write_json
+from noah_jax import report
+from noah_jax.report import comparison, figures, search_figures
+from noah_jax.runtime.workdir import write_json
+from noah_jax.space.candidates import Candidate
 
 RESULT = {
     "task": "cifar100",

@@ -7,14 +7,14 @@ import signal
 import numpy as np
 import pytest
 
-from noah_jax import preemption
-from noah_jax.candidates import Candidate, pareto_front, pareto_order
+from noah_jax.config.settings import Search
 from noah_jax.errors import UserError
-from noah_jax.genomes import MODULES
+from noah_jax.runtime import preemption
+from noah_jax.runtime.writer import Writer
 from noah_jax.search import evolve
-from noah_jax.settings import Search
 from noah_jax.space import SearchSpace
-from noah_jax.writer import Writer
+from noah_jax.space.candidates import Candidate, pareto_front, pareto_order
+from noah_jax.space.genomes import MODULES
 
 SPACE = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 SETTINGS = Search(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench.scaling import collectives, compile_step
-from noah_jax import sharding
 from noah_jax.errors import UserError
+from noah_jax.runtime import sharding
 from tests.conftest import TINY
 
 

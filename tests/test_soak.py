@@ -7,11 +7,13 @@ import threading
 
 import pytest
 
-from noah_jax import evaluation, loop, search, sharding
-from noah_jax.checkpoint import Checkpoints
+from noah_jax import search
 from noah_jax.config import defaults
-from noah_jax.settings import Schedule, Search
-from noah_jax.writer import Writer
+from noah_jax.config.settings import Schedule, Search
+from noah_jax.runtime import sharding
+from noah_jax.runtime.checkpoint import Checkpoints
+from noah_jax.runtime.writer import Writer
+from noah_jax.training import evaluation, loop
 from tests import test_train
 from tests.test_train import SPACE, genomes
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from noah_jax.genomes import ALL_MODULES, COLUMNS, MODULES
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES
 
 NOAH = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 FEW_SHOT = SearchSpace({name: (5, 10, 50, 100) for name in MODULES}, (3, 6, 9, 12), 12, 768)

@@ -6,9 +6,9 @@ import pytest
 
 from noah_jax.config import defaults, expand
 from noah_jax.errors import UserError
-from noah_jax.status import status
-from noah_jax.workdir import claim, write_json
-from noah_jax.writer import Writer
+from noah_jax.report.status import status
+from noah_jax.runtime.workdir import claim, write_json
+from noah_jax.runtime.writer import Writer
 
 
 def _run(folder):

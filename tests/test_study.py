@@ -11,8 +11,9 @@ import pytest
 from bench import study, study_tables
 from configs import study as study_config
 from noah_jax import config as config_lib
-from noah_jax import pipeline, preemption
+from noah_jax import pipeline
 from noah_jax.errors import UserError
+from noah_jax.runtime import preemption
 
 # Of ml_collections, which loads configs.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

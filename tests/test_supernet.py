@@ -8,13 +8,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from noah_jax import sensitivity, sharding, train
-from noah_jax.genomes import MODULES
-from noah_jax.network import Network, trainable
-from noah_jax.settings import SupernetSchedule
+from noah_jax.config.settings import SupernetSchedule
+from noah_jax.runtime import sharding
+from noah_jax.search import baselines
+from noah_jax.search.supernet import average, genomes_of_step
 from noah_jax.space import SearchSpace
-from noah_jax.supernet import average, genomes_of_step
+from noah_jax.space.genomes import MODULES
+from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
+from noah_jax.vit.network import Network, trainable
 from tests.conftest import MAX_SIZES, TINY
 
 SPACE = SearchSpace(dict.fromkeys(MODULES, (0, 1, 3)), (12,), 12, 32)
@@ -66,7 +68,7 @@ def test_the_others_learn_from_the_largest(tiny_vit, share=0.75):
 
     @jax.jit
     def learn(params):
-        update = train._make_update(network, step, sharding.make_mesh(), share)
+        update = step_lib._make_update(network, step, sharding.make_mesh(), share)
         return update((params, step.init(params)), *rest, jax.random.key(0))
 
     (learnt, _), loss = learn(network.params)
@@ -94,8 +96,8 @@ def test_the_others_learn_from_the_largest(tiny_vit, share=0.75):
 def test_the_budget_goes_where_scores_are_high():
     scores = np.zeros((12, 3))
     scores[2, 1], scores[7, 1], scores[7, 2] = 2.0, 1.0, 1e-9
-    genome = sensitivity.allot(SPACE, scores, budget=3 * 4 * 32)
+    genome = baselines.allot(SPACE, scores, budget=3 * 4 * 32)
     assert genome[2, 1] == 2 and genome[7, 1] == 1 and genome.sum() == 3  # two to one
-    genome = sensitivity.allot(SPACE, scores, budget=8 * 4 * 32)
+    genome = baselines.allot(SPACE, scores, budget=8 * 4 * 32)
     assert genome[2, 1] == genome[7, 1] == 3  # no more than the largest size
     assert SPACE.count(genome) <= 8 * 4 * 32 and genome[7, 2] > 0

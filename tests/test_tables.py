@@ -1,7 +1,7 @@
 """Tables from results of the shape that a run writes."""
 
-from noah_jax import tables
-from noah_jax.tasks import FEW_SHOT, GROUPS, VTAB
+from noah_jax.data.tasks import FEW_SHOT, GROUPS, VTAB
+from noah_jax.report import tables
 
 
 def _result(task, method, seed, accuracy, shots=0, backbone="vit_b16_in21k", more_tests=None):

@@ -10,10 +10,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from noah_jax import data
+from noah_jax.data import tfds as tfds_lib
+from noah_jax.data.loader import load
+from noah_jax.data.shots import Shots
+from noah_jax.data.tasks import VTAB
 from noah_jax.errors import UserError
-from noah_jax.loader import load
-from noah_jax.shots import Shots
-from noah_jax.tasks import VTAB
 from tests.test_documentation import documented
 from tests.test_end_to_end import TINY
 from tests.tfds_raw.formats import number_in
@@ -35,7 +36,7 @@ READ = """
 import sys
 import numpy as np
 from noah_jax import data
-from noah_jax.loader import load
+from noah_jax.data.loader import load
 
 data_dir, out, *tasks = sys.argv[1:]
 arrays = {}
@@ -280,7 +281,7 @@ def test_what_the_documents_prepare(command, data_dir):
 
 
 def test_prepared_sets_are_left_alone(data_dir, capsys):
-    data.prepare(["dtd", "clevr_count"], data_dir)
+    tfds_lib.prepare(["dtd", "clevr_count"], data_dir)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all("is prepared already" in line for line in lines)
 
@@ -311,12 +312,12 @@ def test_failed_download_says_where_files_are_taken_from(tmp_path, monkeypatch):
     name = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5"
     message = f"(?s)dsprites_loc: OSError: 404.*{tmp_path}/downloads/manual, .* names {name}"
     with pytest.raises(UserError, match=message):
-        data.prepare(["dsprites_loc"], str(tmp_path))
+        tfds_lib.prepare(["dsprites_loc"], str(tmp_path))
 
 
 def test_a_set_that_cannot_be_prepared_does_not_stop_the_others(data_dir, capsys):
     with pytest.raises(UserError, match="TFDS does not have fgvc_aircraft"):
-        data.prepare(["fgvc_aircraft", "dtd"], data_dir)
+        tfds_lib.prepare(["fgvc_aircraft", "dtd"], data_dir)
     assert "dtd is prepared already" in capsys.readouterr().out
 
 
@@ -333,4 +334,4 @@ def test_missing_manual_download(tmp_path, task, there, missing):
     for name in there:
         (manual / name).mkdir(parents=True)
     with pytest.raises(UserError, match=f"{task}: put {missing} into {manual}"):
-        data.prepare([task], str(tmp_path))
+        tfds_lib.prepare([task], str(tmp_path))

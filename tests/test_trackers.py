@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from noah_jax import trackers
 from noah_jax.config import defaults, expand
 from noah_jax.errors import UserError
+from noah_jax.runtime import trackers
 
 # In a process of its own, as TensorFlow and threads of W&B stay loaded.
 _SCRIPT = """

@@ -12,17 +12,19 @@ import PIL.Image
 import pytest
 from flax import nnx
 
-from noah_jax import augment, evaluation, loop, preemption, sharding, train
-from noah_jax.augment import Augmented
-from noah_jax.checkpoint import Checkpoints
+from noah_jax.config.settings import Schedule
+from noah_jax.data import Split, augment
+from noah_jax.data.augment import Augmented
 from noah_jax.errors import UserError
-from noah_jax.genomes import MODULES
-from noah_jax.loader import Split
-from noah_jax.network import Network, trainable
-from noah_jax.settings import Schedule
+from noah_jax.runtime import preemption, sharding
+from noah_jax.runtime.checkpoint import Checkpoints
+from noah_jax.runtime.writer import Writer
 from noah_jax.space import SearchSpace
+from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation, loop
+from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
-from noah_jax.writer import Writer
+from noah_jax.vit.network import Network, trainable
 from tests.conftest import MAX_SIZES, TINY
 
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=1e-4, warmup_epochs=1)
@@ -105,9 +107,9 @@ def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
     network, data, tmp_path, monkeypatch
 ):
     compiled = []
-    make = train.make_epoch
+    make = step_lib.make_epoch
     monkeypatch.setattr(
-        train, "make_epoch", lambda *args: compiled.append(make(*args)) or compiled[-1]
+        step_lib, "make_epoch", lambda *args: compiled.append(make(*args)) or compiled[-1]
     )
     frozen = jax.tree.map(np.array, network.frozen)
     start = jax.tree.map(np.array, network.params)
@@ -134,7 +136,7 @@ def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
 
 
 def test_frozen_part_has_no_optimiser_state(network):
-    optimizer = train.make_optimizer(SCHEDULE, 2)
+    optimizer = step_lib.make_optimizer(SCHEDULE, 2)
     sizes = [leaf.size for leaf in jax.tree.leaves(optimizer.init(network.params)) if leaf.size > 1]
     trained = sum(leaf.size for leaf in jax.tree.leaves(network.params))
     assert sum(sizes) == 2 * trained
@@ -159,9 +161,9 @@ def test_only_full_fine_tuning_moves_the_backbone(tiny_vit, data, tmp_path, meth
 def test_augmented_training_learns_in_one_compilation(network, augmented, tmp_path, monkeypatch):
     """The loss falls, slowly since its targets are mixed; the images as they are become clear."""
     compiled = []
-    make = train.make_augmented_step
+    make = step_lib.make_augmented_step
     monkeypatch.setattr(
-        train, "make_augmented_step", lambda *args: compiled.append(make(*args)) or compiled[-1]
+        step_lib, "make_augmented_step", lambda *args: compiled.append(make(*args)) or compiled[-1]
     )
     params = _fit(network, augmented, tmp_path, Schedule(100, 8, 1e-2, 1e-4, 1))
     assert compiled[0]._cache_size() == 1
@@ -216,7 +218,7 @@ def test_every_image_once_an_epoch(data):
     log_probability = jax.nn.log_softmax(network.logits(params, frozen, data[0], genome))
     expected = -log_probability[np.arange(20), data[1]].mean()
     still = optax.sgd(0.0)
-    epoch = train.make_epoch(network, still, 4, sharding.make_mesh())
+    epoch = step_lib.make_epoch(network, still, 4, sharding.make_mesh())
     genomes = np.broadcast_to(genome, (5, 1, *genome.shape))
     state = jax.tree.map(jax.numpy.copy, params), still.init(params)
     numbers = np.int32(5), np.array([0, 5], np.int32), np.uint32(0)
@@ -228,13 +230,13 @@ def test_every_image_once_an_epoch(data):
 def test_fewer_images_than_a_batch(network, data, tmp_path):
     with pytest.raises(UserError, match="--config.supernet.batch_size=5"):
         _fit(network, (data[0][:5], data[1][:5]), tmp_path)
-    assert train.steps_per_epoch("retrain", Schedule(1, 64, 1e-3, 0.0, 0), 1000) == 15
+    assert step_lib.steps_per_epoch("retrain", Schedule(1, 64, 1e-3, 0.0, 0), 1000) == 15
 
 
 def test_learning_rate_follows_the_recipe():
     """Warm-up from 1e-6 over 10 epochs, then cosine to 1e-5, as seen in AdamW's first update."""
     schedule = Schedule(100, 64, 1e-3, 0.0, 10)
-    optimizer = train.make_optimizer(schedule, steps_per_epoch=15)
+    optimizer = step_lib.make_optimizer(schedule, steps_per_epoch=15)
     params = {"kernel": np.ones(1, np.float32)}
     state = optimizer.init(params)
     rates = []
@@ -250,7 +252,7 @@ def test_learning_rate_follows_the_recipe():
 
 
 def test_biases_are_not_decayed():
-    optimizer = train.make_optimizer(Schedule(2, 64, 1e-3, 0.1, 0), steps_per_epoch=1)
+    optimizer = step_lib.make_optimizer(Schedule(2, 64, 1e-3, 0.1, 0), steps_per_epoch=1)
     params = {"head": {"kernel": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}}
     nothing = jax.tree.map(np.zeros_like, params)
     step, _ = optimizer.update(nothing, optimizer.init(params), params)
@@ -300,8 +302,8 @@ def test_two_devices_stream_what_one_streams(augmented):
     network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
     no_prompts, losses = np.zeros((1, TINY.depth, 3), np.int32), []
     for mesh in (one, two):
-        optimizer = train.make_optimizer(SCHEDULE, 2)
-        step = train.make_augmented_step(network, optimizer, TINY.num_classes, mesh)
+        optimizer = step_lib.make_optimizer(SCHEDULE, 2)
+        step = step_lib.make_augmented_step(network, optimizer, TINY.num_classes, mesh)
         state = sharding.replicate(mesh, (params, optimizer.init(params)))
         placed = sharding.replicate(mesh, frozen)
         rows = sharding.local_rows(mesh, 8)
@@ -327,7 +329,7 @@ def test_divergence_is_said_and_not_saved(network, data, tmp_path):
     with pytest.raises(UserError) as error:
         _fit(network, data, tmp_path, wild)
     step = int(re.search(r"supernet: the loss is nan at step (\d+),", str(error.value))[1])
-    rate = float(train.learning_rate(wild, 2)(step - 1))
+    rate = float(step_lib.learning_rate(wild, 2)(step - 1))
     assert f"at learning rate {rate:.3g} with the genome {genomes(step - 1).tolist()}" in str(
         error.value
     )

@@ -11,11 +11,12 @@ import torch
 import transformers
 from flax import nnx
 
-from noah_jax import pretrained, prompts, vit
-from noah_jax.genomes import ALL_MODULES, COLUMNS, SCALED, complete
-from noah_jax.network import trainable
-from noah_jax.prompts import Adapter, LoRA, ParallelAdapter
-from noah_jax.vit import ViT, ViTConfig
+from noah_jax import pretrained
+from noah_jax.space.genomes import ALL_MODULES, COLUMNS, SCALED, complete
+from noah_jax.vit import Block, ViT, ViTConfig, prompts
+from noah_jax.vit import model as vit_model
+from noah_jax.vit.network import trainable
+from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter
 from tests.conftest import MAX_SIZES, TINY
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -247,8 +248,8 @@ def test_whatever_is_dropped_has_random_numbers_of_its_own(monkeypatch):
         return drop(x, rate, key, per_example)
 
     monkeypatch.setattr(prompts, "drop", record)
-    monkeypatch.setattr(vit, "drop", record)
-    block = vit.Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
+    monkeypatch.setattr(vit_model, "drop", record)
+    block = Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
     row = complete(np.full((1, len(ALL_MODULES)), 2))[0]
     block(jnp.zeros((1, 4, TINY.width)), 0, row, 0.1, jax.random.key(0))
     assert len(keys) == len(set(keys)) == 6  # four modules, two branches

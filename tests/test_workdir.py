@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from noah_jax import workdir
 from noah_jax.errors import UserError
+from noah_jax.runtime import workdir
 
 VALUES = {
     "generation": 3,

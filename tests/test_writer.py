@@ -7,9 +7,9 @@ import sys
 import jax
 import numpy as np
 
-from noah_jax import memory
-from noah_jax import writer as writer_lib
-from noah_jax.writer import Writer
+from noah_jax.runtime import memory
+from noah_jax.runtime import writer as writer_lib
+from noah_jax.runtime.writer import Writer
 
 
 def test_metrics_and_stage_seconds_add_up_over_starts(tmp_path):

@@ -1,0 +1,48 @@
+"""The method as a function of arrays; what `from noah_jax import …` offers besides its parts."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from noah_jax import config as config_lib
+from noah_jax import pipeline
+from noah_jax.data.sources import from_arrays
+from noah_jax.errors import UserError
+
+
+def find_subnet(
+    images: np.ndarray,
+    labels: np.ndarray,
+    workdir: str | pathlib.Path,
+    config: ConfigDict | None = None,
+    class_names: Sequence[str] = (),
+) -> dict[str, Any] | None:
+    """What `python -m noah_jax.main` does, for images in memory: of each class a fifth is for the
+    test, and of the rest a fifth for validation.
+
+    Called again with the same arguments it goes on where it was stopped.
+
+    Args:
+      images: uint8 `[n, h, w, 3]`, RGB, of any size.
+      labels: int `[n]`, from 0 on; of each at least 3.
+      workdir: for all that is written; see `pipeline.py`.
+      config: the settings, `defaults()` with changes.
+      class_names: in the order of the labels.
+
+    Returns:
+      What `result.json` holds, with `test_accuracy` and `genome`; None if `config.stage` is an
+      earlier one.
+
+    Raises:
+      UserError: something is wrong with the arrays or the settings, or the training diverges.
+    """
+    values = ConfigDict((config or config_lib.defaults()).to_dict())
+    values.task = values.task or "arrays"
+    runs = config_lib.expand(values)
+    if len(runs) > 1 or runs[0].shots:
+        raise UserError("find_subnet is one run, on all images: one method, seeds=1, shots=0")
+    source = from_arrays(images, labels, class_names, runs[0].split_seed)
+    return pipeline.run(runs[0], pathlib.Path(workdir), source)

@@ -1,0 +1,120 @@
+"""Where a task's images come from: folders, arrays, scikit-learn's digits, TFDS."""
+
+import hashlib
+import pathlib
+import re
+
+import numpy as np
+import PIL.Image
+
+from noah_jax.data import tasks
+from noah_jax.data.folders import open_folder, split_classes
+from noah_jax.data.imagenet import open_imagenet
+from noah_jax.data.inspection import check
+from noah_jax.data.loader import Source, Split, fingerprint
+from noah_jax.data.shots import Shots
+from noah_jax.data.tfds import open_tfds
+from noah_jax.errors import UserError, nearest
+
+
+def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None = None) -> Source:
+    """The data of `task`: `<data_dir>/<task>` where that is a folder, else digits, else TFDS.
+
+    Args:
+      split_seed: of splits that are made here: digits, one folder per class.
+      shots: few images a class to train on; None = all.
+
+    Raises:
+      UserError: no such task, files or labels; all that is wrong with a folder is listed.
+    """
+    folder = pathlib.Path(data_dir or ".").expanduser() / task
+    facts = tasks.TASKS.get(task)
+    in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)
+    few_only = task in tasks.IMAGENET or (task in tasks.FEW_SHOT and not in_folder)
+    if few_only and shots is None:
+        raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
+    if in_folder:
+        if task in tasks.IMAGENET:
+            return check(open_imagenet(folder.parent, shots), folder)
+        return check(open_folder(folder, facts, split_seed, shots), folder)
+    if shots and shots.lists:
+        raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
+    if shots and (task in tasks.VTAB or task == "digits"):
+        raise UserError(f"{task} has splits of its own, leave shots at 0")
+    if task == "digits":
+        return _digits(split_seed)
+    if facts is None:
+        known = [*tasks.TASKS, "digits", *tasks.GROUPS]
+        raise UserError(
+            f"unknown task {task!r}{nearest(task, known)}: expected {', '.join(known)}, "
+            f"or a folder at {folder}"
+        )
+    return open_tfds(task, data_dir, shots)
+
+
+def _digits(seed: int) -> Source:
+    """scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.round(pixels.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    order = np.random.default_rng(seed).permutation(len(images))
+
+    def split(rows):
+        return Split(
+            [f"digit {row}" for row in rows],
+            lambda index: (PIL.Image.fromarray(images[rows[index]]), int(labels[rows[index]])),
+        )
+
+    parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
+    splits = {name: split(rows) for name, rows in (parts | {"test": order[1000:]}).items()}
+    names = {name: split.names for name, split in splits.items()}
+    digest, digits = fingerprint(names), tuple("0123456789")
+    return Source(splits, 10, "array", fingerprint=digest, class_names=digits)
+
+
+def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
+    """Whether this is a dataset's folder inside TFDS's data folder.
+
+    It holds versions, or what a killed preparation leaves, incomplete.XXXXXX_<version>.
+    """
+    config = re.sub(r"^[^/]*/?|:.*", "", facts.tfds) if facts else ""
+    versions = [*folder.glob("*"), *(folder / config).glob("*")]
+    return any(re.fullmatch(r"(incomplete\.\w+_)?\d+\.\d+\.\d+", path.name) for path in versions)
+
+
+def from_arrays(images, labels, class_names, seed: int) -> Source:
+    images, labels = np.asarray(images), np.asarray(labels)
+    problems = []
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        problems.append(f"images: expected uint8 [n, h, w, 3], got {images.dtype} {images.shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        problems.append(
+            f"labels: expected whole numbers [{len(images)}], got {labels.dtype} {labels.shape}"
+        )
+    elif not len(labels) or labels.min() < 0:
+        problems.append("labels: expected numbers from 0 on")
+    elif few := np.flatnonzero(np.bincount(labels) < 3).tolist():
+        problems.append(f"labels: fewer than 3 images of the classes {few}")
+    elif len(class_names) not in (0, labels.max() + 1):
+        problems.append(f"class_names: expected {labels.max() + 1}, got {len(class_names)}")
+    if problems:
+        raise UserError("\n".join(problems))
+    digest = hashlib.sha256(images.tobytes())
+    digest.update(labels.astype(np.int64).tobytes())
+
+    def split(rows):
+        return Split(
+            [f"image {row}" for row in rows],
+            lambda index: (PIL.Image.fromarray(images[rows[index]]), int(labels[rows[index]])),
+            labels=[int(labels[row]) for row in rows],
+        )
+
+    classes = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
+    return Source(
+        {name: split(rows) for name, rows in split_classes(classes, seed).items()},
+        len(classes),
+        "array",
+        fingerprint=digest.hexdigest(),
+        class_names=tuple(class_names),
+    )

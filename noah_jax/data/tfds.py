@@ -1,0 +1,229 @@
+"""Benchmarks from TensorFlow Datasets: prepared once with TensorFlow, read without.
+
+Preparation writes array_record, whose records are read one by one in any order.
+"""
+
+import io
+import pathlib
+import shlex
+import textwrap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import PIL.Image
+
+from noah_jax.data.images import open_image
+from noah_jax.data.loader import Source, Split, fingerprint
+from noah_jax.data.shots import Shots
+from noah_jax.data.tasks import DOMAINS, GIGABYTES, MANUAL, TASKS, Task
+from noah_jax.errors import UserError
+
+
+def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
+    """The data of a task in `TASKS`: VTAB-1k's splits, or few images a class.
+
+    Args:
+      data_dir: TFDS's data folder; empty = its default.
+      shots: what to draw; None = VTAB-1k's splits.
+
+    Raises:
+      UserError: it is not prepared there, or in another format or version; or shots that leave
+        nothing to validate with.
+    """
+    task = TASKS[name]
+    builder = _prepared(name, task, data_dir)
+    examples = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if shots:
+        pool = _Records(builder, task.pool)
+        train, val = shots.split(_labels(builder, task, pool), len(pool), task.num_classes)
+        if not val:
+            raise UserError(f"{name}: shots={shots.number} leaves nothing to validate with")
+        splits = {"train": pool.take(train), "val": pool.take(val), "trainval": pool.take(train)}
+        splits["test"] = _Records(builder, task.test_split(examples))
+    else:
+        splits = {
+            ours: _Records(builder, part) for ours, part in task.vtab_splits(examples).items()
+        }
+    opened = {ours: _split(name, builder, task, records) for ours, records in splits.items()}
+    with _image(_parser(builder)(splits["train"][0])) as image:
+        encoding = image.format.lower()
+    domains = _domains(task, data_dir)
+    rows = {ours: [records.name, list(records.rows)] for ours, records in splits.items()}
+    sizes = {other: len(split) for other, split in domains.items()}
+    content = [builder.info.full_name, rows, sizes]  # the name has the version
+    features = builder.info.features
+    names = getattr(features["label"], "names", None) if "label" in features else None
+    class_names = tuple(names) if names and len(names) == task.num_classes else ()
+    digest = fingerprint(content)
+    identity = {"fingerprint": digest, "class_names": class_names}
+    return Source(opened, task.num_classes, encoding, domains, **identity)
+
+
+def _domains(task: Task, data_dir: str) -> dict[str, Split]:
+    """Those of the task's further test sets that are prepared."""
+    found = {}
+    for name in task.more_tests:
+        builder = _builder(name, DOMAINS[name], data_dir)
+        if builder.is_prepared():
+            found[name] = _split(name, builder, DOMAINS[name], _Records(builder, "test"))
+    return found
+
+
+class _Records:
+    """The serialised examples of TFDS splits joined by "+", or some of them."""
+
+    def __init__(self, builder, instruction: str):
+        self.name = instruction
+        parts = instruction.split("+")
+        self._parts = [builder.as_data_source(split=part).data_source for part in parts]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.rows: Sequence[int] = range(int(self._ends[-1]))
+
+    def take(self, rows: Sequence[int]) -> "_Records":
+        some = object.__new__(_Records)
+        some.__dict__ |= self.__dict__ | {"rows": rows}
+        return some
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> bytes:
+        row = self.rows[index]
+        part = int(np.searchsorted(self._ends, row, side="right"))
+        return self._parts[part][row - int(self._ends[part] - len(self._parts[part]))]
+
+
+def _split(name: str, builder, task: Task, records: _Records) -> Split:
+    parse = _parser(builder)
+
+    def read(index):
+        example = parse(records[index])
+        image = _image(example)
+        if task.binary:
+            image = image.point(lambda value: 255 * value)
+        return image, int(task.label(example))
+
+    classes: set[int] = set()
+    if task.partial:
+        label = _labels(builder, task, records)
+        classes = {label(index) for index in range(len(records))}
+    names = [f"{name} {records.name} example {index}" for index in range(len(records))]
+    return Split(names, read, tuple(sorted(classes)))
+
+
+def _image(example: dict) -> PIL.Image.Image:
+    return open_image(io.BytesIO(example["image"]))
+
+
+def _labels(builder, task: Task, records: _Records) -> Callable[[int], int]:
+    parse = _parser(builder)
+    return lambda index: int(task.label(parse(records[index])))
+
+
+def _parser(builder) -> Callable[[bytes], dict]:
+    """Record → image, still encoded, and what labels are made from.
+
+    The other features are left out here, since TFDS's own way of doing so imports TensorFlow.
+    """
+    import tensorflow_datasets as tfds
+
+    def is_label(key, feature):
+        return key == "objects" or isinstance(feature, tfds.features.ClassLabel)
+
+    found = builder.info.features.items()
+    kept = {key: feature for key, feature in found if key == "image" or is_label(key, feature)}
+    features = tfds.features.FeaturesDict(kept)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    return lambda record: features.deserialize_example_np(record, decoders=skip)
+
+
+def _prepared(name: str, task: Task, data_dir: str):
+    builder = _builder(name, task, data_dir)
+    if not builder.is_prepared():
+        folder = pathlib.Path(builder.data_path)
+        others = sorted(path.name for path in folder.parent.glob("[0-9]*.*.*"))
+        there = f" (there is version {', '.join(others)}, which is not read)" if others else ""
+        raise UserError(
+            f"{name} is not prepared in {folder}{there}: run {_command(name, data_dir)}, or give a "
+            "folder with --config.data_dir"
+        )
+    return builder
+
+
+def _builder(name: str, task: Task, data_dir: str):
+    import tensorflow_datasets as tfds
+
+    if not task.tfds:
+        raise UserError(
+            f"TFDS does not have {name}: put its images into <dir>/{name} and give "
+            "--config.data_dir=<dir>, with --config.lists=<folder of its lists>"
+        )
+    folder = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
+    try:
+        return tfds.builder(task.tfds, data_dir=folder, file_format="array_record")
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"{name} in {data_dir or 'the default data folder of TFDS'} cannot be read: {error}\n"
+            f"Expected {task.tfds} in array_record format: move that one away and run "
+            f"{_command(name, data_dir)}"
+        ) from error
+
+
+def _command(name: str, data_dir: str) -> str:
+    option = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
+    return f"`python -m noah_jax.data prepare {name}{option}`"
+
+
+# --- Preparation ---------------------------------------------------------------------------------
+
+
+def prepare(tasks: Sequence[str], data_dir: str) -> None:
+    """Downloads datasets and writes them as array_record, once; the only use of TensorFlow.
+
+    What is prepared is left as it is and finished downloads are kept: started again, it goes on.
+
+    Args:
+      tasks: keys of `TASKS` and `DOMAINS`.
+
+    Raises:
+      UserError: some could not be prepared; each is named with what to do. The others are done.
+    """
+    from tensorflow_datasets.core.download import downloader
+
+    downloader.MAX_RETRIES = 5  # its 10 need minutes to say that there is no network
+    facts = TASKS | DOMAINS
+    named = {facts[name].tfds: name for name in tasks}  # tasks can share a dataset
+    todo, problems = {}, []
+    for name in named.values():
+        try:
+            builder = _builder(name, facts[name], data_dir)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if builder.is_prepared():
+            print(f"{name} is prepared already, in {builder.data_path}")
+        else:
+            todo[name] = builder
+    sizes = {name: GIGABYTES.get(facts[name].tfds.split(":")[0], 0.0) for name in todo}
+    if todo:
+        print(f"{', '.join(todo)}: {sum(sizes.values()):.2f} GB to download", flush=True)
+    for name, builder in todo.items():
+        manual = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
+        wanted = MANUAL.get(facts[name].tfds.split(":")[0], ())
+        missing = [file for file in wanted if not (manual / file).exists()]
+        if missing:
+            steps = textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip()
+            problems.append(f"{name}: put {', '.join(missing)} into {manual}.\n{steps}")
+            continue
+        print(f"preparing {name} ({sizes[name]:.2f} GB) in {builder.data_path}", flush=True)
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # TFDS and the network raise many kinds
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+            if files := [info.filename for info in builder.url_infos.values() if info.filename]:
+                problems[-1] += (
+                    f"\nFiles that can be had elsewhere are taken from {manual}, if they have the "
+                    f"names {', '.join(files)}."
+                )
+    if problems:
+        raise UserError("not prepared:\n\n" + "\n\n".join(problems))

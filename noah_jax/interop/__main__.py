@@ -1,0 +1,42 @@
+"""The commands of `python -m noah_jax.interop`.
+
+python -m noah_jax.interop export WORKDIR [--out=FOLDER]
+python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3]
+"""
+
+import argparse
+import pathlib
+import sys
+
+from noah_jax.errors import UserError
+from noah_jax.interop import export, predict
+
+
+def _main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m noah_jax.interop")
+    commands = parser.add_subparsers(dest="command", required=True)
+    out = commands.add_parser("export", help="a finished run's subnet, for other programs")
+    out.add_argument("workdir", type=pathlib.Path)
+    out.add_argument("--out", type=pathlib.Path, help="default: WORKDIR/export")
+    use = commands.add_parser("predict", help="classes of images, by an exported subnet")
+    use.add_argument("folder", type=pathlib.Path, help="what export wrote")
+    use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
+    use.add_argument("--top", type=int, default=3, help="how many classes to print")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "export":
+        folder = arguments.out or arguments.workdir / "export"
+        lines = export.export(arguments.workdir, folder)
+    else:
+        lines = predict.predict(arguments.folder, arguments.images, arguments.top)
+    for line in lines:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        _main(sys.argv[1:])
+    except (UserError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)

@@ -1,0 +1,110 @@
+"""A found subnet for other programs: `python -m noah_jax.interop export WORKDIR [--out=FOLDER]`
+
+    subnet.json, subnet.safetensors   what was trained, compact; see subnet.py
+    model.safetensors                 all weights, LoRA merged
+    model.stablehlo                   a program of JAX's export: uint8 images → logits, anywhere
+    huggingface/                      a ViTForImageClassification, its image processor beside it
+    timm/                             timm's tensor names, with arguments of its VisionTransformer
+    peft/, peft/base/                 a PEFT adapter of LoRA, and the model it belongs to
+
+The last three only where no other prompt module than LoRA was found, and where the ViT is a plain
+one, without registers and of no CLIP.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import safetensors.numpy
+from jax import export as jax_export
+
+from noah_jax.interop import layouts
+from noah_jax.interop.subnet import Subnet, as_saved, load, write
+from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
+from noah_jax.space.genomes import ALL_MODULES
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
+    """Writes all that the subnet of a finished run can be written as.
+
+    Returns:
+      A line for each thing: what it is and how it is used, or why it is not there.
+
+    Raises:
+      UserError: the run is not finished, or something cannot be written.
+    """
+    subnet = load(workdir)
+    write(subnet, folder)
+    merged = subnet.merged()
+    write_bytes(folder / "model.stablehlo", stablehlo(merged))
+    lines = [
+        f"{folder}/subnet.safetensors: {len(subnet.trained)} trained tensors; "
+        f"`python -m noah_jax.interop predict {folder} IMAGE …` needs these or model.safetensors",
+        f"{folder}/model.safetensors: all weights"
+        + (", LoRA merged" if len(merged.tensors) < len(subnet.tensors) else ""),
+        f"{folder}/model.stablehlo: `jax.export.deserialize(bytes).call(images)`, uint8 "
+        f"[b, {subnet.config.image_size}, {subnet.config.image_size}, 3] to logits",
+    ]
+    if problem := _why_not_plain(subnet):
+        return [*lines, f"not written: huggingface/, timm/, peft/, since {problem}"]
+    _write(
+        folder / "huggingface", layouts.to_hugging_face(merged), layouts.hugging_face_files(subnet)
+    )
+    timm_files = {"model.json": layouts.timm_arguments(subnet)}
+    _write(folder / "timm", layouts.to_timm(merged), timm_files)
+    lines += [
+        f"{folder}/huggingface: `transformers.AutoModelForImageClassification.from_pretrained`",
+        f"{folder}/timm: `timm.models.VisionTransformer(**arguments)` of model.json",
+    ]
+    if subnet.genome[:, ALL_MODULES.index("lora")].any():
+        base = _without_lora(subnet)
+        _write(
+            folder / "peft/base", layouts.to_hugging_face(base), layouts.hugging_face_files(subnet)
+        )
+        files = {"adapter_config.json": layouts.peft_config(subnet)}
+        _write(folder / "peft", layouts.to_peft(subnet), files, "adapter_model.safetensors")
+        lines.append(f"{folder}/peft: `peft.PeftModel.from_pretrained` on the model in peft/base")
+    return lines
+
+
+def stablehlo(subnet: Subnet) -> bytes:
+    """JAX's export of uint8 images `[b, h, w, 3]` of any b → float32 logits, weights included."""
+    model, config = subnet.model(), subnet.config
+    mean, std = (jnp.array(subnet.facts[name], jnp.float32) for name in ("mean", "std"))
+
+    def logits(images):
+        return model((images / jnp.float32(255) - mean[None, None, None]) / std[None, None, None])
+
+    shape = jax_export.symbolic_shape(f"b, {config.image_size}, {config.image_size}, 3")
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    return bytes(jax_export.export(jax.jit(logits), platforms=_PLATFORMS)(images).serialize())
+
+
+def _why_not_plain(subnet: Subnet) -> str | None:
+    config = subnet.config
+    present = subnet.genome[:, : len(ALL_MODULES)].any(axis=0)
+    others = [
+        name for name, used in zip(ALL_MODULES, present, strict=True) if used and name != "lora"
+    ]
+    if others:
+        return f"there is more than LoRA in it: {', '.join(others)}"
+    if config.registers or config.pre_norm or config.quick_gelu:
+        return "the backbone has registers, or is a CLIP's"
+    return None
+
+
+def _without_lora(subnet: Subnet) -> Subnet:
+    tensors = {name: x for name, x in subnet.tensors.items() if ".lora." not in name}
+    return dataclasses.replace(subnet, tensors=tensors)
+
+
+def _write(folder, tensors, files, name: str = "model.safetensors") -> None:
+    make_folder(folder, parents=True)
+    tensors = {key: as_saved(x) for key, x in tensors.items()}
+    write_bytes(folder / name, safetensors.numpy.save(tensors, {"format": "pt"}))
+    for file, content in files.items():
+        write_text(folder / file, json.dumps(content, indent=1))

@@ -1,0 +1,80 @@
+"""What an exported subnet says of images: `python -m noah_jax.interop predict FOLDER IMAGE …`"""
+
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+from flax import nnx
+
+from noah_jax.data import loader
+from noah_jax.data.folders import image_files
+from noah_jax.data.images import open_file
+from noah_jax.errors import UserError
+from noah_jax.interop.subnet import Subnet, read
+
+_BATCH = 64
+
+
+def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> Iterator[str]:
+    """A line for each image: its path, and its `top` classes with their probabilities.
+
+    Args:
+      paths: files, and folders of images.
+
+    Raises:
+      UserError: the folder is no export, or an image cannot be read.
+    """
+    subnet = read(folder)
+    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    if not files:
+        raise UserError(f"no images in {', '.join(map(str, paths))}")
+    names, start, done = subnet.class_names, time.perf_counter(), 0
+    split = loader.Split([str(path) for path in files], lambda i: (open_file(files[i], True), 0))
+    for found in _probabilities(subnet, split):
+        for path, row in zip(files[done : done + len(found)], found, strict=True):
+            best = np.argsort(-row, kind="stable")[:top]
+            yield f"{path}  " + "  ".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best)
+        done += len(found)
+        if done == len(found):
+            first, start = done, time.perf_counter()  # which compiles
+    if done > first:
+        seconds = time.perf_counter() - start
+        yield f"{(done - first) / seconds:.1f} images/s after the first {first}"
+
+
+def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
+    """Probabilities, float32 `[n, num_classes]`.
+
+    Args:
+      images: uint8 `[n, h, w, 3]`, RGB, of any size.
+    """
+    split = loader.Split(
+        [f"image {i}" for i in range(len(images))],
+        lambda i: (PIL.Image.fromarray(images[i]), 0),
+    )
+    return np.concatenate([*_probabilities(subnet, split)])
+
+
+def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray]:
+    """float32 `[b, num_classes]` of the first few images, the next few, …, in order.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    mean, std = (jnp.array(subnet.facts[name], jnp.float32) for name in ("mean", "std"))
+    graphdef, weights = nnx.split(subnet.model())
+    weights = jax.device_put(weights)
+
+    @jax.jit
+    def evaluate(weights, images):
+        x = (images.astype(jnp.float32) / 255.0 - mean[None, None, None]) / std[None, None, None]
+        return jax.nn.softmax(nnx.merge(graphdef, weights)(x))
+
+    size, crop = subnet.config.image_size, subnet.facts["center_crop"]
+    batch = min(_BATCH, len(split))
+    for images, labels in loader.batches(split, size, batch, crop):
+        yield np.asarray(evaluate(weights, images))[labels >= 0]

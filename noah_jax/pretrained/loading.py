@@ -1,0 +1,174 @@
+"""Frozen weights: named backbones, where they come from, and how they get into the ViT.
+
+A file that does not fit is refused with one message that lists all that is wrong with it.
+"""
+
+import math
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+
+from noah_jax.errors import UserError
+from noah_jax.pretrained import checksums
+from noah_jax.pretrained.backbones import BACKBONES
+from noah_jax.pretrained.downloads import fetch
+from noah_jax.pretrained.weights import read_file
+from noah_jax.space.genomes import MODULES
+from noah_jax.vit import ViT, ViTConfig
+
+
+def load(model: ViT, name_or_path: str) -> None:
+    """Fills the frozen part of `model` in place; prompt modules and head stay as they are.
+
+    Raises:
+      UserError: see `backbone`.
+    """
+    nnx.update(model, backbone(model.config, name_or_path))
+
+
+def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
+    """The frozen part of a ViT of that shape: all parameters but prompt modules and head, float32.
+
+    Args:
+      config: any size; position tables are interpolated to its grid.
+      name_or_path: a key of `BACKBONES` (downloaded once), or a file, see `weights.read_file`.
+
+    Raises:
+      UserError: no such name or file, or its tensors do not fit; all mismatches are listed.
+    """
+    absent = {name: 0 for name in MODULES}
+    model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
+    _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
+    return fit(abstract, read(name_or_path), name_or_path, config.antialias)
+
+
+def read(name_or_path: str) -> dict[str, np.ndarray]:
+    """The tensors of a named backbone or a file, in our names, one entry per block.
+
+    Raises:
+      UserError: there is no such name or file, or it cannot be read.
+    """
+    return read_file(_file(name_or_path))
+
+
+def fingerprint(name_or_path: str) -> str:
+    """The sha256 of the file that `backbone` reads, hexadecimal; a download is fetched first.
+
+    Raises:
+      UserError: there is no such name or file, or it cannot be read.
+    """
+    path = _file(name_or_path)
+    try:
+        return checksums.sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read weights from {path}: {error}") from error
+
+
+def _file(name_or_path: str) -> pathlib.Path:
+    name = str(name_or_path)
+    if name in BACKBONES:
+        path = fetch(BACKBONES[name].source, BACKBONES[name].sha256)
+    else:
+        path = pathlib.Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"no weights at {path}: give a file with --config.weights=PATH, "
+            f"or one of the names {', '.join(sorted(BACKBONES))} with --config.backbone=NAME"
+        )
+    return path
+
+
+def fit(
+    abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str, antialias: bool = False
+) -> nnx.State:
+    """`tensors` arranged like the state `abstract`: blocks stacked, the position table resized.
+
+    Raises:
+      UserError: tensors are missing, left over, not finite or of another shape; all are listed.
+    """
+    tensors, problems, filled = dict(tensors), [], []
+    for path, variable in nnx.to_flat_state(abstract):
+        shape = tuple(variable.shape)
+        stacked = path[0] == "blocks"
+        if stacked:
+            names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
+            expected = shape[1:]
+        else:
+            names, expected = [".".join(path)], shape
+        found = [tensors.pop(name, None) for name in names]
+        if names == ["pos_embed"] and found[0] is not None:
+            table = found[0]
+            if table.ndim == 3 and table.shape == (1, table.shape[1], expected[2]):
+                found = [resize_positions(table, expected[1], antialias)]
+        complaints = [
+            f"missing {name} {list(expected)}"
+            if tensor is None
+            else f"{name} is {list(tensor.shape)}, expected {list(expected)}"
+            for name, tensor in zip(names, found, strict=True)
+            if tensor is None or tensor.shape != expected
+        ]
+        problems += complaints
+        if not complaints:  # stacked at once, so that no second copy of a big model exists
+            array = np.stack(found) if stacked else found[0]
+            if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
+                problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
+                continue
+            with np.errstate(all="ignore"):
+                array = array.astype(variable.dtype, copy=False)
+            if not np.isfinite(array).all():
+                problems.append(f"{'.'.join(path)} has values that are not finite")
+            filled.append((path, variable.replace(array)))
+    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in tensors.items()]
+    if problems:
+        raise UserError(
+            f"the weights in {source} do not fit the model ({len(problems)} problems):\n  "
+            + "\n  ".join(sorted(problems))
+        )
+    return nnx.from_flat_state(filled)
+
+
+# --- Position table ------------------------------------------------------------------------------
+
+
+def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) -> np.ndarray:
+    """A position table `[1, 1 + g², d]` resized to `[1, tokens, d]`; the class token's entry stays.
+
+    Comes back unchanged where it fits already, or where one of the two is no square grid.
+    Bicubic with half-pixel centres, as PyTorch's `interpolate`. Without antialiasing it is what
+    NOAH, early versions of timm, DINOv2 and Hugging Face do; DINOv2 with registers antialiases.
+    """
+    patches = table.shape[1] - 1, tokens - 1
+    old, new = (math.isqrt(max(n, 0)) for n in patches)
+    if old == new or (old**2, new**2) != patches or old == 0:
+        return table
+    matrix = _bicubic_matrix(old, new, antialias)
+    grid = table[0, 1:].reshape(old, old, -1).astype(np.float64)
+    with np.errstate(all="ignore"):  # `fit` refuses what is not finite
+        grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
+        grid = grid.reshape(1, new * new, -1).astype(table.dtype)
+    return np.concatenate([table[:, :1], grid], axis=1)
+
+
+def _bicubic_matrix(old: int, new: int, antialias: bool) -> np.ndarray:
+    """Interpolation along one axis, `[new, old]`."""
+    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    if antialias:  # a kernel as wide as the new pixels, cut at the edges
+        distances = (np.arange(old) - centres[:, None]) / max(old / new, 1)
+        matrix = _cubic(distances, a=-0.5)
+        return matrix / matrix.sum(axis=1, keepdims=True)
+    matrix = np.zeros((new, old))
+    for offset in (-1, 0, 1, 2):
+        positions = np.floor(centres) + offset
+        columns = np.clip(positions, 0, old - 1).astype(int)  # edges repeat
+        np.add.at(matrix, (np.arange(new), columns), _cubic(positions - centres, a=-0.75))
+    return matrix
+
+
+def _cubic(distances: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    t = np.abs(distances)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    far = a * (t**3 - 5 * t**2 + 8 * t - 4)
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))

@@ -1,0 +1,5 @@
+"""Results for people."""
+
+from noah_jax.report.report import write
+
+__all__ = ["write"]

@@ -1,0 +1,57 @@
+"""What differs between machines: unused accelerators, and where things are cached."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+
+import filelock
+import jax
+
+_MAX_BYTES = 4 * 10**9
+_PATIENCE_SECONDS = 10
+
+
+def use() -> None:
+    """Lets JAX keep what it compiles in `cache_dir()`, the least recently used up to 4 GB.
+
+    A process that is killed while JAX writes leaves a program that may be cut off, without the
+    note of its last use; JAX would then keep no others. Such are deleted.
+    """
+    folder = cache_dir() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
+    # By default what takes less than a second is not kept, and most does.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    with contextlib.suppress(OSError, filelock.Timeout):  # without it, JAX compiles anew
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lockfile", timeout=_PATIENCE_SECONDS):  # JAX's own
+            for program in folder.glob("*-cache"):
+                if not program.with_name(program.name.removesuffix("cache") + "atime").is_file():
+                    program.unlink()
+
+
+def cache_dir() -> pathlib.Path:
+    """Where downloads are kept: `$NOAH_JAX_CACHE`, else `noah_jax` in the user's cache."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "noah_jax"
+    return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
+
+
+_TPUS = ("/dev/accel0", "/dev/vfio/0")
+
+
+def unused() -> str | None:
+    """What is there and how it is used; None if there is nothing, or the CPU is asked for."""
+    if jax.default_backend() != "cpu" or "cpu" in os.environ.get("JAX_PLATFORMS", ""):
+        return None
+    found = {
+        ("GPU", "cuda"): bool(shutil.which("nvidia-smi")),
+        ("TPU", "tpu"): any(pathlib.Path(path).exists() for path in _TPUS),
+    }
+    for (name, kind), there in found.items():
+        if there:
+            return (
+                f"computing on the CPU, though this machine seems to have a {name}: "
+                f"pip install -r launch/requirements-{kind}.txt, or set JAX_PLATFORMS=cpu"
+            )
+    return None

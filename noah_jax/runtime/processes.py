@@ -1,0 +1,207 @@
+"""Several processes, one a host of a TPU pod or a task of a cluster: one start, voice and end.
+
+All run the same program on the same input. Process 0, the main one, alone writes and speaks; what
+is in the workdir it reads for all, so that no file system need be shared. An error in one process
+ends them all.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import jax
+from jax._src import distributed  # its key-value store has no public name
+from jax.experimental import multihost_utils
+
+from noah_jax.errors import UserError
+from noah_jax.runtime.cluster import cluster
+
+_PATIENCE_SECONDS = 300  # with processes that do not come
+_SECONDS_UNTIL_SAID = 15
+_TO_SAY_GOODBYE_SECONDS = 3
+_SECONDS_BETWEEN_LOOKS = 0.5
+_FOR_EVER_SECONDS = 24 * 3600  # a process that fails ends the waiting, time does not
+_FAILED, _STOP, _END = "noah_jax/failed", "noah_jax/stop", "noah_jax/end"
+
+_ending = threading.Lock()  # taken by whoever ends this process, never given back
+_told = 0  # values that `from_main` gave
+_joined = False
+
+
+def start(stop: Callable[[int], None]) -> None:
+    """Joins the other processes, where there are any; before anything else is done with JAX.
+
+    Args:
+      stop: is called in the main process with the signal that told another one to stop.
+
+    Raises:
+      UserError: what the environment says is incomplete, or the others do not come.
+    """
+    arguments = cluster(os.environ)
+    if arguments is None:
+        return
+    what_to_do = "the same command must run on every host, and each must reach the first one"
+    waiting = [
+        threading.Timer(
+            _SECONDS_UNTIL_SAID,
+            lambda: print(f"waiting for the other processes: {what_to_do}", file=sys.stderr),
+        ),
+        threading.Timer(  # JAX itself aborts without a word of use
+            _PATIENCE_SECONDS,
+            lambda: _exit(
+                2, f"error: after {_PATIENCE_SECONDS} s not all processes are there: {what_to_do}"
+            ),
+        ),
+    ]
+    jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM to itself
+    for timer in waiting:
+        timer.daemon = True
+        timer.start()
+    global _joined
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=2 * _PATIENCE_SECONDS)
+        _joined = True
+    except Exception as error:  # of whatever kind: sockets, gRPC, values it does not like
+        raise UserError(f"the processes cannot join: {error}") from error
+    finally:
+        for timer in waiting:
+            timer.cancel()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=[over, stop], daemon=True).start()
+    atexit.register(over.set)
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks; a single one does."""
+    return not distributed.global_state.process_id
+
+
+def several() -> bool:
+    return _joined  # before that, to ask for the others ends this process without a word
+
+
+def from_main(read: Callable[[], Any]) -> Any:
+    """What `read` returns in the main process, in all; JSON's types. All must call it in order."""
+    global _told
+    if not several():
+        return read()
+    client, key = distributed.global_state.client, f"noah_jax/told/{_told}"
+    _told += 1
+    if is_main():
+        value = read()
+        client.key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(client.blocking_key_value_get(key, _FOR_EVER_SECONDS * 1000))
+
+
+def arrays_from_main(tree: Any) -> Any:
+    """The main process's arrays in all, as NumPy arrays; of the same shapes everywhere."""
+    return multihost_utils.broadcast_one_to_all(tree) if several() else tree
+
+
+def require_same(values: Mapping[str, Any]) -> None:
+    """Raises UserError if the values, of JSON's types, are not the same in all processes.
+
+    None goes on before all have come.
+    """
+    if not several():
+        return
+    here = json.loads(json.dumps(values))
+    main = from_main(lambda: here)
+    if different := [
+        f"{key}: {main[key]!r} there, {value!r} here"
+        for key, value in here.items()
+        if main[key] != value
+    ]:
+        raise UserError(
+            f"process {distributed.global_state.process_id} has other settings or data than "
+            f"process 0, all need the same:\n  " + "\n  ".join(different)
+        )
+    all_come(f"same/{_told}", _FOR_EVER_SECONDS)
+
+
+def all_come(name: str, seconds: int = 60) -> bool:
+    """Whether all processes come to the point of that name within so many seconds."""
+    if not several():
+        return True
+    try:
+        distributed.global_state.client.wait_at_barrier(f"noah_jax/{name}", seconds * 1000)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def end() -> None:
+    """Waits for all at the end of the program: one that had left would not hear of the others."""
+    all_come("done", _FOR_EVER_SECONDS)
+
+
+def tell_main_to_stop(number: int) -> bool:
+    """That this process has got that signal; False before the processes have joined."""
+    if several() and not is_main():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
+            distributed.global_state.client.key_value_set(_STOP, str(number))
+    return several()
+
+
+def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> NoReturn:
+    """Prints the message and ends this process; where there are several, all of them.
+
+    Args:
+      trace: printed before, here alone, unless this process is ending already: then it is of no
+        use, as what is called fails when others have left.
+      at_once: without waiting for what still runs on the devices.
+    """
+    if not several():
+        if at_once:
+            _exit(code, trace + message)
+        print(trace + message, file=sys.stderr)
+        sys.exit(code)
+    _ending.acquire()
+    try:
+        failed = json.dumps([code, distributed.global_state.process_id, message])
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the main process is gone already
+            distributed.global_state.client.key_value_set(_FAILED, failed, allow_overwrite=True)
+    finally:  # a signal may come at any time
+        _exit(code, trace + message)
+
+
+def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
+    """Ends this process when another has ended: it may wait for that one in a collective."""
+    while not over.wait(_SECONDS_BETWEEN_LOOKS):
+        if failed := _told_by(_FAILED):
+            code, process, message = json.loads(failed)
+            if _ending.acquire(blocking=False):
+                _exit(code, f"process {process}: {message}")
+            return
+        if is_main() and (number := _told_by(_STOP)):
+            stop(int(number))
+
+
+def _told_by(key: str) -> str | None:
+    try:
+        return distributed.global_state.client.key_value_try_get(key)
+    except jax.errors.JaxRuntimeError:  # no such key
+        return None
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    """Without Python's and JAX's clean-up, which would wait for the other processes."""
+    try:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(message, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        if several():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                client = distributed.global_state.client
+                client.wait_at_barrier(_END, _TO_SAY_GOODBYE_SECONDS * 1000)
+            if is_main():
+                time.sleep(_SECONDS_BETWEEN_LOOKS)  # without the store here the others abort
+    finally:  # a signal may come at any time
+        os._exit(code)

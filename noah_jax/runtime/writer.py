@@ -1,0 +1,171 @@
+"""What a run says: metrics.jsonl always, trackers if asked for, a progress bar on a terminal, plain
+lines elsewhere.
+
+Of several processes only the main one says and writes anything.
+"""
+
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from noah_jax.errors import UserError
+from noah_jax.runtime import memory, processes, trackers
+from noah_jax.runtime.workdir import append_line, read_lines
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+class Writer:
+    """What the run in one workdir says."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self._workdir, self._metrics = workdir, workdir / "metrics.jsonl"
+        self._trackers: list = []
+
+    @contextlib.contextmanager
+    def tracking(self, names: str, config: dict[str, Any]):
+        """What is logged within goes to trackers, too; see `trackers.py`."""
+        if processes.is_main():
+            self._trackers = trackers.open_trackers(names, self._workdir, config)
+        try:
+            yield
+        finally:
+            for tracker in self._trackers:
+                tracker.close()
+            self._trackers = []
+
+    def say(self, text: str) -> None:
+        if not processes.is_main():
+            return
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it; what is to be saved still is
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def log(self, **values: Any) -> None:
+        """Appends a line to metrics.jsonl, and tells the trackers."""
+        if not processes.is_main():
+            return
+        append_line(self._metrics, json.dumps({"time": round(time.time(), 3), **values}))
+        for tracker in self._trackers:
+            tracker.log(values)
+
+    @contextlib.contextmanager
+    def stage(self, name: str):
+        """Announces a stage and logs how long it took, and how much memory."""
+        self.say(f"{name} …")
+        memory.reset()
+        start = time.perf_counter()
+
+        def log():
+            seconds = time.perf_counter() - start
+            peaks = {"host_peak_mb": memory.host_peak_mb(), **memory.stage_peak()}
+            self.log(stage=name, seconds=round(seconds, 2), **peaks)
+            return seconds
+
+        try:
+            with memory.explained(name):
+                yield
+        except BaseException:
+            with contextlib.suppress(UserError):  # what stopped the stage is what to tell
+                log()
+            raise
+        self.say(f"{name} took {duration(log())}")
+
+    def stage_seconds(self) -> dict[str, float]:
+        """How long each stage took, over all starts of the run."""
+        total: dict[str, float] = {}
+        for values in self._stages():
+            stage = values["stage"]
+            total[stage] = round(total.get(stage, 0.0) + values["seconds"], 2)
+        return total
+
+    def memory(self) -> dict[str, Any]:
+        """The host's peak and each stage's on a device in MB, the largest over all starts.
+
+        `{"host_peak_mb": …, "stages": {name: {"device_mb": …, "source": …}}}`, see
+        `memory.stage_peak`. The host's, and the allocator's, are those of a process: several runs
+        in one process share them.
+        """
+        host, stages = 0.0, {}
+        for values in self._stages():
+            host = max(host, values.get("host_peak_mb", 0.0))
+            peak = {"device_mb": values.get("device_mb"), "source": values.get("device_source")}
+            old = stages.setdefault(values["stage"], peak)
+            if (peak["device_mb"] or 0.0) > (old["device_mb"] or 0.0):
+                stages[values["stage"]] = peak
+        return {"host_peak_mb": host or None, "stages": stages}
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """What `stage` has logged, in all starts of the run."""
+        return [values for values in read_lines(self._metrics) if _is_stage(values)]
+
+    def progress(self, name: str, total: int, done: int, unit: str) -> "Progress":
+        """Progress of `total` units of which `done` were done before this start."""
+        return Progress(name, total, done, unit)
+
+
+def _is_stage(values: dict[str, Any]) -> bool:
+    """A line that `Writer.stage` wrote; the file has no checksum."""
+    numbers = (values.get(key) for key in ("host_peak_mb", "device_mb"))
+    return (
+        isinstance(values.get("stage"), str)
+        and isinstance(values.get("seconds"), float)
+        and all(isinstance(number, float | None) for number in numbers)
+    )
+
+
+class Progress:
+    """A bar on a terminal or in a notebook; elsewhere a line every few seconds. Both tell the time
+    that is left."""
+
+    def __init__(self, name: str, total: int, done: int, unit: str):
+        self._name, self._total, self._first, self._done = name, total, done, done
+        self._unit, self._start = unit, time.monotonic()
+        self._next_line = self._start + _SECONDS_BETWEEN_LINES
+        self._bar = None
+        if processes.is_main() and (sys.stderr.isatty() or _in_notebook()):
+            self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, n: int, **values: float) -> None:
+        """`n` more units are done; `values` are shown beside."""
+        self._done += n
+        shown = {key: f"{value:.4g}" for key, value in values.items()}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(n)
+            return
+        now = time.monotonic()
+        if not processes.is_main() or (now < self._next_line and self._done < self._total):
+            return
+        self._next_line = now + _SECONDS_BETWEEN_LINES
+        rate = (now - self._start) / max(1, self._done - self._first)
+        left = duration(rate * (self._total - self._done))
+        details = "".join(f", {key} {value}" for key, value in shown.items())
+        line = f"  {self._name}: {self._done}/{self._total} {self._unit}{details}, {left} left"
+        with contextlib.suppress(BrokenPipeError):
+            print(line, flush=True)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+def duration(seconds: float) -> str:
+    """For people: 12.3 s, 4.5 min, 6 h 7 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours = seconds / 60 % 60, int(seconds // 3600)
+    return f"{hours} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"

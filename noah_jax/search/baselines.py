@@ -1,0 +1,117 @@
+"""Genomes that are found without a supernet.
+
+By sensitivity: the budget goes where one pass of gradients is large. A cell's score is the mean
+square of the gradient of its parameters, summed over the batches of one pass through the training
+images, at the start of training: fresh modules and head on the original weights (after SPT, arXiv
+2303.08566, which allots single weights so).
+
+By tuning, as one would by hand: single modules of several sizes are trained on the training images
+with the recipe of retraining, and judged by the validation images; the best is then retrained on
+both, as a genome that a search has found.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from noah_jax.data import loader
+from noah_jax.errors import UserError
+from noah_jax.runtime import sharding, workdir
+from noah_jax.search import evolution
+from noah_jax.space import SearchSpace
+from noah_jax.space.candidates import Candidate
+from noah_jax.space.genomes import ALL_MODULES
+from noah_jax.training.run import Run
+
+
+def scores(run: Run) -> np.ndarray:
+    """Float `[blocks, modules]`: mean squared gradient; 0 for a module that is not used.
+
+    Raises:
+      UserError: they are not finite.
+    """
+    network = run.network(run.space.max_sizes, "supernet init")
+    images, labels = loader.load(
+        run.source.splits["train"], run.config.image_size, run.config.center_crop
+    )
+    batch = min(run.schedule("retrain").batch_size, len(labels))
+    largest = run.space.largest()
+
+    @jax.jit
+    def squares(params, frozen, images, labels):
+        def loss(params):
+            logits = network.logits(params, frozen, sharding.spread(run.mesh, images), largest)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        gradient, blocks = jax.grad(loss)(params)["blocks"], run.space.blocks
+
+        def score(name):
+            leaves = [leaf.reshape(blocks, -1) for leaf in jax.tree.leaves(gradient[name])]
+            return jnp.square(jnp.concatenate(leaves, axis=1)).mean(axis=1)
+
+        used = run.space.max_sizes
+        columns = [score(name) if used[name] else jnp.zeros(blocks) for name in run.space.modules]
+        return jnp.stack(columns, axis=1)
+
+    found = np.zeros((run.space.blocks, len(run.space.modules)))
+    for start in range(0, len(labels) - batch + 1, batch):
+        part = slice(start, start + batch)
+        placed = sharding.replicate(run.mesh, (images[part], labels[part]))
+        found += squares(network.params, network.frozen, *placed)
+    if not np.isfinite(found).all():
+        raise UserError("sensitivity: the gradients are not finite, are the images and weights?")
+    return found
+
+
+def allot(space: SearchSpace, scores: np.ndarray, budget: int) -> np.ndarray:
+    """The genome whose sizes are in proportion to `scores`, up to the space's largest.
+
+    Sizes grow by one, always that of the highest score for each row that there would be (D'Hondt's
+    method), as long as one fits the budget.
+
+    Args:
+      scores: `[blocks, modules]`.
+
+    Returns:
+      int32 `[blocks, columns]`.
+    """
+    most = np.array([space.max_sizes[name] for name in ALL_MODULES[: scores.shape[1]]])
+    genome = np.zeros((space.blocks, space.num_columns), np.int32)
+    grows = np.broadcast_to(most > 0, scores.shape).copy()
+    while grows.any():
+        sizes = genome[:, : scores.shape[1]]
+        worth = np.where(grows, scores / (sizes + 1), -np.inf)
+        cell = np.unravel_index(worth.argmax(), worth.shape)
+        genome[cell] += 1
+        if space.count(genome) > budget:
+            genome[cell] -= 1
+            grows[cell] = False
+        elif genome[cell] == most[cell[1]]:
+            grows[cell] = False
+    return genome
+
+
+def tune(run: Run) -> list[Candidate]:
+    """All candidates, best first; those that an earlier start trained are read.
+
+    Raises:
+      UserError: a training diverges.
+      Preempted: after a checkpoint.
+    """
+    genomes = run.config.candidates()
+    workdir.make_folder(run.workdir / "tuning")
+    names = {genome.tobytes(): name for name, genome in genomes.items()}
+
+    def evaluate(wanted):
+        for genome in wanted:
+            name = names[genome.tobytes()]
+            run.writer.say(f"  tuning: {name}, {list(genomes).index(name) + 1} of {len(genomes)}")
+            params, network = run.fit_genome(
+                "tuning", genome, run.source.splits["train"], run.workdir / "tuning" / name
+            )
+            yield run.judge(network, params, genome, run.source.splits["val"])
+
+    return evolution.judge_all(
+        run.space, np.stack(list(genomes.values())), evaluate, run.workdir / "search", run.writer
+    )

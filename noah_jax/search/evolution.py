@@ -1,0 +1,227 @@
+"""The evolutionary search (NOAH, section 3.3): one call evaluates a population.
+
+`python -m noah_jax.search rank WORKDIR --genomes=N` tells whether its ranking can be trusted; see
+`ranking.py`.
+"""
+
+import math
+import operator
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from noah_jax.config.settings import Search
+from noah_jax.config.validation import check_budget
+from noah_jax.errors import UserError
+from noah_jax.runtime import preemption, workdir
+from noah_jax.runtime.writer import Writer
+from noah_jax.space import SearchSpace
+from noah_jax.space.candidates import Candidate, pareto_order
+
+_TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
+_FAILURES = 5  # one after the other to fit a genome, before there counts as none that fits
+_UNFINISHED, _SECONDS_BETWEEN_SAVES = "unfinished.json", 1.0
+
+
+Evaluate = Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray]]]
+
+
+def evolve(
+    space: SearchSpace,
+    settings: Search,
+    evaluate: Evaluate,
+    seed: int,
+    folder: pathlib.Path,
+    writer: Writer,
+) -> list[Candidate]:
+    """All candidates, best first, every generation ranked.
+
+    No genome is evaluated twice, none outside the budget, unless the objective is a front over all
+    budgets. Each generation is saved as
+    `<folder>/gen_NNN.json`, and one that is there already is read, not evaluated; what is known of
+    the one in progress is in `unfinished.json`. Ends early when nothing new can be drawn.
+
+    Args:
+      evaluate: genomes → accuracy and loss of the first few, the next few, ….
+
+    Raises:
+      UserError: no genome fits the budget, or none that does has a finite loss.
+      Preempted: what is evaluated is saved.
+    """
+    check_budget(space, settings)
+    workdir.make_folder(folder)
+    rank = operator.attrgetter("rank_by_loss" if settings.objective == "loss" else "rank")
+    candidates: list[Candidate] = []
+    generations = settings.generations + 1
+    with (
+        writer.progress("search", generations, 0, "generations") as progress,
+        preemption.deferred(),
+    ):
+        for generation in range(generations):
+            path = folder / f"gen_{generation:03d}.json"
+            if saved := workdir.read_json(path, writer.say):
+                found = [Candidate.from_json(values) for values in saved["candidates"]]
+            else:
+                rng = np.random.default_rng([seed, generation])
+                genomes = propose(space, settings, rng, candidates)
+                if not len(genomes):
+                    writer.say(f"  search: nothing new to evaluate in generation {generation}")
+                    break
+                found = _judge(space, genomes, evaluate, generation, folder, writer)
+                workdir.write_json(path, _to_json(generation, found))
+            candidates = sorted(candidates + found, key=rank)
+            best = candidates[0]
+            writer.log(
+                stage="search",
+                generation=generation,
+                evaluated=len(candidates),
+                val_accuracy=best.accuracy,
+                val_loss=best.to_json()["val_loss"],
+                params=best.params,
+            )
+            progress.update(1, val_accuracy=best.accuracy, params=best.params)
+            preemption.stop_if_requested(
+                f"the search is saved after generation {generation + 1} of {generations}"
+            )
+    workdir.discard(folder / _UNFINISHED)
+    if not candidates:
+        raise UserError(
+            f"search: no genome found between search.least_millions={settings.least_millions} and "
+            f"search.budget_millions={settings.budget_millions}"
+        )
+    if not candidates[0].is_finite:
+        raise UserError("search: no genome has a finite loss, so the supernet is of no use")
+    return candidates
+
+
+def judge_all(
+    space: SearchSpace,
+    genomes: np.ndarray,
+    evaluate: Evaluate,
+    folder: pathlib.Path,
+    writer: Writer,
+) -> list[Candidate]:
+    """As `evolve`, for a first generation of given genomes, and no others."""
+    workdir.make_folder(folder)
+    path = folder / "gen_000.json"
+    if saved := workdir.read_json(path, writer.say):
+        found = [Candidate.from_json(values) for values in saved["candidates"]]
+    else:
+        with preemption.deferred():
+            found = _judge(space, genomes, evaluate, 0, folder, writer)
+            workdir.write_json(path, _to_json(0, found))
+    workdir.discard(folder / _UNFINISHED)
+    return sorted(found, key=lambda candidate: candidate.rank)
+
+
+def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
+    """The candidates of one generation; those that an interrupted start evaluated are read."""
+    path, found = folder / _UNFINISHED, []
+    saved = workdir.read_json(path, writer.say)
+    for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
+        if values["genome"] != genome.tolist():  # of another generation
+            break
+        found.append(Candidate.from_json(values))
+    params, saved_at = space.count(genomes), time.monotonic()
+    for results in evaluate(genomes[len(found) :]):
+        for accuracy, loss in zip(*results, strict=True):
+            i, known = len(found), math.isfinite(loss)
+            loss = float(loss) if known else math.inf  # NaN has no order
+            found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
+            if not known:
+                writer.say(f"  search: the genome {genomes[i].tolist()} has no finite loss")
+        if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
+            workdir.write_json(path, _to_json(generation, found))
+            saved_at = time.monotonic()
+            preemption.stop_if_requested(
+                f"the search is saved after {len(found)} of {len(genomes)} genomes of generation "
+                f"{generation + 1}"
+            )
+    return found
+
+
+def _to_json(generation: int, found: list[Candidate]) -> dict:
+    return {"generation": generation, "candidates": [c.to_json() for c in found]}
+
+
+def propose(
+    space: SearchSpace,
+    settings: Search,
+    rng: np.random.Generator,
+    ranked: Sequence[Candidate],
+) -> np.ndarray:
+    """The next generation `[n, blocks, columns]`: new, distinct and within budget.
+
+    Mutations and crossovers of the best so far, and random genomes up to the population; fewer
+    than that only when the space has no more to give. The paper's operators draw until a genome
+    fits the budget; the others change single sizes of one that does not until it does.
+    """
+    pareto, paper = settings.objective == "pareto", settings.operators == "paper"
+    least, most = (0, int(space.count(space.largest()))) if pareto else settings.bounds
+    seen = {candidate.genome.tobytes() for candidate in ranked}
+    parents = _parents(settings, ranked, pareto)
+    found: list[np.ndarray] = []
+
+    def draw(make, count, fit):
+        wanted, failures = len(found) + count, 0
+        for _ in range(_TRIES):
+            for genome in make(count) if count else ():
+                if len(found) == wanted or failures == _FAILURES:
+                    return
+                if fit:
+                    genome = space.fit(rng, genome, least, most)
+                    failures = failures + 1 if genome is None else 0
+                elif not least <= space.count(genome) <= most:
+                    continue
+                if genome is not None and genome.tobytes() not in seen:
+                    seen.add(genome.tobytes())
+                    found.append(genome)
+
+    def choose(n):
+        if pareto:  # binary tournaments; parents are in order
+            return parents[rng.integers(len(parents), size=(2, n)).min(axis=0)]
+        return parents[rng.integers(len(parents), size=n)]
+
+    def mutate(n):
+        return space.mutate(rng, choose(n), settings.operators, settings.m_prob, settings.s_prob)
+
+    def cross(n):
+        return space.crossover(rng, choose(n), choose(n), settings.operators)
+
+    def sample(n):
+        if pareto:
+            return space.sample_spread(rng, n)
+        return space.sample(rng, n) if paper else space.sample_broad(rng, n)
+
+    if len(parents):
+        draw(mutate, settings.mutations, fit=not paper)
+        draw(cross, settings.crossovers, fit=not paper)
+    draw(sample, settings.population - len(found), fit=not paper)
+    draw(sample, settings.population - len(found), fit=True)  # where few fit, blind drawing fails
+    return np.array(found, np.int32).reshape(-1, space.blocks, space.num_columns)
+
+
+def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
+    """Genomes `[n, blocks, columns]`, best first."""
+    if pareto:
+        survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
+    else:
+        survivors = ranked[: settings.parents]
+    return np.array([candidate.genome for candidate in survivors])
+
+
+def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candidate]:
+    """Those that fit the budget, in order.
+
+    Raises:
+      UserError: none does.
+    """
+    least, most = settings.bounds
+    if not (fit := [candidate for candidate in ranked if least <= candidate.params <= most]):
+        raise UserError(
+            f"search: no genome between {least / 1e6:.4f} and {most / 1e6:.4f} M parameters was "
+            "evaluated; front.json has the whole front"
+        )
+    return fit

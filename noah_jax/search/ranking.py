@@ -1,0 +1,190 @@
+"""Can the supernet be trusted? `python -m noah_jax.search rank WORKDIR --genomes=N`
+
+Genomes spread evenly over all numbers of parameters up to the budget are judged with the weights
+that they inherit, as the search does, and then each is retrained with fresh ones and tested.
+Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1
+opposite. `WORKDIR` must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained
+already is not again; `--retrained=OTHER` takes what was retrained in another workdir, which may
+have another supernet but must have the same recipe for retraining.
+"""
+
+import dataclasses
+import io
+import pathlib
+import time
+
+import matplotlib.figure
+import numpy as np
+import scipy.stats
+
+from noah_jax.config import from_json
+from noah_jax.config.settings import Config
+from noah_jax.errors import UserError
+from noah_jax.runtime.workdir import claim, make_folder, read_json, write_bytes, write_json
+from noah_jax.runtime.writer import Writer
+from noah_jax.search import supernet
+from noah_jax.space.candidates import Candidate
+from noah_jax.training import opening, outcome, run
+
+_RESAMPLES = 2000
+
+
+def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = None) -> dict:
+    """What it writes to `rank.json`: see `summary`, and the points.
+
+    Raises:
+      UserError: the workdir holds no supernet, or something is wrong with its inputs.
+      Preempted: what is retrained is saved.
+    """
+    made = prepare(workdir)
+    known = _known(made, retrained) | _known(made, workdir)
+    with claim(workdir, made.writer.say):
+        spread = _spread(made, genomes)
+        judge = supernet.judge(made, supernet.train(made))
+        accuracies, losses = (np.concatenate(part) for part in zip(*judge(spread), strict=True))
+        points, recipe = [], {"retrain": _recipe(made)}
+        make_folder(workdir / "rank")
+        with made.writer.progress("rank", len(spread), 0, "genomes") as progress:
+            for genome, accuracy, loss in zip(spread, accuracies, losses, strict=True):
+                params, key = int(made.space.count(genome)), _key(genome)
+                if new := key not in known:
+                    known[key] = _retrain(made, genome, workdir / "rank" / f"{params}")
+                judged = Candidate(genome, params, float(accuracy), float(loss)).to_json()
+                points.append(judged | {"test_accuracy": known[key]})
+                if new:
+                    write_json(workdir / "rank.json", recipe | _results(points, known))
+                progress.update(1)
+        settings = dataclasses.asdict(made.config)
+        found = {key: settings[key] for key in ("supernet", "space")} | recipe | summary(points)
+        found |= outcome.computed_by() | _results(points, known)
+        write_json(workdir / "rank.json", found)
+        write_bytes(workdir / "rank.png", _plot(points, found))
+    return found
+
+
+def _spread(made: run.Run, genomes: int) -> np.ndarray:
+    """Genomes `[n, blocks, columns]`, smallest first.
+
+    Raises:
+      UserError: there are fewer than three, of which no order can be told.
+    """
+    space, rng = made.space, np.random.default_rng(made.seed("rank"))
+    least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
+    spread = space.sample_spread(rng, genomes, least, min(made.config.search.budget, largest))
+    if len(spread) < genomes:
+        made.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
+    if len(spread) < 3:
+        raise UserError("rank: too few genomes; raise search.budget_millions, or widen the space")
+    return spread
+
+
+def summary(points: list[dict]) -> dict:
+    """Kendall's tau-b of test accuracy with validation accuracy, and with the loss, turned round.
+
+    With 95 % intervals over genomes, by resampling them.
+    """
+    test, accuracy, loss = (
+        np.array([point[key] for point in points], float)
+        for key in ("test_accuracy", "val_accuracy", "val_loss")
+    )
+    found = {}
+    for name, values in (("tau", accuracy), ("tau_loss", -loss)):
+        rows = np.random.default_rng(0).integers(len(points), size=(_RESAMPLES, len(points)))
+        taus = [_tau(values[row], test[row]) for row in rows]
+        low, high = np.nanpercentile(taus, [2.5, 97.5]) if np.isfinite(taus).any() else (None, None)
+        tau = _tau(values, test)
+        tau = None if np.isnan(tau) else tau  # JSON has no other numbers
+        found[name] = {"tau": tau, "low": low, "high": high}
+    return found
+
+
+def _tau(values: np.ndarray, others: np.ndarray) -> float:
+    """NaN where one has no order."""
+    return float(scipy.stats.kendalltau(values, others).statistic)
+
+
+def told(tau: dict) -> str:
+    """A tau and its interval."""
+    if tau["tau"] is None:
+        return "not defined, as all are equal"
+    return f"{tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})"
+
+
+def prepare(workdir: pathlib.Path) -> run.Run:
+    """The run that the workdir belongs to, for its supernet.
+
+    Raises:
+      UserError: it holds no supernet, or its inputs have changed.
+    """
+    saved = read_json(workdir / "config.json")
+    if saved is None or not (workdir / "supernet").is_dir():
+        raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
+    saved.pop("inputs", None)
+    return opening.prepare(from_json(saved), workdir)
+
+
+def _recipe(made: run.Run) -> dict:
+    """What the retrained accuracies depend on."""
+    keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
+    values: Config = made.config
+    recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": made.inputs}
+    schedule = {key: value for key, value in vars(values.retrain).items() if key != "inherit"}
+    return recipe | {"schedule": schedule, "dtype": made.vit.dtype}
+
+
+def _known(made: run.Run, workdir: pathlib.Path | None) -> dict[str, float]:
+    """Test accuracies by genome."""
+    path = workdir and workdir / "rank.json"
+    saved = read_json(path, made.writer.say) if path else None
+    if saved is None:
+        return {}
+    if saved["retrain"] != _recipe(made):
+        raise UserError(f"{path} is of another recipe for retraining: {saved['retrain']}")
+    known = {_key(np.array(point["genome"])): point["test_accuracy"] for point in saved["points"]}
+    return known | saved.get("others", {})
+
+
+def _results(points: list[dict], known: dict[str, float]) -> dict:
+    """The points, and what else was retrained: the spread of another number of genomes."""
+    own = {_key(np.array(point["genome"])) for point in points}
+    others = {key: accuracy for key, accuracy in known.items() if key not in own}
+    return {"points": points} | ({"others": others} if others else {})
+
+
+def _key(genome: np.ndarray) -> str:
+    return str(genome.tolist())
+
+
+def _retrain(made: run.Run, genome: np.ndarray, folder: pathlib.Path) -> float:
+    made = dataclasses.replace(made, writer=Writer(folder.parent))  # the workdir's log is the run's
+    start, splits = time.monotonic(), made.source.splits
+    params, network = made.fit_genome("retrain", genome, splits["trainval"], folder)
+    accuracy, _ = made.judge(network, params, genome, splits["test"])
+    made.writer.log(
+        stage="rank",
+        params=int(made.space.count(genome)),
+        test_accuracy=float(accuracy[0]),
+        took=round(time.monotonic() - start, 2),
+    )
+    return float(accuracy[0])
+
+
+def _plot(points: list[dict], found: dict) -> bytes:
+    """A PNG: each genome's two accuracies, coloured by its size."""
+    figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
+    axis = figure.subplots()
+    x, y, params = (
+        [100 * point[key] for point in points]
+        for key in ("val_accuracy", "test_accuracy", "params")
+    )
+    dots = axis.scatter(x, y, c=np.array(params) / 1e8, cmap="viridis", s=40)
+    figure.colorbar(dots, label="parameters (M), head excluded")
+    axis.set(
+        xlabel="validation accuracy (%), inherited weights",
+        ylabel="test accuracy (%), retrained",
+        title=f"Kendall's tau {told(found['tau'])}",
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=150)
+    return data.getvalue()

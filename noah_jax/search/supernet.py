@@ -1,0 +1,124 @@
+"""The supernet (NOAH, section 3.2): genomes to train it with, and what it says of others.
+
+The original trains one random genome a step. Several can share a batch, in equal parts; with
+`sandwich` the largest and the smallest are always among them, with `distillation` the others learn
+from the largest too (as BigNAS, arXiv 2003.11142, but on parts of one batch). Sampling "random"
+is the paper's: each size as likely as the others. "fair" makes rare sizes train as often as common
+ones. Under both a subnet of one kind of module hardly ever trains, and is judged too low; "broad"
+draws as the search does first, so that what it asks about was trained.
+
+With several `search.folds` there is a supernet for each part of the training and validation images,
+trained on the others: together they judge a genome by all images. Their weights, which began alike,
+are averaged where a subnet begins with them (as model soups, arXiv 2203.05482).
+"""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from noah_jax.config.settings import SupernetSchedule
+from noah_jax.data import loader
+from noah_jax.errors import UserError
+from noah_jax.runtime import workdir
+from noah_jax.search import evolution
+from noah_jax.space import SearchSpace
+from noah_jax.training import evaluation
+from noah_jax.training.run import Run
+
+
+def genomes_of_step(
+    space: SearchSpace, settings: SupernetSchedule, seed: int
+) -> Callable[[int], np.ndarray]:
+    """Step → `[genomes_per_step, blocks, columns]`; with a sandwich the largest comes first."""
+    always = [space.largest(), space.smallest()] if settings.sandwich else []
+    drawn = settings.genomes_per_step - len(always)
+
+    def genomes(step: int) -> np.ndarray:
+        if settings.sampling == "fair":
+            others = space.sample_fair(seed, step * drawn, drawn)
+        else:
+            sample = space.sample_broad if settings.sampling == "broad" else space.sample
+            others = sample(np.random.default_rng([seed, step]), drawn)
+        return np.concatenate([np.stack(always), others]) if always else others
+
+    return genomes
+
+
+def train(run: Run) -> list[tuple]:
+    """For each fold the supernet's network and params; what was trained before is read.
+
+    Raises:
+      UserError: the training diverges.
+      Preempted: after a checkpoint.
+    """
+    config, trained = run.config, []
+    network = run.network(run.space.max_sizes, "supernet init")
+    home, folds = run.workdir / "supernet", _folds(run)
+    if config.supernet_from:
+        workdir.copy_folder(pathlib.Path(config.supernet_from).expanduser() / "supernet", home)
+    if len(folds) > 1:
+        workdir.make_folder(home)
+    for fold, (train_split, _) in enumerate(folds):
+        if len(folds) > 1:
+            run.writer.say(f"  supernet: fold {fold + 1} of {len(folds)}")
+        params = run.fit(
+            "supernet",
+            network,
+            genomes_of_step(run.space, config.supernet, run.seed("genomes", fold)),
+            train_split,
+            home / f"fold_{fold}" if len(folds) > 1 else home,
+            part=fold,
+            distillation=config.supernet.distillation,
+        )
+        trained.append((network, params))
+    return trained
+
+
+def judge(run: Run, trained: list[tuple], split: loader.Split | None = None) -> evolution.Evaluate:
+    """Genomes → accuracy and mean loss, over all folds, of the first few, the next few, ….
+
+    Args:
+      split: images that all supernets are asked about; None = what each was not trained on.
+    """
+    splits = [held_out if split is None else split for _, held_out in _folds(run)]
+    images = np.array([len(split) for split in splits])
+    judges = [
+        evaluation.population_evaluator(
+            network, params, run.batches(split), run.config.search, run.mesh
+        )
+        for (network, params), split in zip(trained, splits, strict=True)
+    ]
+
+    def evaluate(genomes):
+        for results in zip(*(judge(genomes) for judge in judges), strict=True):
+            values = np.array(results)  # [folds, 2, n]
+            yield tuple((images[:, None, None] * values).sum(axis=0) / images.sum())
+
+    return evaluate
+
+
+def average(trained: list[tuple]) -> nnx.State:
+    """The mean over all folds of the supernets' params."""
+    return jax.tree.map(lambda *x: sum(x) / len(x), *(params for _, params in trained))
+
+
+def _folds(run: Run) -> list[tuple[loader.Split, loader.Split]]:
+    """The images that a supernet is trained on, and those that it is asked about."""
+    folds, splits = run.config.search.folds, run.source.splits
+    if folds == 1:
+        return [(splits["train"], splits["val"])]
+    everything = splits["trainval"]
+    if len(everything) < folds:
+        raise UserError(f"search.folds={folds}, but there are only {len(everything)} images")
+    order = np.random.default_rng(run.seed("folds")).permutation(len(everything))
+    parts = [np.sort(part) for part in np.array_split(order, folds)]
+    return [
+        (
+            loader.subset(everything, np.setdiff1d(order, part)),
+            loader.subset(everything, part),
+        )
+        for part in parts
+    ]

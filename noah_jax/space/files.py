@@ -1,0 +1,156 @@
+"""Genomes in files: ours in JSON, and the subnet YAMLs of the original NOAH."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import yaml
+
+from noah_jax.errors import UserError
+from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES
+
+_KEYS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `MODULES`
+_MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
+_MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
+_MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3
+_MAX_SIZE = 10_000  # of a prompt module: memory is taken for it before anything else is looked at
+_MAX_POWER = 3  # of ten, either way, in a scale
+
+
+def genome_file(value: str) -> tuple[str, str]:
+    """The file, and the point of a front, that `front.json:p3` names; a file alone has no point."""
+    full = os.path.expanduser(value)  # unlike pathlib's, these raise nothing
+    path, _, point = full.rpartition(":")
+    return (path, point) if not os.path.isfile(full) and os.path.isfile(path) else (full, "")
+
+
+def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
+    """The genome in `best.json`, `result.json`, a bare nested list, or one of NOAH's YAMLs.
+
+    Args:
+      path: `front.json:p3` is the point of that name in a front.
+
+    Returns:
+      int32 `[blocks, columns]`, the columns being `MODULES` or `COLUMNS`.
+
+    Raises:
+      UserError: the file holds none, or one of another shape.
+    """
+    file, point = genome_file(str(path))
+    path = pathlib.Path(file)
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            rows = read_noah_yaml(path).tolist()
+        else:
+            value = json.loads(_read(path, _MAX_JSON_BYTES))
+            if point or (isinstance(value, dict) and "points" in value):
+                value = _point(value, point)
+            rows = value["genome"] if isinstance(value, dict) else value
+        if not isinstance(rows, list) or not all(map(_is_row, rows)):
+            raise ValueError(
+                f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}, with scales, "
+                f"-{_MAX_POWER} … {_MAX_POWER}, from the fifth number on"
+            )
+        widths = sorted({len(row) for row in rows})
+        if len(rows) != blocks or widths not in ([len(MODULES)], [len(COLUMNS)]):
+            raise ValueError(f"it is [{len(rows)}, {' or '.join(map(str, widths))}]")
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
+            f"{len(MODULES)} sizes {MODULES} or all of {COLUMNS}, plain or under the key genome, "
+            f"or a .yaml of NOAH's with as many blocks"
+        ) from error
+    return np.array(rows, np.int32)
+
+
+def _point(value, name: str) -> dict:
+    """The point of that name in what a `front.json` holds."""
+    points = value.get("points") if isinstance(value, dict) else None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ValueError("it is no front")
+    for point in points:
+        if point.get("name") == name:
+            return point
+    names = ", ".join(f"{point.get('name')} ({point.get('params')})" for point in points)
+    raise ValueError(f"it is a front: append :NAME, with one of the names (parameters) {names}")
+
+
+def _read(path: pathlib.Path, limit: int) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    return data
+
+
+def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
+    """The genome in one of NOAH's subnet files (`experiments/NOAH/subnet/**.yaml`).
+
+    Only the section `RETRAIN` counts: under each module's name the sizes of all blocks.
+
+    Returns:
+      int32 `[blocks, modules]`.
+
+    Raises:
+      UserError: it cannot be read or holds no genome, or one with prefix tuning.
+    """
+    path = pathlib.Path(path).expanduser()
+    try:
+        data = _read(path, _MAX_BYTES)
+        _refuse_elaborate(data)
+        content = yaml.safe_load(data)
+    except (OSError, ValueError, ArithmeticError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read a genome from {path}: {error}") from error
+    section = content.get("RETRAIN") if isinstance(content, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"no genome in {path}: it has no section RETRAIN, as NOAH's subnets have")
+    problems = [
+        f"RETRAIN.{key}: expected a list of sizes 0 … {_MAX_SIZE}, one a block"
+        for key in _KEYS
+        if not _are_sizes(section.get(key))
+    ]
+    prefix = section.get("PREFIX_DIM", [0])  # the baselines' files have none
+    if not _are_sizes(prefix) or any(prefix):
+        problems.append("RETRAIN.PREFIX_DIM: expected zeros; prefix tuning is not supported")
+    if not problems and len({len(section[key]) for key in _KEYS}) > 1:
+        lengths = ", ".join(f"RETRAIN.{key} {len(section[key])}" for key in _KEYS)
+        problems.append(f"the lists differ in length: {lengths}")
+    if problems:
+        raise UserError(f"no genome in {path}:\n  " + "\n  ".join(problems))
+    return np.array([section[key] for key in _KEYS], np.int32).T
+
+
+def _refuse_elaborate(data: bytes) -> None:
+    """Raises ValueError for what makes YAML dangerous, before anything is built from it."""
+    depth = 0
+    for event in yaml.parse(data, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError(f"it has an anchor or alias {event.anchor}")
+        if getattr(event, "tag", None):
+            raise ValueError(f"it has a tag {event.tag!r}")
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise ValueError("it has a merge key <<")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+
+
+def _is_row(value) -> bool:
+    """Whether it is a list of sizes, what follows those of `ALL_MODULES` being powers of ten."""
+    modules = len(ALL_MODULES)
+    return (
+        isinstance(value, list)
+        and _are_sizes(value[:modules])
+        and all(type(power) is int and abs(power) <= _MAX_POWER for power in value[modules:])
+    )
+
+
+def _are_sizes(value) -> bool:
+    """Whether it is a list of sizes; `true` is none, though Python takes it for 1."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in value)
+    )

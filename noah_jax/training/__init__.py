@@ -1,0 +1,1 @@
+"""Training and testing of one network in one run."""

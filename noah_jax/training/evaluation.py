@@ -1,0 +1,144 @@
+"""Evaluation: a population on validation images that stay on the devices, a subnet on a stream."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from noah_jax.config.settings import Search
+from noah_jax.runtime import memory, sharding
+from noah_jax.vit.network import Network
+
+_T = TypeVar("_T")
+
+
+def make_evaluator(network: Network, mesh: Mesh):
+    """The compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
+
+    Args of the result:
+      images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
+      genomes: `[g, depth, modules]`, which go side by side.
+      classes: bool `[num_classes]`, those that a test set shows.
+
+    Returns:
+      Each `[g]`: correct predictions among `classes` and among all (int32), summed cross-entropy
+      (float32); then the labels, int32 `[chunks, b]`, and what was predicted among `classes`,
+      int32 `[chunks, g, b]`.
+    """
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def evaluate(params, frozen, images, labels, genomes, classes):
+        wide = len(genomes) % mesh.size == 0  # else the images are spread, not the genomes
+        genomes = sharding.spread(mesh, genomes)
+
+        def judge(genome, images, labels):
+            logits = network.logits(params, frozen, images, genome)
+            among = jnp.where(classes[None], logits, -jnp.inf)
+            predicted = among.argmax(-1)
+            right, right_of_all = (
+                (x == labels).sum(dtype=jnp.int32)  # never at label -1
+                for x in (predicted, logits.argmax(-1))
+            )
+            log_probability = jax.nn.log_softmax(logits)
+            picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
+            loss = -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
+            return (right, right_of_all, loss), predicted.astype(jnp.int32)
+
+        def chunk(totals, batch):
+            images, labels = batch
+            images = images if wide else sharding.spread(mesh, images)
+            counts, predicted = jax.vmap(judge, (0, None, None))(genomes, images, labels)
+            return jax.tree.map(jnp.add, totals, counts), predicted
+
+        zeros = [jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)]
+        totals, predicted = jax.lax.scan(chunk, tuple(zeros), (images, labels))
+        return *totals, labels, predicted  # labels, as a process has only those of its own rows
+
+    return evaluate
+
+
+def population_evaluator(
+    network: Network,
+    params,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    settings: Search,
+    mesh: Mesh,
+) -> Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """`genomes [n, depth, modules]` → accuracy and mean loss of the first few, the next few, ….
+
+    The batches, see `loader.batches`, are put on the devices once. The last few are padded to the
+    shape of the others.
+    """
+    images, labels = (np.stack(part) for part in zip(*batches, strict=True))
+    total = int((labels >= 0).sum())
+    chunks = sharding.replicate(mesh, (images, labels))
+    evaluate = memory.watch(make_evaluator(network, mesh))
+    classes = np.ones(params["head"]["bias"].shape, bool)
+    a_device = -(-settings.population // mesh.size)
+    side_by_side = min(settings.genomes_per_call, a_device) * mesh.size
+
+    def call(genomes):
+        padded = np.resize(genomes, (side_by_side, *genomes.shape[1:]))  # repeats
+        return len(genomes), evaluate(params, network.frozen, *chunks, padded, classes)
+
+    def run(genomes):
+        starts = range(0, len(genomes), side_by_side)
+        calls = (call(genomes[start : start + side_by_side]) for start in starts)
+        for n, (correct, _, loss, *_) in one_late(calls):
+            yield np.asarray(correct)[:n] / total, np.asarray(loss)[:n] / total
+
+    return run
+
+
+def score_stream(
+    network: Network,
+    params,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    total: int,
+    batch: int,
+    genome: np.ndarray,
+    classes: tuple[int, ...],
+    evaluate: Callable,
+    mesh: Mesh,
+    done: int = 0,
+    totals: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """How many images are done, sums over them, predictions for the last few, batch by batch.
+
+    The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. Int32
+    `[2, images]`: label and prediction of each image of the batch, in the set's order.
+
+    Args:
+      batches: from the image `done` on, the `sharding.local_rows` of batches of `batch`, see
+        `loader.batches`; one at a time is in memory.
+      total: images in the set.
+      classes: those that the set shows; empty = all.
+      evaluate: from `make_evaluator`.
+      totals: over the images that were done before.
+    """
+    shown = np.zeros(params["head"]["bias"].shape, bool)
+    shown[list(classes) or slice(None)] = True
+    totals = np.zeros(3) if totals is None else totals
+
+    def count(local):
+        placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
+        return evaluate(params, network.frozen, *placed, genome[None], shown)
+
+    for *sums, labels, predicted in one_late(map(count, batches)):
+        done, totals = min(done + batch, total), totals + np.ravel(sums)
+        pairs = np.stack([np.ravel(labels), np.ravel(predicted)])
+        yield done, totals, pairs[:, pairs[0] >= 0]
+
+
+def one_late(results: Iterable[_T]) -> Iterator[_T]:
+    """Each when the next has been made: what computes them never waits for who waits for them."""
+    waiting = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) == 2:
+            yield waiting.pop(0)
+    yield from waiting

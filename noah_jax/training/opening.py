@@ -1,0 +1,129 @@
+"""A run is opened: its inputs are looked at, and compared with those of its workdir."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from noah_jax import pretrained
+from noah_jax.config import validation
+from noah_jax.config.differences import differences, supernet_differences
+from noah_jax.config.settings import SEARCHED, TUNED, Config, schedule
+from noah_jax.data import loader
+from noah_jax.data.shots import Shots
+from noah_jax.errors import UserError
+from noah_jax.runtime import processes, sharding, trackers
+from noah_jax.runtime.workdir import read_json
+from noah_jax.runtime.writer import Writer
+from noah_jax.space import files
+from noah_jax.training import step as step_lib
+from noah_jax.training.run import _OUTPUTS, Run, _backbone, _open_source
+from noah_jax.vit.attention import can_fuse
+
+
+def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
+    """Looks at all inputs, and writes nothing.
+
+    Args:
+      source: the images; None = those of `config.task`.
+
+    Raises:
+      UserError: something is wrong with them, or the workdir belongs to a run with others.
+    """
+    space = config.search_space()
+    if config.genome:
+        files.read_genome(config.genome, space.blocks)
+    elif config.method in SEARCHED:
+        validation.check_budget(space, config.search)
+    shots = None
+    if config.shots:
+        shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
+    if source is None:
+        source = _open_source(config.task, config.data_dir, config.split_seed, shots)
+    config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
+    if config.has_supernet:
+        step_lib.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))
+    for stage in ("tuning", "retrain") if config.method in TUNED else ("retrain",):
+        step_lib.steps_per_epoch(stage, *schedule(config, counts, stage))
+    vit = config.vit(source.num_classes, config.dtype)
+    weights = config.weights or config.backbone
+    backbone = _backbone(config.vit(1, config.dtype), weights)
+    trackers.check(config.trackers)
+    mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
+    if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
+        fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
+        vit = dataclasses.replace(vit, fused_attention=fused)
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    if config.genome:
+        inputs["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
+    if config.supernet_from:
+        _require_supernet(config, inputs)
+    processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
+    refuse_other_config(config, workdir, inputs)
+    return Run(config, workdir, source, space, vit, backbone, mesh, writer, inputs)
+
+
+def _resolve(config: Config) -> Config:
+    """With the dtype that "auto" means here, so that a run cannot go on in another."""
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(config, dtype=auto) if config.dtype == "auto" else config
+
+
+def _require_supernet(config: Config, inputs: dict[str, str]) -> None:
+    """Raises UserError unless the supernet of `supernet_from` is the one that would be trained."""
+    folder = pathlib.Path(config.supernet_from).expanduser()
+    saved = read_json(folder / "config.json")
+    if saved is None or not processes.from_main((folder / "supernet").is_dir):
+        raise UserError(f"supernet_from={folder}: it is no workdir with a supernet")
+    old = saved.pop("inputs", {})
+    different = supernet_differences(saved, config)
+    different += [
+        f"the {key}: not the same as there" for key in inputs if old.get(key) != inputs[key]
+    ]
+    if different:
+        raise UserError(
+            f"supernet_from={folder}: its supernet is not the one of this run:\n  "
+            + "\n  ".join(different)
+        )
+
+
+# --- A workdir belongs to one run ----------------------------------------------------------------
+
+
+def refuse_other_config(
+    config: Config, workdir: pathlib.Path, inputs: dict[str, str] | None = None
+) -> None:
+    """Raises UserError if the workdir belongs to a run with other settings, or other `inputs`."""
+    saved = _saved(workdir)
+    if saved is None:
+        return
+    old = saved.pop("inputs", {})
+    different = differences(saved, _resolve(config)) + _changed(old, inputs or {})
+    if different:
+        raise UserError(
+            f"{workdir} belongs to a run with other settings:\n  "
+            + "\n  ".join(different)
+            + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
+        )
+
+
+def _changed(old: dict[str, str], inputs: dict[str, str]) -> list[str]:
+    """Which inputs have other contents than those of another run, a line each."""
+    what = {"images": "the images", "weights": "the file of weights", "genome": "the genome"}
+    return [f"{what[key]}: not the same as there" for key in inputs if old.get(key) != inputs[key]]
+
+
+def _saved(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The settings of the run that the workdir belongs to; None if there is none."""
+    try:
+        saved = read_json(workdir / "config.json")
+        outputs = (workdir / name for name in _OUTPUTS)
+        if saved is None and processes.from_main(lambda: any(path.exists() for path in outputs)):
+            raise UserError(f"{workdir / 'config.json'} is missing")
+    except UserError as error:
+        raise UserError(
+            f"{error}, so it cannot be known which run {workdir} belongs to: start anew beside it "
+            "with --fresh"
+        ) from error
+    return saved

@@ -1,0 +1,131 @@
+"""The last stage: the test, and what `result.json` says about a run."""
+
+import contextlib
+import hashlib
+import math
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+import noah_jax
+from noah_jax.runtime import preemption, sharding, workdir
+from noah_jax.runtime.memory import watch
+from noah_jax.space.genomes import count_noah, count_params
+from noah_jax.training import evaluation, predictions
+from noah_jax.training.run import Run
+from noah_jax.vit.network import Network
+
+_UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
+_MOST_OF_THE_TIME = 0.05  # that saving may take: of a large test set, all predictions are saved
+
+
+def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
+    """Tests the params of the last epoch and writes `predictions.json` and `result.json`.
+
+    Raises:
+      UserError: an image cannot be read.
+      Preempted: what was predicted so far is saved.
+    """
+    with run.writer.stage("test"):
+        tests, predicted = _test(run, network, params, genome)
+    predictions.keep(run.workdir, run.source, predicted)
+    workdir.write_json(run.workdir / "result.json", _result(run, params, genome, best, tests))
+    workdir.discard(run.workdir / _UNFINISHED)
+
+
+def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For each test set: accuracy among the classes that it shows, and among all.
+
+    And for each two lists, labels and predictions.
+    """
+    judge = watch(evaluation.make_evaluator(network, run.mesh))
+    path, results = run.workdir / _UNFINISHED, {}
+    subnet = _digest(params, genome)
+    saved = workdir.read_json(path, run.writer.say) or {}
+    known = saved.get("sets", {}) if saved.get("subnet") == subnet else {}
+    for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
+        done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
+        batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
+        batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
+        rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)
+        with (
+            run.writer.progress(name, len(split), done, "images") as progress,
+            contextlib.closing(batches),
+            preemption.deferred(),
+        ):
+            for now_done, sums, new in evaluation.score_stream(network, params, batches, *rest):
+                progress.update(now_done - done)
+                done, totals = now_done, sums.tolist()
+                for values, more in zip(predicted, new.tolist(), strict=True):
+                    values += more
+                start = time.monotonic()
+                if start > next_save or done == len(split) or preemption.requested():
+                    known[name] = done, totals, predicted
+                    workdir.write_json(path, {"subnet": subnet, "sets": known})
+                    seconds = (time.monotonic() - start) / _MOST_OF_THE_TIME
+                    next_save = time.monotonic() + max(_SECONDS_BETWEEN_SAVES, seconds)
+                    so_far = f"{name} is saved after {done} of {len(split)} images"
+                    preemption.stop_if_requested(so_far)
+        accuracy, among_all, loss = (np.array(totals) / len(split)).tolist()
+        loss = loss if math.isfinite(loss) else None  # JSON has no other numbers
+        results[name] = {"accuracy": accuracy, "loss": loss, "images": len(split)}
+        if split.classes:
+            results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
+        run.writer.log(stage="test", test_set=name, **results[name])
+    return results, {name: predicted for name, (*_, predicted) in known.items()}
+
+
+def _digest(params, genome: np.ndarray) -> str:
+    """What identifies a trained subnet."""
+    digest = hashlib.sha256(genome.tobytes())
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
+    config, width = run.config, run.space.width
+    trained = sum(leaf.size for leaf in jax.tree.leaves(params))
+    head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
+    full = config.method == "full"
+    return {
+        "task": config.task,
+        "method": config.method,
+        "seed": config.seed,
+        "shots": config.shots,
+        "test_accuracy": tests["test"]["accuracy"],
+        "test_loss": tests["test"]["loss"],
+        "more_tests": {name: value for name, value in tests.items() if name != "test"},
+        "val_accuracy": best.get("val_accuracy") if best else None,
+        "genome": genome.tolist(),
+        "params": trained - head if full else int(count_params(genome, width)),
+        "params_noah_count": trained - head if full else int(count_noah(genome, width)),
+        "head_params": head,
+        "stages": run.writer.stage_seconds(),
+        "memory": run.writer.memory(),
+        "images": {name: len(split) for name, split in run.source.splits.items()},
+        "class_names": list(run.source.class_names),
+        "image_size": config.image_size,
+        "normalisation": run.normalisation,
+        "encoding": run.source.encoding,
+        "warnings": list(run.source.warnings),
+        "inputs": run.inputs,
+        "backbone": config.backbone,
+        "dtype": run.vit.dtype,
+        "fused_attention": run.vit.fused_attention,
+        **computed_by(),
+    }
+
+
+def computed_by() -> dict[str, Any]:
+    """The versions and devices that a result comes from."""
+    versions = {"noah_jax": noah_jax.__version__, "python": platform.python_version()}
+    packages = ("jax", "flax", "optax", "orbax-checkpoint")
+    return {
+        "versions": versions | {name: version(name) for name in packages},
+        "devices": [device.device_kind for device in jax.devices()],
+    }

@@ -1,0 +1,118 @@
+"""What a subnet predicts for each test image: `predictions.json`, and what it says of the classes.
+
+Kept by the test stage, with a few small images, so that a report needs neither data nor weights.
+"""
+
+import base64
+import collections
+import dataclasses
+import io
+import pathlib
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from noah_jax.data.images import rgb
+from noah_jax.data.loader import Source, Split, decode
+from noah_jax.errors import UserError
+from noah_jax.runtime import processes
+from noah_jax.runtime.workdir import read_json_here, write_json
+
+NAME = "predictions.json"
+_EXAMPLES, _PIXELS, _QUALITY = 8, 144, 80  # of the right and of the wrong each: 100 KB in all
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The test images' labels and what was predicted for them, int `[n]`, in the test's order.
+
+    Attributes:
+      class_names: empty where the data has none.
+      examples: `index`, `name` and `jpeg` (base64) of a few images, right ones and wrong ones.
+    """
+
+    labels: np.ndarray
+    predicted: np.ndarray
+    class_names: tuple[str, ...]
+    examples: list[dict[str, Any]]
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.labels == self.predicted
+
+    def name(self, label: int) -> str:
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+
+    def by_class(self) -> list[tuple[int, int, int]]:
+        """Label, images and how many of them are right, of each class that the test shows."""
+        images = np.bincount(self.labels)
+        right = np.bincount(self.labels[self.right], minlength=len(images))
+        return [(int(k), int(images[k]), int(right[k])) for k in np.flatnonzero(images)]
+
+    def confusions(self) -> list[tuple[int, int, int]]:
+        """Label, wrong prediction and how often, the most frequent first."""
+        wrong = ~self.right
+        pairs = zip(self.labels[wrong].tolist(), self.predicted[wrong].tolist(), strict=True)
+        counts = collections.Counter(pairs)
+        return [(*pair, n) for pair, n in sorted(counts.items(), key=lambda x: (-x[1], x[0]))]
+
+
+def keep(workdir: pathlib.Path, source: Source, tests: dict[str, list[list[int]]]) -> None:
+    """Writes `predictions.json`.
+
+    Args:
+      tests: labels and predictions of each test set.
+    """
+    if not processes.is_main():
+        return
+    values = {
+        name: dict(zip(("labels", "predictions"), x, strict=True)) for name, x in tests.items()
+    }
+    examples = _examples(source.splits["test"], *map(np.array, tests["test"]))
+    names = {"class_names": list(source.class_names)}
+    write_json(workdir / NAME, {"tests": values, "examples": examples} | names)
+
+
+def read(workdir: pathlib.Path, result: dict[str, Any]) -> Predictions:
+    """The predictions that `result` counts.
+
+    Raises:
+      UserError: they are not there, or of another result, or damaged.
+    """
+    path = workdir / NAME
+    again = (
+        f"delete {workdir / 'result.json'} and run its command again, which repeats the test only"
+    )
+    try:
+        values = read_json_here(path)
+    except UserError as error:
+        raise UserError(f"{error}: {again}") from error
+    if values is None:
+        raise UserError(f"{path} is not there, as in workdirs of earlier versions: {again}")
+    labels, predicted = (np.array(values["tests"]["test"][k]) for k in ("labels", "predictions"))
+    found = Predictions(labels, predicted, tuple(values["class_names"]), values["examples"])
+    if found.right.sum() != round(result["test_accuracy"] * result["images"]["test"]):
+        raise UserError(f"{path} is of another result: {again}")
+    return found
+
+
+def _examples(split: Split, labels: np.ndarray, predictions: np.ndarray) -> list[dict[str, Any]]:
+    """Evenly spaced among the right ones and the wrong ones: nobody chose them."""
+    rows: list[int] = []
+    for found in (np.flatnonzero(labels == predictions), np.flatnonzero(labels != predictions)):
+        places = np.linspace(0, len(found) - 1, min(_EXAMPLES, len(found)))
+        rows += found[places.round().astype(int)].tolist()
+    return [
+        {"index": row, "name": split.names[row], "jpeg": read[0]}
+        for row, read in zip(rows, decode(split, rows, _thumbnail), strict=True)
+        if not isinstance(read, str)  # it was there a moment ago
+    ]
+
+
+def _thumbnail(image: PIL.Image.Image) -> str:
+    data = io.BytesIO()
+    small = PIL.ImageOps.contain(rgb(image), (_PIXELS, _PIXELS))
+    small.save(data, "JPEG", quality=_QUALITY, optimize=True)
+    return base64.b64encode(data.getvalue()).decode()

@@ -1,0 +1,71 @@
+"""The shape of a Vision Transformer, without JAX."""
+
+import dataclasses
+import re
+
+_SHAPES = {  # width, depth, heads
+    "ti": (192, 12, 3),
+    "s": (384, 12, 6),
+    "b": (768, 12, 12),
+    "l": (1024, 24, 16),
+    "h": (1280, 32, 16),
+}
+_PATCH_SIZES = (8, 14, 16, 32)
+_VARIANTS = {
+    "": {},
+    "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
+    "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
+    "_dist": {"registers": 1},  # distilled DeiT, its distillation token
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """The shape of a ViT, and how it computes."""
+
+    width: int
+    depth: int
+    heads: int
+    patch_size: int
+    image_size: int = 224
+    num_classes: int = 1000
+    registers: int = 0  # tokens between class token and patches, without a position
+    pre_norm: bool = False  # a layer norm before the first block, and no bias in the embedding
+    quick_gelu: bool = False  # in the MLP, instead of the exact GELU
+    epsilon: float = 1e-6  # of the layer norms
+    antialias: bool = False  # how a position table of another size is interpolated
+    drop_path: float = 0.1  # of the last block; linear over depth from 0
+    dropout: float = 0.1  # inside the prompt modules
+    dtype: str = "float32"  # of the computation; trainable parameters and logits are float32
+    fused_attention: bool = False  # by cuDNN, see attention.py
+    rematerialise: bool = False  # backwards, compute all of a block again but its input
+
+    def __post_init__(self):
+        if self.image_size % self.patch_size:
+            below = self.image_size // self.patch_size * self.patch_size
+            near = sorted({below or self.patch_size, below + self.patch_size})
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by the patch size "
+                f"{self.patch_size}; use {' or '.join(map(str, near))}"
+            )
+
+    @classmethod
+    def named(cls, name: str, **overrides) -> "ViTConfig":
+        """E.g. `vit_b16`, `vit_s14_reg4`, `vit_l14_clip`; ValueError for a name that means nothing.
+
+        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. At the end `_clip` stands for the image
+        tower of OpenAI's CLIP (its GELU is not that of OpenCLIP's own models, and no file tells),
+        `_reg4` for DINOv2 with registers, `_dist` for the distilled DeiT.
+        """
+        match = re.fullmatch(r"vit_([a-z]+)(\d+)(_\w+)?", name)
+        shape, patch_size, variant = match.groups("") if match else ("", "0", "")
+        if shape not in _SHAPES or int(patch_size) not in _PATCH_SIZES or variant not in _VARIANTS:
+            raise ValueError(
+                f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>"
+                f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
+            )
+        return cls(*_SHAPES[shape], int(patch_size), **_VARIANTS[variant], **overrides)
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch_size

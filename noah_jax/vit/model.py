@@ -1,0 +1,240 @@
+"""Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
+
+The same code is DeiT, DINO, DINOv2 (with registers too), MAE's encoder and CLIP's image tower.
+Blocks are stacked, one set of arrays `[depth, ...]`, and run by `lax.scan`: compile time does not
+grow with depth. The genome is an argument like the images are; no shape depends on it.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES, SCALED
+from noah_jax.vit.attention import FUSED, attend
+from noah_jax.vit.config import ViTConfig
+from noah_jax.vit.prompts import (
+    Adapter,
+    LoRA,
+    ParallelAdapter,
+    PromptParam,
+    VisualPrompts,
+    drop,
+    quick_gelu,
+)
+
+# What the forward pass of a block keeps for the backward pass, besides its input. The rest is cheap
+# to compute again, while keeping it costs memory and the time to write it there.
+_KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
+_FACTORS = 10.0 ** np.arange(-3, 4)  # of the scales from -3 on; that of 0 is exactly 1
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block, with its prompt modules at maximum size."""
+
+    def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        self.heads, self.dropout = config.heads, config.dropout
+        self.quick_gelu, self.fused_attention = config.quick_gelu, config.fused_attention
+        self.norm1 = _layer_norm(config, rngs)
+        self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
+        self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+        self.norm2 = _layer_norm(config, rngs)
+        self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
+        vpt, lora, adapter, parallel = (max_sizes.get(name, 0) for name in ALL_MODULES)
+        self.vpt = VisualPrompts(vpt, d, rngs=rngs) if vpt else None
+        self.lora = LoRA(lora, d, 3 * d, rngs=rngs) if lora else None
+        self.adapter = Adapter(adapter, d, rngs=rngs) if adapter else None
+        # Last, so that all others start from the same numbers with it and without it.
+        self.parallel = ParallelAdapter(parallel, d, rngs=rngs) if parallel else None
+
+    def __call__(self, x, live, row, drop_path, key, wanted=None):
+        """One block.
+
+        Args:
+          x: `[b, n, d]`.
+          live, row: how many prompt slots hold a token so far, and the genome's row `[3]` or `[7]`;
+            may be traced.
+          drop_path: the probability that an example skips a branch.
+          key: of the random numbers in training, else None.
+          wanted: how many of the first tokens to return, None = all.
+
+        Returns:
+          `x` `[b, wanted, d]`, and `live`.
+        """
+        row = dict(zip(COLUMNS, row, strict=False))
+        scale = dict.fromkeys(SCALED)
+        if len(row) > len(MODULES):
+            factors = jnp.asarray(_FACTORS, x.dtype)
+            scale = {name: factors[row[f"{name}_scale"] + 3] for name in SCALED}
+        keys = [None] * 5 if key is None else jax.random.split(key, 5)
+        if self.vpt is not None:
+            x, live = self.vpt(x, live, row["vpt"], self.dropout, keys[0])
+        attended = self.attention(x, live, row["lora"], scale["lora"], keys[1], wanted)
+        x = x[:, :wanted] + drop(attended, drop_path, keys[2], per_example=True)
+        x = checkpoint_name(x, "middle")
+        h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
+        h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
+        h = checkpoint_name(drop(h, drop_path, keys[3], per_example=True), "mlp")
+        if self.adapter is not None:
+            h = self.adapter(h, row["adapter"], self.dropout, keys[4], scale["adapter"])
+        if self.parallel is not None and "parallel" in row:
+            key = None if key is None else jax.random.fold_in(key, len(keys))  # is not in `keys`
+            h = h + self.parallel(x, row["parallel"], self.dropout, key, scale["parallel"])
+        return x + h, live
+
+    def attention(self, x, live, lora_size, lora_scale, key, wanted):
+        b, n, d = x.shape
+        h = self.norm1(x).astype(x.dtype)
+        qkv = self.qkv(h)
+        if self.lora is not None:
+            qkv = qkv + self.lora(h, lora_size, self.dropout, key, lora_scale)
+        qkv = jax.lax.split(checkpoint_name(qkv, "qkv"), (d, d, d), axis=2)
+        q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
+        fused = self.fused_attention and wanted is None
+        slots = 0 if self.vpt is None else self.vpt.tokens.shape[0]
+        # Empty slots stand at the end, so a length tells them.
+        keys = n - slots + live if slots or fused else None
+        out = attend(q[:, :wanted], k, v, keys, fused)
+        return self.proj(out.reshape(b, -1, d))
+
+
+class ViT(nnx.Module):
+    """Classifier on the class token: `model(images, genome)` → logits.
+
+    Args:
+      config: shape and dtype.
+      max_sizes: for any of `ALL_MODULES` the size at which its parameters exist; missing or 0 =
+        never used.
+      rngs: initialises everything, the parts that pre-trained weights replace included.
+    """
+
+    def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
+        if unknown := set(max_sizes) - set(ALL_MODULES):
+            raise ValueError(f"unknown modules {sorted(unknown)}: expected some of {ALL_MODULES}")
+        self.config = config
+        self.max_vpt = max_sizes.get("vpt", 0)
+        d, dtype = config.width, jnp.dtype(config.dtype)
+        normal = nnx.initializers.truncated_normal(0.02)
+        self.patch_embed = nnx.Linear(
+            3 * config.patch_size**2, d, use_bias=not config.pre_norm, dtype=dtype, rngs=rngs
+        )
+        self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, d), jnp.float32))
+        self.pos_embed = nnx.Param(normal(rngs.params(), (1, 1 + config.grid**2, d), jnp.float32))
+        self.register_tokens = (
+            nnx.Param(normal(rngs.params(), (1, config.registers, d), jnp.float32))
+            if config.registers
+            else None
+        )
+        self.norm_pre = _layer_norm(config, rngs) if config.pre_norm else None
+
+        @nnx.split_rngs(splits=config.depth)
+        @nnx.vmap
+        def stack(rngs):
+            return Block(config, max_sizes, rngs=rngs)
+
+        self.blocks = stack(rngs)
+        self.norm = _layer_norm(config, rngs)
+        self.head = nnx.Linear(
+            d, config.num_classes, kernel_init=normal, dtype=jnp.float32, rngs=rngs
+        )
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """`[b, h, w, 3]` → `[b, n, d]`: class token, registers, patches, empty prompt slots."""
+        b, side, grid = images.shape[0], self.config.image_size, self.config.grid
+        if images.shape[1:] != (side, side, 3):
+            raise ValueError(f"expected images [b, {side}, {side}, 3], got {list(images.shape)}")
+        p, dtype = self.config.patch_size, jnp.dtype(self.config.dtype)
+        patches = images.astype(dtype).reshape(b, grid, p, grid, p, 3).swapaxes(2, 3)
+        x = self.patch_embed(patches.reshape(b, grid * grid, p * p * 3))
+        positions = self.pos_embed[...].astype(dtype)
+        prefix = self.cls_token[...].astype(dtype) + positions[:, :1]
+        if self.register_tokens is not None:
+            prefix = jnp.concatenate([prefix, self.register_tokens[...].astype(dtype)], axis=1)
+        prefix = jnp.broadcast_to(prefix, (b, *prefix.shape[1:]))
+        x = jnp.concatenate([prefix, x + positions[:, 1:]], axis=1)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x).astype(dtype)
+        return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
+
+    def features(self, images, genome, key=None, wanted=None, gather=None) -> jax.Array:
+        """Tokens after the last block, not normalised, in the order of `embed`: `[b, n, d]`.
+
+        With `wanted`, only that many of the first, and the last block computes no others.
+        `gather` is applied to the backbone's weights of a block, where the block runs.
+        """
+        few, all_columns = ((self.config.depth, len(names)) for names in (MODULES, COLUMNS))
+        if genome.shape not in (few, all_columns):
+            raise ValueError(
+                f"expected a genome of shape {few} or {all_columns}, got {genome.shape}"
+            )
+        genome = jnp.asarray(genome, jnp.int32)
+        graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
+        last = self.config.depth - 1
+        drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
+        keys = None if key is None else jax.random.split(key, self.config.depth)
+
+        def run_block(carry, i, prompts, wanted=None):
+            # Indexed, because backbone[:-1] as the loop's input would be a copy of it.
+            weights = jax.tree.map(lambda w: jnp.asarray(w)[i], backbone)
+            weights = gather(weights) if gather else weights
+            key = None if keys is None else keys[i]
+            block = nnx.merge(graphdef, prompts, weights)
+            return block(*carry, genome[i], drop_path[i], key, wanted)
+
+        policies = jax.checkpoint_policies
+        kept = policies.save_from_both_policies(
+            policies.save_only_these_names(*_KEPT),
+            lambda primitive, *_, **__: FUSED in primitive.name,
+        )
+
+        @functools.partial(
+            jax.checkpoint,
+            prevent_cse=False,  # the loop prevents it
+            policy=policies.nothing_saveable if self.config.rematerialise else kept,
+        )
+        def step(carry, block):
+            return run_block(carry, *block), None
+
+        start = (self.embed(images), 0 * genome[0, 0])  # live slots; batched where the genome is
+        first = jax.tree.map(lambda w: w[:-1], prompts)
+        carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
+        return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
+
+    def __call__(self, images, genome, train: bool = False, key=None, gather=None) -> jax.Array:
+        """Logits.
+
+        Args:
+          images: `[b, h, w, 3]`, normalised as the weights expect.
+          genome: int `[depth, 3]` or `[depth, 7]`, the first of `COLUMNS` or all; may be traced.
+            Sizes up to `max_sizes`, scales -3 to 3.
+          train: with dropout and stochastic depth, which need `key`.
+          key: a JAX random key.
+          gather: puts a block's weights together, where they are cut over devices.
+
+        Returns:
+          float32 `[b, num_classes]`.
+
+        Raises:
+          ValueError: a shape does not fit, or `train` without a key.
+        """
+        if train and key is None:
+            raise ValueError("train=True needs a key")
+        tokens = self.features(images, genome, key if train else None, wanted=1, gather=gather)
+        return self.head(self.norm(tokens[:, 0]))
+
+
+def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Its input may be of any dtype, its output is float32."""
+    return nnx.LayerNorm(
+        config.width,
+        epsilon=config.epsilon,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        rngs=rngs,
+    )
