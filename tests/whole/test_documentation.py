@@ -1,0 +1,166 @@
+"""Every command of the READMEs and of the configs' docstrings, run as it stands but tiny.
+
+`bash launch/test.sh` is what runs this, `bash launch/local.sh` is in `test_launch.py`, the prepare
+commands are in `test_tfds.py`, the README's Python in `test_library.py`.
+"""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tests.whole.test_end_to_end import TINY
+
+ROOT = pathlib.Path(__file__).parents[2]
+READMES = [ROOT / folder / "README.md" for folder in ("", "configs", "launch", "noah_jax")]
+ELSEWHERE = r"source |(\S+=\S+ )?bash launch/(local|test)\.sh|python -m noah_jax\.data prepare "
+# One task, number of shots and seed instead of 19, five and three.
+FEWER = [
+    (r"vtab\.py:all", "vtab.py:cifar100"),
+    (r"fewshot\.py:all", "fewshot.py:stanford_cars"),
+    (r"shots=[\d+]+", "shots=1"),
+    (r"seeds=3", "seeds=1"),
+    (r"\+digits", ""),
+]
+
+
+def _in_blocks(path):
+    """The lines of a README's bash blocks, or of the indented commands of a docstring."""
+    if path.suffix == ".md":
+        blocks = re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
+        return "".join(blocks)
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    return "\n".join(re.findall(r"^    (?=python|bash)((?:.*\\\n)*.*)", text, re.MULTILINE))
+
+
+def documented():
+    """Command → the file that it stands in first."""
+    found = {}
+    for path in [*READMES, *sorted((ROOT / "configs").glob("*.py"))]:
+        for line in _in_blocks(path).replace("\\\n", " ").splitlines():
+            line = re.sub(r" +#.*|\[[^]]*…\]", "", line)  # comments, and what may be left out
+            if command := " ".join(line.split()):
+                found.setdefault(command, path.relative_to(ROOT))
+    return found
+
+
+COMMANDS = [c for c in documented() if not re.match(ELSEWHERE, c)]
+RUNS = [c for c in COMMANDS if re.match(r"python -m (noah_jax\.main --config|bench\.study)", c)]
+ON_A_RUN = [c for c in COMMANDS if re.match(r"python -m noah_jax\.(interop|main --status)", c)]
+FIRST = {re.search(r"configs/\w+", c)[0]: c for c in reversed(RUNS)}  # of each config
+LAUNCHED = [c for c in COMMANDS if re.match(r"bash launch/(tpu_vm|slurm)\.sh --", c)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, ti16, imagenet):
+    """Where the commands are run: the configs, and tiny images under the documented names."""
+    place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
+    (place / "configs").symlink_to(ROOT / "configs")
+    (place / "ti16.safetensors").symlink_to(ti16)
+    own, rows = place / "path/to/your/images", []
+    for label, name in enumerate(("red", "green", "blue")):
+        (own / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(0, 90, (40, 40, 3))
+            pixels[..., label] += 150
+            PIL.Image.fromarray(pixels.astype(np.uint8)).save(own / name / f"{i}.jpg")
+            rows.append((f"images/{name}/{i}.jpg", label))
+    parts = {"train": rows[::2], "val": rows[1::4], "test": rows[3::4]}
+    lists = {"train800": parts["train"], "val200": parts["val"], "test": parts["test"]}
+    lists["train800val200"] = parts["train"] + parts["val"]
+    for task in ("cifar100", "caltech101", "cifar10", "stanford_cars"):
+        shutil.copytree(own, place / "data" / task / "images")
+        for name, files in lists.items() if task != "stanford_cars" else ():
+            lines = "".join(f"{file} {label}\n" for file, label in files)
+            (place / "data" / task / f"{name}.txt").write_text(lines)
+    cars = {part: [[*row, "a car"] for row in rows] for part, rows in parts.items()}
+    (place / "lists").mkdir()
+    (place / "lists/stanford_cars.json").write_text(json.dumps(cars))
+    for folder in imagenet.iterdir():
+        (place / "data" / folder.name).symlink_to(folder)
+    return place
+
+
+def _run(words, place):
+    program = [sys.executable, *words[1:]] if words[0] == "python" else words
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=place, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def _tiny(command):
+    """The command with the documented names made real, fewer runs, and the settings of `TINY`."""
+    for pattern, fewer in FEWER:
+        command = re.sub(pattern, fewer, command)
+    for name, real in (("DIR", "data"), ("<dir>", "data"), ("<lists>", "lists")):
+        command = command.replace(name, real)
+    changed = {"weights": "ti16.safetensors", "search.generations": 1, "search.least_millions": 0.0}
+    if "folder.py" not in command and "study.py" not in command:
+        changed |= {"data_dir": "data"}
+    if "fewshot.py" in command:
+        changed |= {"lists": "lists"}
+    if "domain.py" in command:
+        changed |= {"shots": 1, "method": "linear"}
+    if "bench.study" in command:
+        changed |= {"method": "lora", "seeds": 1}
+    for stage in ("supernet", "retrain"):
+        few = {"epochs": 1, "warmup_epochs": 0, "batch_size": 2 if "shots" in command else 8}
+        changed |= {f"{stage}.{key}": value for key, value in few.items()}
+    flags = [f"--config.{key}={value}" for key, value in changed.items()]
+    return [*shlex.split(command), *TINY, *flags]
+
+
+def test_every_command_is_run_somewhere():
+    assert len(RUNS) >= 10
+    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=[] if c in FIRST.values() else pytest.mark.long) for c in RUNS],
+)
+def test_training(command, place):
+    before = set(place.glob("runs/**/result.json"))
+    assert "test accuracy (%)" in _run(_tiny(command), place)
+    assert set(place.glob("runs/**/result.json")) - before
+
+
+def test_what_comes_after_a_run(place):
+    config = "--config=configs/folder.py:path/to/your/images,method=lora"
+    workdir = "--workdir=runs/demo-digits-lora-s0"
+    _run([*_tiny(f"python -m noah_jax.main {config}"), workdir], place)
+    printed = [
+        _run(shlex.split(command.replace("IMAGE_OR_FOLDER", "path/to/your/images/red")), place)
+        for command in sorted(ON_A_RUN)  # export before predict
+    ]
+    assert (place / "runs/demo-digits-lora-s0/export/model.stablehlo").is_file()
+    assert len(re.findall(r"red/\d+\.jpg +(?:red|green|blue) [\d.]+ %", printed[1])) == 20
+    assert re.search("demo-digits-lora-s0 +finished: test accuracy", printed[2])
+
+
+def test_benchmarks_have_the_flags_of_their_commands():
+    """They are run in tiny form by `test_bench.py`, `test_study.py` and `test_end_to_end.py`."""
+    text = (ROOT / "bench/README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"python -m (bench\.\w+)([^`|]*?)(?:[`|]|\n\S)", text)
+    assert len(commands) > 12
+    for module, words in commands:
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        for flag in re.findall(r" --(?!config)(\w+)", words.split(" -- ")[0]):
+            assert f'"{flag}"' in source or f'"--{flag}"' in source, (module, flag)
+
+
+@pytest.mark.parametrize("command", LAUNCHED)
+def test_launching(command):
+    script, config = command.split()[1], re.search(r"--config=(\S+)", command)[1]
+    printed = _run(shlex.split(command.replace(script, f"{script} --dry-run")), ROOT)
+    assert config in printed

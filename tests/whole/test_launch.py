@@ -1,0 +1,207 @@
+"""The launch scripts, with stand-ins for gcloud, sbatch and the program on the PATH."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Stands for python3.11 and for the .venv's python: makes that, and of noah_jax runs something that
+# takes 3 s, goes on where its workdir is, and can be told to stop.
+_PYTHON = r"""#!/usr/bin/env bash
+case "$2" in
+  venv) mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/activate ;;
+  noah_jax.data) echo "${@:3}" >>prepared ;;
+  noah_jax.main)
+    printf '%s\n' "${@:3}" >arguments
+    mkdir -p runs/bucket
+    trap 'echo told to stop; exit 143' TERM
+    while [ "$(cat runs/bucket/steps 2>/dev/null | wc -l)" -lt 15 ]; do
+      pwd >>runs/bucket/steps
+      sleep 0.2
+    done
+    echo "the end"
+    exit "${FAKE_CODE:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone with the launch scripts, and a PATH on which all they call is a stand-in."""
+    folder, programs = tmp_path / "clone", tmp_path / "bin"
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    shutil.copy(ROOT / "requirements.txt", folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    programs.mkdir()
+    _program(programs / "python3.11", _PYTHON)
+    fake = f'#!/usr/bin/env bash\nexec {sys.executable} {ROOT}/tests/helpers/fake_gcloud.py "$@"\n'
+    _program(programs / "gcloud", fake)
+    (tmp_path / "cloud").mkdir()
+    for name, value in (
+        ("PATH", f"{programs}:{os.environ['PATH']}"),
+        ("FAKE_CLOUD", str(tmp_path / "cloud")),
+        ("FAKE_WORKERS", "2"),
+        ("NOAH_JAX_POLL_SECONDS", "0.1"),
+        ("NOAH_JAX_SAVE_SECONDS", "0.2"),
+    ):
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def _program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _tpu(clone, *arguments, code=0):
+    command = ["bash", "launch/tpu_vm.sh", *arguments]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_a_tpu_that_is_taken_away_is_replaced(clone, tmp_path):
+    cloud, flags = tmp_path / "cloud", ["--config=configs/vtab.py:a b", "--config.space.lora=(0,2)"]
+    command = ["bash", "launch/tpu_vm.sh", "--bucket=gs://b/run", "--type=v4-16", "--prepare=x y"]
+    with subprocess.Popen(
+        [*command, "all", *flags], cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as running:
+        steps = cloud / "buckets/b/run/steps"
+        while not steps.is_file() or len(steps.read_text().split()) < 3:
+            assert running.poll() is None, running.stdout.read()
+            time.sleep(0.05)
+        for worker in (0, 1):
+            os.killpg(int((cloud / f"workers/{worker}/noah_jax/pid").read_text()), signal.SIGKILL)
+        (cloud / "state").write_text("SUSPENDING\nSUSPENDED\n")
+        first = (cloud / "workers").rename(tmp_path / "gone")
+        said = running.communicate(timeout=60)[0].decode()
+        assert running.returncode == 0, said
+    for worker in (0, 1):
+        home = first / str(worker) / "noah_jax"
+        assert (home / "arguments").read_text().split("\n")[:-1] == [
+            "--workdir=runs/bucket",
+            *flags,
+        ]
+        assert (home / "prepared").read_text() == "prepare x y\n"
+    calls = (cloud / "log").read_text()
+    assert calls.count("queued-resources create") == 2 and "--spot" in calls
+    assert "--runtime-version=tpu-ubuntu2204-base" in calls
+    assert "was taken away: another one goes on" in said and "the end" in said
+    assert not (cloud / "state").exists()  # given back
+    found = (clone / "runs/run/steps").read_text().split()
+    assert 15 == len(found) and found == steps.read_text().split()  # what the first did is kept
+
+
+def test_steps_of_a_tpu(clone, tmp_path, monkeypatch):
+    cloud = tmp_path / "cloud"
+    _tpu(clone, "--on-demand", "create")
+    assert "--spot" not in (cloud / "log").read_text()
+    _tpu(clone, "create")  # it is there
+    assert (cloud / "log").read_text().count("queued-resources create") == 1
+    _tpu(clone, "setup")
+    _tpu(clone, "--bucket=gs://b/run", "run", "--config=x")
+    again = _tpu(clone, "--bucket=gs://b/run", "run", "--config=x")
+    assert again.stdout.count("going on here already") == 2
+    assert "the end" in _tpu(clone, "follow").stdout
+    _tpu(clone, "--bucket=gs://b/run", "fetch")
+    assert len((clone / "runs/run/steps").read_text().split()) == 15
+    _tpu(clone, "delete")
+    assert not (cloud / "workers").exists()
+
+    monkeypatch.setenv("FAKE_CODE", "2")  # the machine stays, so that one can look
+    failed = _tpu(clone, "--bucket=gs://b/other", "all", "--config=x", code=2)
+    assert "ended with code 2; noah-jax stays" in failed.stderr and (cloud / "workers").exists()
+
+
+def test_a_tpu_costs_nothing_to_ask_about(clone, tmp_path):
+    planned = _tpu(clone, "--dry-run", "--bucket=gs://b/run", "all", "--config=x").stderr
+    verbs = "create", "scp", "setup", "restore", "start", "follow", "rsync", "delete"
+    places = [planned.index(verb) for verb in verbs]
+    assert places == sorted(places) and not any((tmp_path / "cloud").iterdir())
+    for arguments, message in (
+        (["all", "--config=x"], "--bucket=gs://BUCKET/FOLDER"),
+        (["--bucket=gs://b/run", "all"], "flags are missing"),
+        (["--bucket=gs://b/run", "run", "--config=x", "--workdir=y"], "leave it out"),
+        (["--spots", "create"], "no option --spots"),
+        (["start"], "no step start"),
+        (["--type=v99-8", "create"], "--runtime=… is needed"),
+    ):
+        assert message in _tpu(clone, *arguments, code=2).stderr
+    assert "--on-demand" in _tpu(clone, code=2).stdout
+
+
+_SBATCH = r"""#!/usr/bin/env bash
+echo "$@" >sbatch
+cat >script
+n=0
+for option in "$@"; do case $option in --array=0-*) n=${option#--array=0-} ;; esac; done
+for i in $(seq 0 "$n"); do
+  SLURM_JOB_ID=7$i SLURM_ARRAY_TASK_ID=$i bash script || echo "job $i ended with $?" >>ends
+done
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "runs"),
+    [
+        ((), ["--config=configs/demo.py"]),
+        (("--workdir=w",), ["--config=configs/demo.py", "--workdir=w"]),
+        (("--config=c.py:a b", "--fresh"), ["--config=c.py:a b", "--fresh"]),
+    ],
+)
+def test_this_machine(clone, tmp_path, flags, runs):
+    """`local.sh` makes .venv and runs the demo, or what the flags say."""
+    _program(tmp_path / "bin/python3", _PYTHON)
+    command = ["bash", "launch/local.sh", *flags]
+    subprocess.run(command, cwd=clone, check=True, timeout=60, capture_output=True)
+    assert (clone / ".venv/bin/activate").is_file()
+    assert (clone / "arguments").read_text().splitlines() == runs
+
+
+def test_slurm_jobs(clone, tmp_path, monkeypatch):
+    programs = tmp_path / "bin"
+    _program(programs / "sbatch", _SBATCH)
+    _program(programs / "srun", '#!/bin/bash\nprintf "%s|" "$@" >>ran\necho >>ran\nexit $STOPPED\n')
+    _program(programs / "scontrol", '#!/bin/bash\necho "$@" >>requeued\n')
+    _program(programs / "python3", _PYTHON)
+
+    def slurm(*arguments, code=0):
+        command = ["bash", "launch/slurm.sh", *arguments]
+        done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    monkeypatch.setenv("STOPPED", "0")
+    flags = ["--config.method=lora", "--config.space.lora=(0, 2)"]
+    slurm("--tasks=a+b", "--seeds=2", "--time=1:00:00", "--config=configs/vtab.py", *flags)
+    ran = [line.split("|") for line in (clone / "ran").read_text().splitlines()]
+    names = [f"--config=configs/vtab.py:{task},seed={seed}" for task in "ab" for seed in (0, 1)]
+    assert ran == [["python", "-m", "noah_jax.main", name, *flags, ""] for name in names]
+    options = (clone / "sbatch").read_text()
+    assert "--time=1:00:00 --array=0-3" in options and "--gpus-per-node=1" in options
+    assert not (clone / "requeued").exists() and not (clone / "ends").exists()
+
+    monkeypatch.setenv("STOPPED", "143")
+    slurm("--nodes=2", "--config=configs/vtab.py:all")
+    assert (clone / "requeued").read_text() == "requeue 70\n"
+    assert "--nodes=1" in (clone / "sbatch").read_text().split(" --nodes=2")[0]
+
+    before = sorted(clone.iterdir())
+    printed = slurm("--dry-run", "--tasks=a", "--config=c.py").stdout
+    assert printed.startswith("sbatch ") and "srun python -m noah_jax.main" in printed
+    assert sorted(clone.iterdir()) == before
+    for arguments, message in (
+        (["--tasks=a"], "--config is missing"),
+        (["--tasks=a", "--config=c.py:b"], "a file alone"),
+        (["--seeds=2", "--config=c.py"], "--tasks is missing"),
+        (["--tasks=a", "--seeds=none", "--config=c.py"], "expected how many"),
+    ):
+        assert message in slurm(*arguments, code=2).stderr
