@@ -7,7 +7,6 @@ the names for the way in.
 import numpy as np
 
 from noah_jax.interop.subnet import Subnet
-from noah_jax.space.genomes import ALL_MODULES
 
 _BICUBIC = 3  # as Pillow numbers it
 
@@ -143,7 +142,7 @@ def to_peft(subnet: Subnet) -> dict[str, np.ndarray]:
         f"base_model.model.classifier.{part}": x
         for part, x in _layer(subnet.tensors, "head").items()
     }
-    for i in np.flatnonzero(subnet.genome[:, ALL_MODULES.index("lora")]):
+    for i in np.flatnonzero(subnet.sizes["lora"]):
         a, b = (subnet.tensors[f"blocks.{i}.lora.{part}"] for part in "ab")
         for name, third in zip(_PEFT_PARTS, np.split(b, 3, axis=1), strict=True):
             module = f"base_model.model.vit.layers.{i}.attention.{name}."
@@ -152,7 +151,7 @@ def to_peft(subnet: Subnet) -> dict[str, np.ndarray]:
 
 
 def peft_config(subnet: Subnet) -> dict:
-    ranks = subnet.genome[:, ALL_MODULES.index("lora")]
+    ranks = subnet.sizes["lora"]
     blocks = [int(i) for i in np.flatnonzero(ranks)]
     parts = "|".join(_PEFT_PARTS)
     pattern = {rf"layers\.{i}\.attention\.({parts})": int(ranks[i]) for i in blocks}
