@@ -52,7 +52,6 @@ def defaults() -> ConfigDict:
                 "lora": (1, 5, 10),
                 "adapter": (1, 5, 10),
                 "parallel": (),  # sizes of an adapter beside the MLP
-                "scales": (),  # powers of ten that multiply LoRA's and the adapters' outputs
                 "depths": (3, 6, 9, 12),  # a 0 among sizes allows gaps
             },
             "baseline": {
@@ -63,9 +62,7 @@ def defaults() -> ConfigDict:
                 "epochs": 500,
                 "learning_rate": 5e-4,
                 "genomes_per_step": 1,
-                "sampling": "random",  # or "fair" or "broad", see supernet.py
-                "sandwich": False,  # the largest and the smallest genome in every step
-                "distillation": 0.0,  # share of the others' loss that is against the largest's
+                "sampling": "random",  # or "broad", see supernet.py
                 **schedule,
             },
             "retrain": {
@@ -85,7 +82,7 @@ def defaults() -> ConfigDict:
                 "budget_millions": 0.64,
                 "least_millions": 0.0,
                 "operators": "block",  # or "paper"
-                "objective": "accuracy",  # or "loss"; or "pareto", a front over all budgets
+                "objective": "accuracy",  # or "pareto", a front over all budgets
                 "folds": 1,  # else train + val is cut into so many, with a supernet for each
                 "genomes_per_call": 4,  # side by side on each device, over eval_batch_size images
             },

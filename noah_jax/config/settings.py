@@ -14,8 +14,8 @@ SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
 METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
-OBJECTIVES = ("accuracy", "loss", "pareto")
-SAMPLINGS = ("random", "fair", "broad")
+OBJECTIVES = ("accuracy", "pareto")
+SAMPLINGS = ("random", "broad")
 AUGMENTATIONS = ("none", "randaugment")
 SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # of what trains
 STAGES = ("supernet", "search", "retrain", "report")
@@ -45,8 +45,6 @@ class SupernetSchedule(Schedule):
 
     genomes_per_step: int
     sampling: str
-    sandwich: bool
-    distillation: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,6 @@ class Choices:
     lora: tuple[int, ...]
     adapter: tuple[int, ...]
     parallel: tuple[int, ...]
-    scales: tuple[int, ...]
     depths: tuple[int, ...]
 
 
@@ -187,8 +184,7 @@ class Config:
         vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
-            depths, scales = tuple(self.space.depths), tuple(self.space.scales)
-            return SearchSpace(sizes, depths, vit.depth, vit.width, scales)
+            return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
         sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
         return SearchSpace.single(sizes, vit.depth, vit.width)
 

@@ -62,10 +62,6 @@ def complaints(c: Config) -> Iterator[str]:
         yield f"trackers: no {', '.join(unknown)}: expected {' or '.join(TRACKERS)}, joined by +"
     if c.supernet.sampling not in SAMPLINGS:
         yield f"supernet.sampling={c.supernet.sampling!r}: expected one of {', '.join(SAMPLINGS)}"
-    if c.supernet.sandwich and c.supernet.genomes_per_step < 2:
-        yield "supernet.sandwich needs at least 2 supernet.genomes_per_step"
-    if c.supernet.distillation and not c.supernet.sandwich:
-        yield "supernet.distillation is from the largest genome: it needs supernet.sandwich"
     if c.normalisation and c.normalisation not in NORMALISATIONS:
         yield f"normalisation={c.normalisation!r}: expected one of {', '.join(NORMALISATIONS)}"
     if c.backbone not in BACKBONES:
@@ -127,7 +123,7 @@ def _number_complaints(c: Config):
     if not c.checkpoint_seconds >= 0:
         yield f"checkpoint_seconds={c.checkpoint_seconds}: expected at least 0"
     keys = "drop_path", "dropout", "search.m_prob", "search.s_prob"
-    keys += "supernet.distillation", "retrain.inherit"
+    keys += ("retrain.inherit",)
     for key in keys:
         probability = attrgetter(key)(c)
         if not 0 <= probability <= 1 or (key.startswith("drop") and probability == 1):

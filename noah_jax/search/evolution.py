@@ -1,11 +1,11 @@
-"""The evolutionary search (NOAH, section 3.3): one call evaluates a population.
+"""The evolutionary search (NOAH, section 3.3).
 
-`python -m noah_jax.search rank WORKDIR --genomes=N` tells whether its ranking can be trusted; see
-`ranking.py`.
+`ranking.py` tells whether its order of genomes can be trusted.
 """
 
+import dataclasses
+import functools
 import math
-import operator
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -52,7 +52,6 @@ def evolve(
     """
     check_budget(space, settings)
     workdir.make_folder(folder)
-    rank = operator.attrgetter("rank_by_loss" if settings.objective == "loss" else "rank")
     candidates: list[Candidate] = []
     generations = settings.generations + 1
     with (
@@ -69,9 +68,9 @@ def evolve(
                 if not len(genomes):
                     writer.say(f"  search: nothing new to evaluate in generation {generation}")
                     break
-                found = _judge(space, genomes, evaluate, generation, folder, writer)
+                found = _evaluate(space, genomes, evaluate, generation, folder, writer)
                 workdir.write_json(path, _to_json(generation, found))
-            candidates = sorted(candidates + found, key=rank)
+            candidates = sorted(candidates + found, key=lambda candidate: candidate.rank)
             best = candidates[0]
             writer.log(
                 stage="search",
@@ -96,7 +95,7 @@ def evolve(
     return candidates
 
 
-def judge_all(
+def evaluate_all(
     space: SearchSpace,
     genomes: np.ndarray,
     evaluate: Evaluate,
@@ -110,13 +109,13 @@ def judge_all(
         found = [Candidate.from_json(values) for values in saved["candidates"]]
     else:
         with preemption.deferred():
-            found = _judge(space, genomes, evaluate, 0, folder, writer)
+            found = _evaluate(space, genomes, evaluate, 0, folder, writer)
             workdir.write_json(path, _to_json(0, found))
     workdir.discard(folder / _UNFINISHED)
     return sorted(found, key=lambda candidate: candidate.rank)
 
 
-def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
+def _evaluate(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
     """The candidates of one generation; those that an interrupted start evaluated are read."""
     path, found = folder / _UNFINISHED, []
     saved = workdir.read_json(path, writer.say)
@@ -156,51 +155,75 @@ def propose(
 
     Mutations and crossovers of the best so far, and random genomes up to the population; fewer
     than that only when the space has no more to give. The paper's operators draw until a genome
-    fits the budget; the others change single sizes of one that does not until it does.
+    fits the budget; the others repair one that does not.
     """
     pareto, paper = settings.objective == "pareto", settings.operators == "paper"
     least, most = (0, int(space.count(space.largest()))) if pareto else settings.bounds
-    seen = {candidate.genome.tobytes() for candidate in ranked}
+    new = _NewGenomes(space, rng, least, most, {each.genome.tobytes() for each in ranked})
     parents = _parents(settings, ranked, pareto)
-    found: list[np.ndarray] = []
+    if len(parents):
+        breeding = _Breeding(space, settings, rng, parents)
+        new.draw(breeding.mutate, settings.mutations, repair=not paper)
+        new.draw(breeding.cross, settings.crossovers, repair=not paper)
+    sample = space.sample if paper else space.sample_broad
+    sample = functools.partial(space.sample_spread if pareto else sample, rng)
+    new.draw(sample, settings.population - len(new.found), repair=not paper)
+    # Where few genomes fit the budget, blind drawing fails.
+    new.draw(sample, settings.population - len(new.found), repair=True)
+    return np.array(new.found, np.int32).reshape(-1, space.blocks, len(space.modules))
 
-    def draw(make, count, fit):
-        wanted, failures = len(found) + count, 0
+
+@dataclasses.dataclass
+class _NewGenomes:
+    """Collects genomes of `least` to `most` parameters that are not in `seen`."""
+
+    space: SearchSpace
+    rng: np.random.Generator
+    least: int
+    most: int
+    seen: set[bytes]
+    found: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def draw(self, make: Callable[[int], np.ndarray], count: int, repair: bool) -> None:
+        """Adds up to `count` that `make` makes; those out of bounds are repaired or left out."""
+        wanted, failures = len(self.found) + count, 0
         for _ in range(_TRIES):
             for genome in make(count) if count else ():
-                if len(found) == wanted or failures == _FAILURES:
+                if len(self.found) == wanted or failures == _FAILURES:
                     return
-                if fit:
-                    genome = space.fit(rng, genome, least, most)
+                if repair:
+                    genome = self.space.repair(self.rng, genome, self.least, self.most)
                     failures = failures + 1 if genome is None else 0
-                elif not least <= space.count(genome) <= most:
+                elif not self.least <= self.space.count(genome) <= self.most:
                     continue
-                if genome is not None and genome.tobytes() not in seen:
-                    seen.add(genome.tobytes())
-                    found.append(genome)
+                if genome is not None and genome.tobytes() not in self.seen:
+                    self.seen.add(genome.tobytes())
+                    self.found.append(genome)
 
-    def choose(n):
-        if pareto:  # binary tournaments; parents are in order
-            return parents[rng.integers(len(parents), size=(2, n)).min(axis=0)]
-        return parents[rng.integers(len(parents), size=n)]
 
-    def mutate(n):
-        return space.mutate(rng, choose(n), settings.operators, settings.m_prob, settings.s_prob)
+@dataclasses.dataclass
+class _Breeding:
+    """Makes children of `parents` `[n, blocks, columns]`, which are best first."""
 
-    def cross(n):
-        return space.crossover(rng, choose(n), choose(n), settings.operators)
+    space: SearchSpace
+    settings: Search
+    rng: np.random.Generator
+    parents: np.ndarray
 
-    def sample(n):
-        if pareto:
-            return space.sample_spread(rng, n)
-        return space.sample(rng, n) if paper else space.sample_broad(rng, n)
+    def mutate(self, n: int) -> np.ndarray:
+        settings = self.settings
+        chances = settings.operators, settings.m_prob, settings.s_prob
+        return self.space.mutate(self.rng, self._choose(n), *chances)
 
-    if len(parents):
-        draw(mutate, settings.mutations, fit=not paper)
-        draw(cross, settings.crossovers, fit=not paper)
-    draw(sample, settings.population - len(found), fit=not paper)
-    draw(sample, settings.population - len(found), fit=True)  # where few fit, blind drawing fails
-    return np.array(found, np.int32).reshape(-1, space.blocks, space.num_columns)
+    def cross(self, n: int) -> np.ndarray:
+        mothers, fathers = self._choose(n), self._choose(n)
+        return self.space.crossover(self.rng, mothers, fathers, self.settings.operators)
+
+    def _choose(self, n: int) -> np.ndarray:
+        """Parents at random; for a front by binary tournaments."""
+        if self.settings.objective == "pareto":
+            return self.parents[self.rng.integers(len(self.parents), size=(2, n)).min(axis=0)]
+        return self.parents[self.rng.integers(len(self.parents), size=n)]
 
 
 def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
