@@ -2,9 +2,10 @@
 
 Genomes spread evenly over all numbers of parameters up to the budget are evaluated with the weights
 that they inherit, as the search does; then each is retrained with fresh weights and tested.
-Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1 opposite. `WORKDIR` must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained
-already is not again; `--retrained=OTHER` takes what was retrained in another workdir, which may
-have another supernet but must have the same recipe for retraining.
+Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1 opposite. `WORKDIR`
+must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained already is not retrained
+again; `--retrained=OTHER` takes it from another workdir, which may have another supernet but must
+have the same recipe for retraining.
 """
 
 import dataclasses
