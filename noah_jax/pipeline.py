@@ -151,14 +151,14 @@ def _find(stages: Run) -> dict[str, Any] | None:
             tuned = baselines.tune(stages)
         best = tuned[0].to_json() | {"evaluated": len(tuned)}
     else:
-        budget, space = config.search.budget, stages.space
+        budget, space = config.search.limits.most, stages.space
         with stages.writer.stage("search"):
             if config.method == "uniform":
                 genome = uniform(budget, space.blocks, space.width)
             else:
                 genome = baselines.allot(space, baselines.scores(stages), budget)
-        params, (least, most) = int(space.count(genome)), config.search.bounds
-        if not genome.any() or not least <= params <= most:
+        params = int(space.count(genome))
+        if not genome.any() or not config.search.limits.admits(params):
             raise UserError(
                 f"{config.method} finds only a genome of {params / 1e6:.4f} M parameters between "
                 f"search.least_millions={config.search.least_millions} and "

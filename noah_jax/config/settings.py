@@ -1,12 +1,20 @@
-"""Settings in their frozen form; what can be wrong with them is in validation.py."""
+"""All settings, each with its default, its bounds and its explanation; frozen, as a run has them.
+
+This is the only place that knows them: `recipes.defaults`, the complaints about single values and
+`--help` come from it. What two settings may not be together is in validation.py.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from noah_jax.pretrained import BACKBONES
-from noah_jax.space import SearchSpace
+from noah_jax.config.fields import setting
+from noah_jax.pretrained import BACKBONES, NORMALISATIONS
+from noah_jax.runtime.trackers import TRACKERS
+from noah_jax.space import OPERATORS, SearchSpace
+from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import ALL_MODULES, MODULES
 from noah_jax.vit import ViTConfig
 
@@ -14,140 +22,227 @@ SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
 METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
-OBJECTIVES = ("accuracy", "loss", "pareto")
-SAMPLINGS = ("random", "fair", "broad")
-AUGMENTATIONS = ("none", "randaugment")
 SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # of what trains
 STAGES = ("supernet", "search", "retrain", "report")
+
+_LAST_SEED = 2**32 - 1
+
+
+def _epochs(default: int):
+    return setting(default, "passes through the training images", least=1)
+
+
+def _learning_rate(default: float):
+    explanation = "the highest, which the warm-up reaches and a cosine leaves"
+    return setting(default, explanation, above=0, below=math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_epochs: int
+    epochs: int = _epochs(100)
+    batch_size: int = setting(64, "images in a step", least=1)
+    learning_rate: float = _learning_rate(1e-3)
+    weight_decay: float = setting(
+        1e-4, "AdamW's, of all but biases and norms", least=0, below=math.inf
+    )
+    warmup_epochs: int = setting(
+        10, "epochs in which the learning rate grows, fewer than epochs", least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrainSchedule(Schedule):
-    """Of the subnet that was found; see `defaults` for `inherit`."""
+    """The training of the subnet that was found, or of a baseline."""
 
-    inherit: float
+    inherit: float = setting(
+        0.0,
+        "begin with the supernet's weights, at this share of the learning rate; 0 = fresh weights",
+        least=0,
+        most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class SupernetSchedule(Schedule):
-    """See `supernet.py`."""
+    """The training of the supernet."""
 
-    genomes_per_step: int
-    sampling: str
-    sandwich: bool
-    distillation: float
+    epochs: int = _epochs(500)
+    learning_rate: float = _learning_rate(5e-4)
+    genomes_per_step: int = setting(
+        1, "genomes that share a batch in equal parts; batch_size is a multiple of it", least=1
+    )
+    sampling: str = setting(
+        "random",
+        "how a step's genomes are drawn: each size alike (the paper), in every block each size as "
+        "often (fair), or with whole modules left out (broad)",
+        choices=("random", "fair", "broad"),
+    )
+    sandwich: bool = setting(False, "the largest and the smallest genome in every step")
+    distillation: float = setting(
+        0.0, "share of the others' loss that is against the largest's output", least=0, most=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """The evolution (NOAH, section 3.3)."""
+    """The evolution (NOAH, section 3.3), and the budget of all methods that find a genome."""
 
-    population: int
-    generations: int  # after the first, random one
-    parents: int
-    mutations: int
-    crossovers: int
-    m_prob: float
-    s_prob: float
-    budget_millions: float
-    least_millions: float
-    operators: str
-    objective: str
-    folds: int
-    genomes_per_call: int
+    population: int = setting(50, "genomes in a generation", least=1)
+    generations: int = setting(15, "generations after the first, random one", least=0)
+    parents: int = setting(10, "the best genomes so far, from which new ones come", least=1)
+    mutations: int = setting(25, "genomes of a generation that are changed parents", least=0)
+    crossovers: int = setting(25, "genomes of a generation that two parents share", least=0)
+    m_prob: float = setting(0.2, "probability that a mutation changes a size", least=0, most=1)
+    s_prob: float = setting(0.4, "probability that it changes a module's depth", least=0, most=1)
+    budget_millions: float = setting(
+        0.64, "the most parameters of a genome in millions, head excluded", above=0, below=math.inf
+    )
+    least_millions: float = setting(
+        0.0, "the fewest, at most budget_millions", least=0, below=math.inf
+    )
+    operators: str = setting(
+        "block", "mutation and crossover of single blocks, or the paper's", choices=OPERATORS
+    )
+    objective: str = setting(
+        "accuracy",
+        "what is climbed: the validation accuracy, the loss, or a front over all budgets (pareto)",
+        choices=("accuracy", "loss", "pareto"),
+    )
+    folds: int = setting(
+        1, "cut train + val into so many parts, with a supernet for each; 1 = do not", least=1
+    )
+    genomes_per_call: int = setting(4, "genomes that a device evaluates side by side", least=1)
 
     @property
-    def budget(self) -> int:
-        """Parameters that a genome may have, head excluded."""
-        return round(self.budget_millions * 1e6)
-
-    @property
-    def least(self) -> int:
-        """Parameters that a genome must have, head excluded."""
-        return round(self.least_millions * 1e6)
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        return self.least, self.budget
+    def limits(self) -> Budget:
+        """The budget in whole parameters."""
+        return Budget(round(self.least_millions * 1e6), round(self.budget_millions * 1e6))
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
     """Sizes of the single modules, and those among which the tuned methods choose."""
 
-    vpt: int
-    lora: int
-    adapter: int
-    parallel: int
-    tuned: tuple[int, ...]
+    vpt: int = setting(100, "prompts a block, for method=vpt")
+    lora: int = setting(8, "rank, for method=lora")
+    adapter: int = setting(8, "width, for method=adapter")
+    parallel: int = setting(8, "width beside the MLP, for method=parallel")
+    tuned: tuple[int, ...] = setting(
+        (1, 2, 4, 8, 16, 32),
+        "sizes that the tuned methods try, each module's within the budget",
+        least=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    vpt: tuple[int, ...]
-    lora: tuple[int, ...]
-    adapter: tuple[int, ...]
-    parallel: tuple[int, ...]
-    scales: tuple[int, ...]
-    depths: tuple[int, ...]
+    """The search space: the sizes of each module, none = not in it, and the depths."""
+
+    vpt: tuple[int, ...] = setting(
+        (1, 5, 10), "numbers of prompts; here and below a 0 leaves single blocks without"
+    )
+    lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA")
+    adapter: tuple[int, ...] = setting((1, 5, 10), "widths of the adapter after the MLP")
+    parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP")
+    scales: tuple[int, ...] = setting(
+        (), "powers of ten that multiply the outputs of LoRA and the adapters"
+    )
+    depths: tuple[int, ...] = setting(
+        (3, 6, 9, 12), "how many of the first blocks a module may be in"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A complete, checked set of settings; the comments in `defaults` say what each means."""
+    """A complete set of settings."""
 
-    task: str
-    method: str
-    stage: str
-    seed: int
-    backbone: str
-    weights: str
-    image_size: int
-    normalisation: str
-    data_dir: str
-    split_seed: int
-    shots: int
-    lists: str
-    whole_val: bool
-    augmentation: str
-    center_crop: bool
-    genome: str
-    supernet_from: str
-    dtype: str
-    attention: str
-    rematerialise: bool
-    drop_path: float
-    dropout: float
-    eval_batch_size: int
-    checkpoint_seconds: float
-    weight_shards: int
-    trackers: str
-    space: Choices
-    baseline: Baseline
-    supernet: SupernetSchedule
-    retrain: RetrainSchedule
-    search: Search
+    task: str = setting("", "a benchmark's task, or a folder in data_dir; several joined by +")
+    method: str = setting("noah", "how the genome is found", choices=METHODS, joined=True)
+    stage: str = setting(
+        "all", "the last stage to run; report only writes the report anew", choices=("all", *STAGES)
+    )
+    seed: int = setting(
+        0, "the first run's, from which all its random numbers come", least=0, most=_LAST_SEED
+    )
+    backbone: str = setting(
+        "vit_b16_in21k", "a backbone of configs/README.md, or with weights a shape as vit_l16"
+    )
+    weights: str = setting("", "a file to use instead of the backbone's own")
+    image_size: int = setting(224, "pixels, a multiple of the backbone's patch size", least=1)
+    normalisation: str = setting(
+        "",
+        "of pixel values; empty = as the backbone was trained, imagenet = as the paper",
+        choices=("", *NORMALISATIONS),
+    )
+    data_dir: str = setting("", "the folder that holds the folder of each task; else TFDS's")
+    split_seed: int = setting(
+        0,
+        "draws the splits that are made here, of digits and of folders of classes",
+        least=0,
+        most=_LAST_SEED,
+    )
+    shots: int = setting(
+        0, "training images a class, drawn with the seed; 0 = all; several joined by +", least=0
+    )
+    lists: str = setting(
+        "", "published few-shot lists to use instead of drawing, see configs/fewshot.py"
+    )
+    whole_val: bool = setting(
+        False, "few-shot: validate with all images that are left, as the original did"
+    )
+    augmentation: str = setting(
+        "none",
+        "randaugment comes with erasing, mixup, cutmix and label smoothing",
+        choices=("none", "randaugment"),
+    )
+    center_crop: bool = setting(
+        False, "enlarge images that are not augmented by 8/7, and crop them"
+    )
+    genome: str = setting("", "a file, JSON or one of NOAH's YAMLs, instead of supernet and search")
+    supernet_from: str = setting(
+        "", "a workdir of the same seed whose supernet to use instead of training one"
+    )
+    dtype: str = setting(
+        "auto",
+        "of the computation; auto = bfloat16 on TPU and GPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    attention: str = setting(
+        "auto", "auto = cuDNN's on a single GPU in bfloat16", choices=("auto", "plain")
+    )
+    rematerialise: bool = setting(
+        False, "compute blocks again in the backward pass: less memory, slower"
+    )
+    drop_path: float = setting(
+        0.1,
+        "probability that the last block is skipped in training; earlier ones less",
+        least=0,
+        below=1,
+    )
+    dropout: float = setting(0.1, "inside the prompt modules", least=0, below=1)
+    eval_batch_size: int = setting(100, "images that are evaluated at once", least=1)
+    checkpoint_seconds: float = setting(60.0, "the time between two checkpoints", least=0)
+    weight_shards: int = setting(1, "devices that share one copy of the frozen matrices", least=1)
+    trackers: str = setting(
+        "", "where to show the metrics, too", choices=("", *TRACKERS), joined=True
+    )
+    space: Choices = Choices()
+    baseline: Baseline = Baseline()
+    supernet: SupernetSchedule = SupernetSchedule()
+    retrain: RetrainSchedule = RetrainSchedule()
+    search: Search = Search()
 
     @property
     def name(self) -> str:
-        """Of the run, among those of one configuration."""
+        """The run's name among those of one configuration."""
         shots = f"-{self.shots}shot" if self.shots else ""
         return f"{self.task}{shots}-{self.method}-s{self.seed}"
 
     @staticmethod
     def common_name(configs: Sequence["Config"]) -> str:
-        """Of several runs together: what they share, and how many others where those are many."""
+        """The name of several runs together: their values, or of many how many."""
         parts = []
         for key, several in (("task", "tasks"), ("shots", "shots"), ("method", "methods")):
             values = [str(x) for x in dict.fromkeys(getattr(config, key) for config in configs)]
@@ -183,7 +278,7 @@ class Config:
         return self.has_supernet and self.retrain.inherit > 0
 
     def search_space(self) -> SearchSpace:
-        """What the method may choose from; a single point for those that choose nothing."""
+        """All that the method may choose from; a single point if it chooses nothing."""
         vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
@@ -193,7 +288,7 @@ class Config:
         return SearchSpace.single(sizes, vit.depth, vit.width)
 
     def candidates(self) -> dict[str, np.ndarray]:
-        """What a tuned method tries: by name the genomes of single modules that fit the budget.
+        """By name the genomes that a tuned method tries: single modules within the budget.
 
         Raises:
           ValueError: none does.
@@ -206,25 +301,24 @@ class Config:
             for size in self.baseline.tuned
         }
         genomes = {name: space.smallest() for name, space in spaces.items()}
-        least, most = self.search.bounds
+        budget = self.search.limits
         fit = {
             name: genome
             for name, genome in genomes.items()
-            if least <= spaces[name].count(genome) <= most
+            if budget.admits(spaces[name].count(genome))
         }
         if not fit:
-            raise ValueError(
-                f"none of {', '.join(genomes)} has {least / 1e6:.4f} to {most / 1e6:.4f} M "
-                "parameters: change search.least_millions, search.budget_millions, baseline.tuned"
-            )
+            raise ValueError(budget.refusal(f"none of {', '.join(genomes)}") + " or baseline.tuned")
         return fit
 
 
 def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Schedule, int]:
-    """How to train in that stage, and on how many images: few can be less than a batch.
+    """How to train in that stage, and on how many images.
+
+    A batch of a few-shot run is no larger than the images that there are.
 
     Args:
-      counts: of the images of each split.
+      counts: images in each split.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
     if stage == "retrain" and config.inherits:

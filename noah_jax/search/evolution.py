@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from noah_jax.config.settings import Search
-from noah_jax.config.validation import check_budget
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, workdir
 from noah_jax.runtime.writer import Writer
 from noah_jax.space import SearchSpace
+from noah_jax.space.budget import Budget
 from noah_jax.space.candidates import Candidate, pareto_order
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
@@ -50,7 +50,8 @@ def evolve(
       UserError: no genome fits the budget, or none that does has a finite loss.
       Preempted: what is evaluated is saved.
     """
-    check_budget(space, settings)
+    if problem := settings.limits.unreachable(space):
+        raise UserError(problem)
     workdir.make_folder(folder)
     rank = operator.attrgetter("rank_by_loss" if settings.objective == "loss" else "rank")
     candidates: list[Candidate] = []
@@ -159,7 +160,8 @@ def propose(
     fits the budget; the others change single sizes of one that does not until it does.
     """
     pareto, paper = settings.objective == "pareto", settings.operators == "paper"
-    least, most = (0, int(space.count(space.largest()))) if pareto else settings.bounds
+    budget = Budget(0, int(space.count(space.largest()))) if pareto else settings.limits
+    least, most = budget.least, budget.most
     seen = {candidate.genome.tobytes() for candidate in ranked}
     parents = _parents(settings, ranked, pareto)
     found: list[np.ndarray] = []
@@ -218,7 +220,7 @@ def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candida
     Raises:
       UserError: none does.
     """
-    least, most = settings.bounds
+    least, most = settings.limits.least, settings.limits.most
     if not (fit := [candidate for candidate in ranked if least <= candidate.params <= most]):
         raise UserError(
             f"search: no genome between {least / 1e6:.4f} and {most / 1e6:.4f} M parameters was "

@@ -70,7 +70,7 @@ def _spread(made: run.Run, genomes: int) -> np.ndarray:
     """
     space, rng = made.space, np.random.default_rng(made.seed("rank"))
     least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
-    spread = space.sample_spread(rng, genomes, least, min(made.config.search.budget, largest))
+    spread = space.sample_spread(rng, genomes, least, min(made.config.search.limits.most, largest))
     if len(spread) < genomes:
         made.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
     if len(spread) < 3:

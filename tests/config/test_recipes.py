@@ -10,6 +10,7 @@ from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax.config import differences, settings
 from noah_jax.errors import UserError
+from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import MODULES
 
 
@@ -27,7 +28,7 @@ def test_vtab_defaults_are_the_papers_recipe():
     search = config.search
     assert (search.population, search.generations, search.parents) == (50, 15, 10)
     assert (search.mutations, search.crossovers) == (25, 25)
-    assert (search.m_prob, search.s_prob, search.budget) == (0.2, 0.4, 640_000)
+    assert (search.m_prob, search.s_prob, search.limits) == (0.2, 0.4, Budget(0, 640_000))
     assert (config.drop_path, config.dropout, config.image_size) == (0.1, 0.1, 224)
     space = config.search_space()
     assert space.depths == (3, 6, 9, 12)

@@ -1,0 +1,97 @@
+"""A setting is a dataclass field that knows its default, its explanation and its values."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from noah_jax.errors import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of a key besides its type and its default.
+
+    Attributes:
+      explanation: one line, for `--help`.
+      choices: all values there are; empty = any.
+      joined: whether several choices may be joined by +.
+      least, above: the lower bound of numbers, included and excluded.
+      most, below: the upper bound, included and excluded; `below=math.inf` admits finite numbers.
+
+    A tuple must have an item if its items have bounds.
+    """
+
+    explanation: str
+    choices: tuple[str, ...] = ()
+    joined: bool = False
+    least: float = -math.inf
+    above: float | None = None
+    most: float = math.inf
+    below: float | None = None
+
+    def complaint(self, key: str, value) -> str:
+        """Tells what is wrong with a value of the right type, or nothing."""
+        if self._admits(value):
+            return ""
+        near = nearest(value, self.choices) if self.choices else ""
+        return f"{key}={value!r}: expected {self.expected}{near}"
+
+    @property
+    def expected(self) -> str:
+        """The values that it may have, in words; nothing if all are good."""
+        if self.choices:
+            names = [name for name in self.choices if name]
+            few = len(names) < 3
+            text = " or ".join(names) if few else f"one of {', '.join(names)}"
+            return text + (", or several joined by +" if self.joined else "")
+        words = []
+        if self.above is not None:
+            words.append(f"more than {self.above}")
+        elif self.least > -math.inf:
+            words.append(f"at least {self.least}")
+        if self.below is not None:
+            words.append("finite" if self.below == math.inf else f"less than {self.below}")
+        elif self.most < math.inf:
+            words.append(f"at most {self.most}")
+        return " and ".join(words)
+
+    def _admits(self, value) -> bool:
+        if self.choices:
+            parts = value.split("+") if self.joined else [value]
+            return all(part in self.choices for part in parts)
+        if not self.expected:
+            return True
+        items = value if isinstance(value, tuple) else (value,)
+        return bool(items) and all(map(self._is_within, items))
+
+    def _is_within(self, number) -> bool:
+        """Whether a number is within the bounds; NaN never is."""
+        return (
+            self.least <= number <= self.most
+            and (self.above is None or self.above < number)
+            and (self.below is None or number < self.below)
+        )
+
+
+def setting(default, explanation: str, **values) -> Any:
+    """A dataclass field with this default; `values` are the attributes of `Setting`."""
+    known = Setting(explanation, **values)
+    return dataclasses.field(default=default, metadata={"setting": known})
+
+
+def walk(config, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
+    """Yields key, value and `Setting` of all keys, those of nested settings with their path."""
+    for field in dataclasses.fields(config):
+        key, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, f"{key}.")
+        else:
+            yield key, value, field.metadata["setting"]
+
+
+def complaints(config) -> Iterator[str]:
+    """Yields what is wrong with single well-typed values, a line each."""
+    for key, value, known in walk(config):
+        if complaint := known.complaint(key, value):
+            yield complaint
