@@ -1,6 +1,21 @@
 """Settings: the recipes, what changes them, what can be wrong with them."""
 
-from noah_jax.config.recipes import configure, defaults, expand, few_shot_defaults, from_json
+from noah_jax.config.recipes import (
+    configure,
+    defaults,
+    expand,
+    explained,
+    few_shot_defaults,
+    from_json,
+)
 from noah_jax.config.settings import Config
 
-__all__ = ["Config", "configure", "defaults", "expand", "few_shot_defaults", "from_json"]
+__all__ = [
+    "Config",
+    "configure",
+    "defaults",
+    "expand",
+    "explained",
+    "few_shot_defaults",
+    "from_json",
+]

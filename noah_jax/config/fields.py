@@ -16,8 +16,9 @@ class Setting:
       explanation: one line, for `--help`.
       choices: all values there are; empty = any.
       joined: whether several choices may be joined by +.
-      least, above: the lower bound of numbers, included and excluded.
-      most, below: the upper bound, included and excluded; `below=math.inf` admits finite numbers.
+      least, above: the lower bound of numbers, included or excluded.
+      most, below: the upper bound, included (beside `least`) or excluded; `below=math.inf` admits
+        finite numbers only.
 
     A tuple must have an item if its items have bounds.
     """
@@ -45,6 +46,8 @@ class Setting:
             few = len(names) < 3
             text = " or ".join(names) if few else f"one of {', '.join(names)}"
             return text + (", or several joined by +" if self.joined else "")
+        if -math.inf < self.least and self.most < math.inf:
+            return f"{self.least} to {self.most}"
         words = []
         if self.above is not None:
             words.append(f"more than {self.above}")
@@ -52,8 +55,6 @@ class Setting:
             words.append(f"at least {self.least}")
         if self.below is not None:
             words.append("finite" if self.below == math.inf else f"less than {self.below}")
-        elif self.most < math.inf:
-            words.append(f"at most {self.most}")
         return " and ".join(words)
 
     def _admits(self, value) -> bool:

@@ -1,27 +1,61 @@
-"""Settings as users give them: the defaults (NOAH's recipes), what changes them, which runs."""
+"""Settings as users give them: NOAH's two recipes, changes to them, and the runs they stand for."""
 
 import dataclasses
 import itertools
 import re
+import textwrap
 import typing
 from operator import attrgetter
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from noah_jax.config.fields import Setting, walk
 from noah_jax.config.settings import Config
 from noah_jax.config.validation import complaints
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed, nearest
 
+_SEVERAL = {"shots": "0", "seeds": 1}  # keys that users give in another form than a run has them
+_SEEDS = Setting("how many runs, with seed, seed + 1, …", least=1)
 _MOST_RUNS = 10_000  # all of VTAB-1k, six methods, three seeds: 342
 
 
 def defaults() -> ConfigDict:
     """All keys, at the values of NOAH's published VTAB-1k recipe."""
-    return ConfigDict(dataclasses.asdict(Config()) | {"shots": "0", "seeds": 1})
+    return ConfigDict(dataclasses.asdict(Config()) | _SEVERAL)
+
+
+def explained() -> str:
+    """The text of `--help`: all keys with their defaults and what each means, in groups."""
+    groups: dict[str, list[str]] = {"": [f"{Config.__doc__}"]}
+    for key, (default, known) in _settings().items():
+        group = key.rpartition(".")[0]
+        if group not in groups:
+            groups[group] = [f"{getattr(Config(), group).__doc__}"]
+        if isinstance(default, tuple):
+            default = f'"({",".join(map(str, default))})"'
+        expected = f" ({known.expected})" if known.expected else ""
+        groups[group] += [
+            f"  --config.{key}={default}",
+            textwrap.fill(
+                known.explanation + expected, 100, initial_indent=" " * 6, subsequent_indent=" " * 6
+            ),
+        ]
+    return "\n\n".join("\n".join(lines) for lines in groups.values())
+
+
+def _settings() -> dict[str, tuple[Any, Setting]]:
+    """By its key the default of each setting, and what is known of it."""
+    found = {}
+    for key, default, known in walk(Config()):
+        found[key] = _SEVERAL.get(key, default), known
+        if key == "seed":
+            found["seeds"] = _SEVERAL["seeds"], _SEEDS
+    return found
 
 
 def few_shot_defaults() -> ConfigDict:
-    """The same at the values of its recipe for few-shot and ImageNet."""
+    """All keys, at the values of NOAH's recipe for few-shot and ImageNet."""
     config = defaults()
     config.shots = "16"
     config.augmentation = "randaugment"
@@ -33,7 +67,7 @@ def few_shot_defaults() -> ConfigDict:
 
 
 def expand(values: ConfigDict) -> list[Config]:
-    """The runs that a configuration stands for: its tasks × shots × methods × seeds, in that order.
+    """The runs that a configuration stands for: tasks × shots × methods × seeds, in that order.
 
     Raises:
       UserError: one message with all complaints about all of them.
@@ -45,8 +79,8 @@ def expand(values: ConfigDict) -> list[Config]:
     if not all(re.fullmatch("[0-9]{1,9}", number) for number in shots):
         problems.append(f"shots={flat.get('shots')!r}: expected numbers of images joined by +")
         shots = ["0"]
-    if type(seeds := flat.pop("seeds", 1)) is not int or seeds < 1:
-        problems.append(f"seeds={seeds!r}: expected how many, at least 1")
+    if type(seeds := flat.pop("seeds", 1)) is not int or _SEEDS.complaint("seeds", seeds):
+        problems.append(f"seeds={seeds!r}: expected how many, {_SEEDS.expected}")
         seeds = 1
     runs = len(tasks) * len(shots) * len(methods) * seeds
     if runs > _MOST_RUNS:
@@ -61,8 +95,7 @@ def expand(values: ConfigDict) -> list[Config]:
         problems += mistyped or complaints(config)
         configs.append(config)
     if problems:
-        lines = "\n  ".join(dict.fromkeys(problems))
-        raise UserError(f"the configuration is not valid:\n  {lines}")
+        raise UserError(f"the configuration is not valid:{listed(problems)}")
     return configs
 
 
@@ -74,7 +107,7 @@ def from_json(values: dict) -> Config:
     """
     config = _build(Config, values, "", problems := [])
     if problems:
-        raise UserError("the saved configuration is not valid:\n  " + "\n  ".join(problems))
+        raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config
 
 
@@ -98,8 +131,8 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
             config.update_from_flattened_dict({key: parse(value)})
         except (KeyError, AttributeError, TypeError, ValueError):
             raise UserError(
-                f"cannot set {key}={value} in the config string: expected one of the keys "
-                f"{', '.join(sorted(config))} and a value of its type; more with --config.KEY=VALUE"
+                f"cannot set {key}={value} in the config string{nearest(key, _settings())}: "
+                "expected a key and a value of its type, which --help lists"
             ) from None
     return config
 
@@ -111,7 +144,7 @@ def _build(cls, values, prefix, problems):
         return None
     hints, built = typing.get_type_hints(cls), {}
     problems += [
-        f"unknown key {prefix}{key}; known are {', '.join(sorted(hints))}"
+        f"unknown key {prefix}{key}{nearest(str(key), hints)}; known are {', '.join(sorted(hints))}"
         for key in values
         if key not in hints
     ]

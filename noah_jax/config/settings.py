@@ -33,7 +33,7 @@ def _epochs(default: int):
 
 
 def _learning_rate(default: float):
-    explanation = "the highest, which the warm-up reaches and a cosine leaves"
+    explanation = "the peak, after the warm-up and before the cosine"
     return setting(default, explanation, above=0, below=math.inf)
 
 
@@ -45,10 +45,10 @@ class Schedule:
     batch_size: int = setting(64, "images in a step", least=1)
     learning_rate: float = _learning_rate(1e-3)
     weight_decay: float = setting(
-        1e-4, "AdamW's, of all but biases and norms", least=0, below=math.inf
+        1e-4, "AdamW's, for all but biases and norms", least=0, below=math.inf
     )
     warmup_epochs: int = setting(
-        10, "epochs in which the learning rate grows, fewer than epochs", least=0
+        10, "the first epochs, in which the learning rate grows; fewer than epochs", least=0
     )
 
 
@@ -92,18 +92,28 @@ class Search:
     population: int = setting(50, "genomes in a generation", least=1)
     generations: int = setting(15, "generations after the first, random one", least=0)
     parents: int = setting(10, "the best genomes so far, from which new ones come", least=1)
-    mutations: int = setting(25, "genomes of a generation that are changed parents", least=0)
-    crossovers: int = setting(25, "genomes of a generation that two parents share", least=0)
-    m_prob: float = setting(0.2, "probability that a mutation changes a size", least=0, most=1)
-    s_prob: float = setting(0.4, "probability that it changes a module's depth", least=0, most=1)
+    mutations: int = setting(25, "children by mutation in a generation", least=0)
+    crossovers: int = setting(25, "children of two parents in a generation", least=0)
+    m_prob: float = setting(0.2, "probability that a mutation draws a size anew", least=0, most=1)
+    s_prob: float = setting(
+        0.4, "probability that a mutation draws a module's depth anew", least=0, most=1
+    )
     budget_millions: float = setting(
-        0.64, "the most parameters of a genome in millions, head excluded", above=0, below=math.inf
+        0.64,
+        "the most parameters of a genome in millions, without the head",
+        above=0,
+        below=math.inf,
     )
     least_millions: float = setting(
-        0.0, "the fewest, at most budget_millions", least=0, below=math.inf
+        0.0,
+        "the fewest parameters of a genome in millions; at most budget_millions",
+        least=0,
+        below=math.inf,
     )
     operators: str = setting(
-        "block", "mutation and crossover of single blocks, or the paper's", choices=OPERATORS
+        "block",
+        "how mutation and crossover work: on single blocks, or as the paper's",
+        choices=OPERATORS,
     )
     objective: str = setting(
         "accuracy",
@@ -111,9 +121,11 @@ class Search:
         choices=("accuracy", "loss", "pareto"),
     )
     folds: int = setting(
-        1, "cut train + val into so many parts, with a supernet for each; 1 = do not", least=1
+        1,
+        "parts of train + val, each judged by a supernet of the others; 1 = judge by val",
+        least=1,
     )
-    genomes_per_call: int = setting(4, "genomes that a device evaluates side by side", least=1)
+    genomes_per_call: int = setting(4, "genomes that each device evaluates side by side", least=1)
 
     @property
     def limits(self) -> Budget:
@@ -125,23 +137,24 @@ class Search:
 class Baseline:
     """Sizes of the single modules, and those among which the tuned methods choose."""
 
-    vpt: int = setting(100, "prompts a block, for method=vpt")
-    lora: int = setting(8, "rank, for method=lora")
-    adapter: int = setting(8, "width, for method=adapter")
-    parallel: int = setting(8, "width beside the MLP, for method=parallel")
+    vpt: int = setting(100, "prompts in each block for method=vpt")
+    lora: int = setting(8, "rank for method=lora")
+    adapter: int = setting(8, "width for method=adapter")
+    parallel: int = setting(8, "width for method=parallel")
     tuned: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16, 32),
-        "sizes that the tuned methods try, each module's within the budget",
+        "sizes that the tuned methods try, as far as they fit the budget",
         least=1,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The search space: the sizes of each module, none = not in it, and the depths."""
+    """The search space: sizes to choose from for each module, and depths."""
 
     vpt: tuple[int, ...] = setting(
-        (1, 5, 10), "numbers of prompts; here and below a 0 leaves single blocks without"
+        (1, 5, 10),
+        "numbers of prompts; of any module: () = not used, a 0 = single blocks may lack it",
     )
     lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA")
     adapter: tuple[int, ...] = setting((1, 5, 10), "widths of the adapter after the MLP")
@@ -156,30 +169,36 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A complete set of settings."""
+    """All settings of one run."""
 
     task: str = setting("", "a benchmark's task, or a folder in data_dir; several joined by +")
     method: str = setting("noah", "how the genome is found", choices=METHODS, joined=True)
     stage: str = setting(
-        "all", "the last stage to run; report only writes the report anew", choices=("all", *STAGES)
+        "all", "the last stage to run; report = write the report anew", choices=("all", *STAGES)
     )
     seed: int = setting(
-        0, "the first run's, from which all its random numbers come", least=0, most=_LAST_SEED
+        0,
+        "where all random numbers of a run come from; the first run's, if there are several",
+        least=0,
+        most=_LAST_SEED,
     )
     backbone: str = setting(
-        "vit_b16_in21k", "a backbone of configs/README.md, or with weights a shape as vit_l16"
+        "vit_b16_in21k",
+        "a name from configs/README.md, or for a file of weights a shape, e.g. vit_l16",
     )
     weights: str = setting("", "a file to use instead of the backbone's own")
     image_size: int = setting(224, "pixels, a multiple of the backbone's patch size", least=1)
     normalisation: str = setting(
         "",
-        "of pixel values; empty = as the backbone was trained, imagenet = as the paper",
+        "mean and deviation of pixel values; empty = the backbone's own; imagenet = the paper's",
         choices=("", *NORMALISATIONS),
     )
-    data_dir: str = setting("", "the folder that holds the folder of each task; else TFDS's")
+    data_dir: str = setting(
+        "", "the folder in which each task has its folder; otherwise TFDS's data folder"
+    )
     split_seed: int = setting(
         0,
-        "draws the splits that are made here, of digits and of folders of classes",
+        "draws the splits of digits, and of data with one folder per class",
         least=0,
         most=_LAST_SEED,
     )
@@ -187,18 +206,18 @@ class Config:
         0, "training images a class, drawn with the seed; 0 = all; several joined by +", least=0
     )
     lists: str = setting(
-        "", "published few-shot lists to use instead of drawing, see configs/fewshot.py"
+        "", "published few-shot lists, used instead of drawing; see configs/fewshot.py"
     )
     whole_val: bool = setting(
         False, "few-shot: validate with all images that are left, as the original did"
     )
     augmentation: str = setting(
         "none",
-        "randaugment comes with erasing, mixup, cutmix and label smoothing",
+        "of training images; randaugment = with erasing, mixup, cutmix and label smoothing, too",
         choices=("none", "randaugment"),
     )
     center_crop: bool = setting(
-        False, "enlarge images that are not augmented by 8/7, and crop them"
+        False, "images that are not augmented are enlarged by 8/7 and cropped"
     )
     genome: str = setting("", "a file, JSON or one of NOAH's YAMLs, instead of supernet and search")
     supernet_from: str = setting(
@@ -210,23 +229,27 @@ class Config:
         choices=("auto", "float32", "bfloat16"),
     )
     attention: str = setting(
-        "auto", "auto = cuDNN's on a single GPU in bfloat16", choices=("auto", "plain")
+        "auto",
+        "auto = cuDNN's on a single GPU in bfloat16, otherwise plain",
+        choices=("auto", "plain"),
     )
     rematerialise: bool = setting(
-        False, "compute blocks again in the backward pass: less memory, slower"
+        False, "compute each block again in the backward pass: less memory, slower"
     )
     drop_path: float = setting(
         0.1,
-        "probability that the last block is skipped in training; earlier ones less",
+        "probability that training skips the last block; it grows linearly from 0 at the first",
         least=0,
         below=1,
     )
-    dropout: float = setting(0.1, "inside the prompt modules", least=0, below=1)
-    eval_batch_size: int = setting(100, "images that are evaluated at once", least=1)
-    checkpoint_seconds: float = setting(60.0, "the time between two checkpoints", least=0)
+    dropout: float = setting(0.1, "probability inside the prompt modules", least=0, below=1)
+    eval_batch_size: int = setting(
+        100, "images that are evaluated at once, by all devices together", least=1
+    )
+    checkpoint_seconds: float = setting(60.0, "time between two checkpoints", least=0)
     weight_shards: int = setting(1, "devices that share one copy of the frozen matrices", least=1)
     trackers: str = setting(
-        "", "where to show the metrics, too", choices=("", *TRACKERS), joined=True
+        "", "other places that show the metrics; empty = none", choices=("", *TRACKERS), joined=True
     )
     space: Choices = Choices()
     baseline: Baseline = Baseline()
