@@ -33,28 +33,16 @@ Few images, on the same two cores, seed 0: LoRA-8 on 16 images a class of cifar1
 paper's strong augmentation costs more than it brings.
 """
 
-import os
-import pathlib
-
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults
-from noah_jax.errors import UserError
+from noah_jax.config import configure, defaults, in_one_folder
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     config = defaults()
     config.backbone = "dinov2_vits14_saliency"  # fetched from the package index, small
     config = configure(config, argument, first="task")
-    if not config.task:
-        return config
-    names = [os.path.abspath(os.path.expanduser(name)) for name in config.task.split("+")]
-    if missing := [name for name in names if not os.path.isdir(name)]:
-        raise UserError(f"there is no folder {', '.join(missing)}")
-    folders = [pathlib.Path(name).resolve() for name in names]
-    if len(parents := {folder.parent for folder in folders}) > 1:
-        raise UserError(
-            f"several tasks must be in one folder, not in {', '.join(map(str, parents))}"
-        )
-    config.data_dir, config.task = str(parents.pop()), "+".join(folder.name for folder in folders)
+    if config.task:
+        names, config.data_dir = in_one_folder(config.task.split("+"))
+        config.task = "+".join(names)
     return config

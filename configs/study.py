@@ -22,11 +22,10 @@ others" there.
 """
 
 import os
-import pathlib
 
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults
+from noah_jax.config import configure, defaults, in_one_folder
 from noah_jax.errors import UserError
 
 
@@ -46,25 +45,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.search.update(population=24, generations=5, parents=6, mutations=12, crossovers=8)
     config.search.update(budget_millions=0.0785, least_millions=0.0735)
     config = configure(config, argument, first="task")
-    if config.task:
-        config.task, config.data_dir = _placed(config.task.split("+"), config.data_dir)
+    tasks = config.task.split("+") if config.task else []
+    folders = [task for task in tasks if task != "digits" or os.path.isdir(task)]
+    if folders:
+        names, config.data_dir = in_one_folder(folders)
+        config.task = "+".join(dict(zip(folders, names, strict=True)).get(x, x) for x in tasks)
+    inside = os.path.join(config.data_dir, "digits")
+    if len(folders) < len(tasks) and config.data_dir and os.path.isdir(inside):
+        raise UserError(f"digits is scikit-learn's, or {inside}: rename or name that folder")
     return config
-
-
-def _placed(tasks: list[str], data_dir: str) -> tuple[str, str]:
-    """The tasks by their names alone, and the folder that they are in."""
-    built_in = [task for task in tasks if task == "digits" and not os.path.isdir(task)]
-    folders = {
-        task: pathlib.Path(os.path.abspath(os.path.expanduser(task)))
-        for task in tasks
-        if task not in built_in
-    }
-    if missing := [str(folder) for folder in folders.values() if not folder.is_dir()]:
-        raise UserError(f"there is no folder {', '.join(missing)}")
-    parents = {folder.parent.resolve() for folder in folders.values()}
-    if len(parents) > 1:
-        raise UserError(f"tasks must be in one folder, not {', '.join(map(str, sorted(parents)))}")
-    parent = str(parents.pop()) if parents else data_dir
-    if built_in and parent and os.path.isdir(os.path.join(parent, "digits")):
-        raise UserError(f"digits is scikit-learn's, or {parent}/digits: rename or name that folder")
-    return "+".join(folders[task].name if task in folders else task for task in tasks), parent

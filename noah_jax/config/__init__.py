@@ -7,6 +7,7 @@ from noah_jax.config.recipes import (
     explained,
     few_shot_defaults,
     from_json,
+    in_one_folder,
 )
 from noah_jax.config.settings import Config
 
@@ -18,4 +19,5 @@ __all__ = [
     "explained",
     "few_shot_defaults",
     "from_json",
+    "in_one_folder",
 ]

@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import os
 import re
 import textwrap
 import typing
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -135,6 +137,21 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
                 "expected a key and a value of its type, which --help lists"
             ) from None
     return config
+
+
+def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
+    """The names of tasks that are given as folders, side by side, and the path of their parent.
+
+    Raises:
+      UserError: a folder is not there, or they have several parents.
+    """
+    folders = [os.path.abspath(os.path.expanduser(task)) for task in tasks]
+    if missing := [folder for folder in folders if not os.path.isdir(folder)]:
+        raise UserError(f"there is no folder {', '.join(missing)}")
+    parents = {os.path.realpath(os.path.dirname(folder)) for folder in folders}
+    if len(parents) > 1:
+        raise UserError(f"several tasks must be in one folder, not in {', '.join(sorted(parents))}")
+    return [os.path.basename(folder) for folder in folders], parents.pop()
 
 
 def _build(cls, values, prefix, problems):
