@@ -33,10 +33,16 @@ class Setting:
 
     def complaint(self, key: str, value) -> str:
         """Tells what is wrong with a value of the right type, or nothing."""
-        if self._admits(value):
-            return ""
-        near = nearest(value, self.choices) if self.choices else ""
-        return f"{key}={value!r}: expected {self.expected}{near}"
+        if self.choices:
+            parts = value.split("+") if self.joined else [value]
+            wrong = [part for part in parts if part not in self.choices]
+            near = nearest(wrong[0], self.choices) if wrong else ""
+        elif isinstance(value, tuple):
+            wrong = bool(self.expected) and not (value and all(map(self._admits, value)))
+            near = ", for each of one or more"
+        else:
+            wrong, near = not self._admits(value), ""
+        return f"{key}={value!r}: expected {self.expected}{near}" if wrong else ""
 
     @property
     def expected(self) -> str:
@@ -58,20 +64,11 @@ class Setting:
         return " and ".join(words)
 
     def _admits(self, value) -> bool:
-        if self.choices:
-            parts = value.split("+") if self.joined else [value]
-            return all(part in self.choices for part in parts)
-        if not self.expected:
-            return True
-        items = value if isinstance(value, tuple) else (value,)
-        return bool(items) and all(map(self._is_within, items))
-
-    def _is_within(self, number) -> bool:
-        """Whether a number is within the bounds; NaN never is."""
-        return (
-            self.least <= number <= self.most
-            and (self.above is None or self.above < number)
-            and (self.below is None or number < self.below)
+        """Whether a single value is within the bounds, if there are any; NaN never is."""
+        return not self.expected or (
+            self.least <= value <= self.most
+            and (self.above is None or self.above < value)
+            and (self.below is None or value < self.below)
         )
 
 

@@ -169,7 +169,7 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All settings of one run."""
+    """The settings of a run; after the colon of --config, KEY=VALUE sets one, too."""
 
     task: str = setting("", "a benchmark's task, or a folder in data_dir; several joined by +")
     method: str = setting("noah", "how the genome is found", choices=METHODS, joined=True)

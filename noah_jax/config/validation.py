@@ -128,16 +128,16 @@ def _budget(c: Config):
 
 def _shapes(c: Config):
     """The backbone takes such images and the search space, which has genomes within the budget."""
-    known = math.isfinite(c.search.least_millions) and math.isfinite(c.search.budget_millions)
+    in_order = 0 <= c.search.least_millions <= c.search.budget_millions < math.inf
     try:
         c.vit(1, "float32")
     except ValueError as error:
         yield f"{error}"
     try:
         space = c.search_space()
-        if known and c.method in SEARCHED and not c.genome:
+        if in_order and c.method in SEARCHED and not c.genome:
             yield from filter(None, [c.search.limits.unreachable(space)])
-        if known and c.method in TUNED:
+        if in_order and c.method in TUNED:
             c.candidates()
     except ValueError as error:
         yield f"{error}"
