@@ -75,13 +75,8 @@ class SupernetSchedule(Schedule):
     )
     sampling: str = setting(
         "random",
-        "how a step's genomes are drawn: each size alike (the paper), in every block each size as "
-        "often (fair), or with whole modules left out (broad)",
-        choices=("random", "fair", "broad"),
-    )
-    sandwich: bool = setting(False, "the largest and the smallest genome in every step")
-    distillation: float = setting(
-        0.0, "share of the others' loss that is against the largest's output", least=0, most=1
+        "how a step's genomes are drawn; broad leaves out whole modules, too; random as the paper",
+        choices=("random", "broad"),
     )
 
 
@@ -117,8 +112,8 @@ class Search:
     )
     objective: str = setting(
         "accuracy",
-        "what is climbed: the validation accuracy, the loss, or a front over all budgets (pareto)",
-        choices=("accuracy", "loss", "pareto"),
+        "what is sought: the highest validation accuracy, or a front over all budgets (pareto)",
+        choices=("accuracy", "pareto"),
     )
     folds: int = setting(
         1,
@@ -159,9 +154,6 @@ class Choices:
     lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA")
     adapter: tuple[int, ...] = setting((1, 5, 10), "widths of the adapter after the MLP")
     parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP")
-    scales: tuple[int, ...] = setting(
-        (), "powers of ten that multiply the outputs of LoRA and the adapters"
-    )
     depths: tuple[int, ...] = setting(
         (3, 6, 9, 12), "how many of the first blocks a module may be in"
     )
@@ -305,8 +297,7 @@ class Config:
         vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
-            depths, scales = tuple(self.space.depths), tuple(self.space.scales)
-            return SearchSpace(sizes, depths, vit.depth, vit.width, scales)
+            return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
         sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
         return SearchSpace.single(sizes, vit.depth, vit.width)
 

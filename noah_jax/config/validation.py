@@ -105,10 +105,6 @@ def _schedules(c: Config):
             )
     if c.supernet.batch_size % max(1, c.supernet.genomes_per_step):
         yield "supernet.batch_size must be divisible by supernet.genomes_per_step"
-    if c.supernet.sandwich and c.supernet.genomes_per_step < 2:
-        yield "supernet.sandwich needs at least 2 supernet.genomes_per_step"
-    if c.supernet.distillation and not c.supernet.sandwich:
-        yield "supernet.distillation is from the largest genome: it needs supernet.sandwich"
 
 
 def _population(c: Config):
