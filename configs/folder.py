@@ -1,14 +1,14 @@
 """Your own images: `--config=configs/folder.py:<dir>[,method=…,seed=…]`.
 
 `<dir>` holds either VTAB-1k lists (train800.txt, val200.txt, train800val200.txt, test.txt, lines
-`images/… label`) or one folder per class, of which a fifth becomes the test set and a fifth of the
-rest the validation set, drawn with `split_seed`. Several folders, side by side, are joined by +;
-`shots=8` trains on 8 images a class.
+`images/… label`) or one folder per class. Of the images of a class a fifth is for the test, and a
+fifth of the rest to validate with, drawn with `split_seed`. Several folders, side by side, are
+joined by +; `shots=8` trains on 8 images a class.
 
-Measured on two CPU cores in float32, seed 0, before the last block computed the class token alone
-(which draws other random numbers), with schedules of an eighth of the paper's or less, by
-this command for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and
-DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
+Measured on two CPU cores in float32, seed 0, with an eighth of the paper's epochs or fewer. Since
+then the last block computes the class token alone, which draws other random numbers. The command,
+for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and DIR/cifar10 (1,000
+of 10 classes, 2,000 for the test):
 
     python -m noah_jax.main --config=configs/folder.py:DIR/caltech101,method=linear+lora+noah \\
       --config.image_size=98 --config.supernet.epochs=12 --config.supernet.warmup_epochs=1 \\

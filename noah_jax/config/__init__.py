@@ -1,4 +1,4 @@
-"""Settings: the recipes, what changes them, what can be wrong with them."""
+"""Settings: all keys with their explanations, the recipes, and complaints about them."""
 
 from noah_jax.config.recipes import (
     configure,

@@ -1,4 +1,4 @@
-"""A setting is a dataclass field that knows its default, its explanation and its values."""
+"""Dataclass fields that know their explanation and the values that they may have."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from noah_jax.errors import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is known of a key besides its type and its default.
+    """All that is known of a key besides its type and its default.
 
     Attributes:
       explanation: one line, for `--help`.
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """The values that it may have, in words; nothing if all are good."""
+        """The values that it may have, in words; empty if all are good."""
         if self.choices:
             names = [name for name in self.choices if name]
             few = len(names) < 3

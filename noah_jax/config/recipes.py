@@ -29,25 +29,21 @@ def defaults() -> ConfigDict:
 
 def explained() -> str:
     """The text of `--help`: all keys with their defaults and what each means, in groups."""
-    groups: dict[str, list[str]] = {"": [f"{Config.__doc__}"]}
+    groups: dict[str, list[str]] = {"": [Config.__doc__ or ""]}
     for key, (default, known) in _settings().items():
         group = key.rpartition(".")[0]
         if group not in groups:
-            groups[group] = [f"{getattr(Config(), group).__doc__}"]
+            groups[group] = [getattr(Config(), group).__doc__]
         if isinstance(default, tuple):
             default = f'"({",".join(map(str, default))})"'
         expected = f" ({known.expected})" if known.expected else ""
-        groups[group] += [
-            f"  --config.{key}={default}",
-            textwrap.fill(
-                known.explanation + expected, 100, initial_indent=" " * 6, subsequent_indent=" " * 6
-            ),
-        ]
+        text = textwrap.fill(known.explanation + expected, 94)
+        groups[group] += [f"  --config.{key}={default}", textwrap.indent(text, " " * 6)]
     return "\n\n".join("\n".join(lines) for lines in groups.values())
 
 
 def _settings() -> dict[str, tuple[Any, Setting]]:
-    """By its key the default of each setting, and what is known of it."""
+    """Default and `Setting` of each key."""
     found = {}
     for key, default, known in walk(Config()):
         found[key] = _SEVERAL.get(key, default), known

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with settings of the right types."""
+"""Complaints about settings of the right types: bounds, and what two may not be together."""
 
 import math
 import os
@@ -24,7 +24,7 @@ def complaints(config: Config) -> Iterator[str]:
 
 
 def _task(c: Config):
-    """It is the name of a folder, and becomes a part of the workdir's."""
+    """The task is the name of a folder; it becomes a part of the workdir's name."""
     if not c.task:
         yield "task is empty: name it after the colon, as in --config=configs/vtab.py:cifar100"
     if pathlib.PurePath(c.task).name != c.task or c.task == "..":
@@ -40,7 +40,7 @@ def _stage(c: Config):
 
 
 def _few_shot(c: Config):
-    """What is for few-shot runs alone, or not for them, is set accordingly."""
+    """Few-shot runs have no folds, and others no lists."""
     if (c.lists or c.whole_val) and not c.shots:
         yield "lists and whole_val are for few-shot runs: set shots"
     if c.search.folds > 1 and c.shots:
@@ -73,7 +73,7 @@ def _files(c: Config):
 
 
 def _genome(c: Config):
-    """A genome that is given, and a supernet that is taken over, are of use."""
+    """The method uses a given genome, and a supernet of another run."""
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"
     if c.retrain.inherit and c.genome:
