@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from noah_jax.config.settings import Search
-from noah_jax.config.validation import check_budget
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, workdir
 from noah_jax.runtime.writer import Writer
 from noah_jax.space import SearchSpace
+from noah_jax.space.budget import Budget
 from noah_jax.space.candidates import Candidate, pareto_order
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
@@ -50,7 +50,8 @@ def evolve(
       UserError: no genome fits the budget, or none that does has a finite loss.
       Preempted: what is evaluated is saved.
     """
-    check_budget(space, settings)
+    if problem := settings.limits.unreachable(space):
+        raise UserError(problem)
     workdir.make_folder(folder)
     candidates: list[Candidate] = []
     generations = settings.generations + 1
@@ -86,10 +87,7 @@ def evolve(
             )
     workdir.discard(folder / _UNFINISHED)
     if not candidates:
-        raise UserError(
-            f"search: no genome found between search.least_millions={settings.least_millions} and "
-            f"search.budget_millions={settings.budget_millions}"
-        )
+        raise UserError(f"search: {settings.limits.refusal('no genome that was found')}")
     if not candidates[0].is_finite:
         raise UserError("search: no genome has a finite loss, so the supernet is of no use")
     return candidates
@@ -158,8 +156,8 @@ def propose(
     fits the budget; the others repair one that does not.
     """
     pareto, paper = settings.objective == "pareto", settings.operators == "paper"
-    least, most = (0, int(space.count(space.largest()))) if pareto else settings.bounds
-    new = _NewGenomes(space, rng, least, most, {each.genome.tobytes() for each in ranked})
+    budget = Budget(0, int(space.count(space.largest()))) if pareto else settings.limits
+    new = _NewGenomes(space, rng, budget, {each.genome.tobytes() for each in ranked})
     parents = _parents(settings, ranked, pareto)
     if len(parents):
         breeding = _Breeding(space, settings, rng, parents)
@@ -175,26 +173,25 @@ def propose(
 
 @dataclasses.dataclass
 class _NewGenomes:
-    """Collects genomes of `least` to `most` parameters that are not in `seen`."""
+    """Collects genomes within the budget that are not in `seen`."""
 
     space: SearchSpace
     rng: np.random.Generator
-    least: int
-    most: int
+    budget: Budget
     seen: set[bytes]
     found: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def draw(self, make: Callable[[int], np.ndarray], count: int, repair: bool) -> None:
-        """Adds up to `count` that `make` makes; those out of bounds are repaired or left out."""
+        """Adds up to `count` genomes; those outside the budget are repaired or left out."""
         wanted, failures = len(self.found) + count, 0
         for _ in range(_TRIES):
             for genome in make(count) if count else ():
                 if len(self.found) == wanted or failures == _FAILURES:
                     return
                 if repair:
-                    genome = self.space.repair(self.rng, genome, self.least, self.most)
+                    genome = self.space.repair(self.rng, genome, self.budget)
                     failures = failures + 1 if genome is None else 0
-                elif not self.least <= self.space.count(genome) <= self.most:
+                elif not self.budget.admits(self.space.count(genome)):
                     continue
                 if genome is not None and genome.tobytes() not in self.seen:
                     self.seen.add(genome.tobytes())
@@ -241,10 +238,8 @@ def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candida
     Raises:
       UserError: none does.
     """
-    least, most = settings.bounds
-    if not (fit := [candidate for candidate in ranked if least <= candidate.params <= most]):
-        raise UserError(
-            f"search: no genome between {least / 1e6:.4f} and {most / 1e6:.4f} M parameters was "
-            "evaluated; front.json has the whole front"
-        )
-    return fit
+    budget = settings.limits
+    if not (admitted := [candidate for candidate in ranked if budget.admits(candidate.params)]):
+        refusal = budget.refusal("none of the genomes that were evaluated")
+        raise UserError(f"search: {refusal}; front.json has the whole front")
+    return admitted

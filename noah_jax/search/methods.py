@@ -73,14 +73,16 @@ def tune(run: Run) -> Best:
 def spread_evenly(run: Run) -> Best:
     """The budget shared as equally as can be by the paper's modules, alike in all blocks."""
     with run.writer.stage("search"):
-        return _alone(run, uniform(run.config.search.budget, run.space.blocks, run.space.width))
+        return _alone(
+            run, uniform(run.config.search.limits.most, run.space.blocks, run.space.width)
+        )
 
 
 def follow_gradients(run: Run) -> Best:
     """The budget where one pass of gradients is large."""
     with run.writer.stage("search"):
         scores = baselines.scores(run)
-        return _alone(run, baselines.allot(run.space, scores, run.config.search.budget))
+        return _alone(run, baselines.allot(run.space, scores, run.config.search.limits.most))
 
 
 def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
@@ -102,14 +104,10 @@ def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
 
 def _alone(run: Run, genome: np.ndarray) -> Best:
     """A genome that was not evaluated, if it fits the budget."""
-    params, settings = int(run.space.count(genome)), run.config.search
-    least, most = settings.bounds
-    if not genome.any() or not least <= params <= most:
-        raise UserError(
-            f"{run.config.method} finds only a genome of {params / 1e6:.4f} M parameters between "
-            f"search.least_millions={settings.least_millions} and "
-            f"search.budget_millions={settings.budget_millions}: change these"
-        )
+    params, budget = int(run.space.count(genome)), run.config.search.limits
+    if not genome.any() or not budget.admits(params):
+        found = f"the genome of {params / 1e6:.4f} M parameters that {run.config.method} finds"
+        raise UserError(budget.refusal(f"not {found}"))
     return {"genome": genome.tolist(), "params": params}
 
 

@@ -3,9 +3,9 @@
 Genomes spread evenly over all numbers of parameters up to the budget are evaluated with the weights
 that they inherit, as the search does; then each is retrained with fresh weights and tested.
 Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1 opposite. `WORKDIR`
-must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained already is not retrained
-again; `--retrained=OTHER` takes it from another workdir, which may have another supernet but must
-have the same recipe for retraining.
+must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained already is kept;
+`--retrained=OTHER` takes it from another workdir, which may have another supernet but must have the
+same recipe for retraining.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ def _spread(run: Run, genomes: int) -> np.ndarray:
     """
     space, rng = run.space, np.random.default_rng(run.seed("rank"))
     least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
-    spread = space.sample_spread(rng, genomes, least, min(run.config.search.budget, largest))
+    spread = space.sample_spread(rng, genomes, least, min(run.config.search.limits.most, largest))
     if len(spread) < genomes:
         run.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
     if len(spread) < 3:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import ALL_MODULES, MODULES, count_noah, count_params
 
 OPERATORS = ("block", "paper")
@@ -130,7 +131,7 @@ class SearchSpace:
         most = int(self.count(self.largest())) if most is None else most
         edges = np.linspace(least, most + 1, n + 1).astype(int)
         found = [
-            self.repair(rng, genome, int(low), int(high) - 1)
+            self.repair(rng, genome, Budget(int(low), int(high) - 1))
             for genome, low, high in zip(
                 self.sample_broad(rng, n), edges[:-1], edges[1:], strict=True
             )
@@ -194,18 +195,18 @@ class SearchSpace:
         return self._truncate(child, np.where(column, *depths))
 
     def repair(
-        self, rng: np.random.Generator, genome: np.ndarray, least: int, most: int
+        self, rng: np.random.Generator, genome: np.ndarray, budget: Budget
     ) -> np.ndarray | None:
-        """`genome` `[blocks, columns]` with `least` to `most` parameters.
+        """`genome` `[blocks, columns]`, changed until the budget admits it.
 
         Random sizes go one choice up or down, or a module one depth, until it fits; modules that
         are absent stay so while others can grow. None if that does not succeed.
         """
         for _ in range(_MOVES):
             params = self.count(genome)
-            if least <= params <= most:
+            if budget.admits(params):
                 return genome
-            direction, present = -1 if params > most else 1, genome.any(axis=0)
+            direction, present = -1 if params > budget.most else 1, genome.any(axis=0)
             moved = self._moves(genome, direction, present) or self._moves(genome, direction)
             if not moved:
                 return None

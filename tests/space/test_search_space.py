@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from noah_jax.space import SearchSpace
+from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import ALL_MODULES, MODULES
 
 NOAH = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
@@ -98,12 +99,12 @@ def test_repaired_genomes_reach_every_budget(space):
     least, most = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
     for genome in space.sample_broad(rng, 20):
         for bounds in ((0, least), (190_000, 200_000), (most, most)):
-            repaired = space.repair(rng, genome, *bounds)
+            repaired = space.repair(rng, genome, Budget(*bounds))
             assert bounds[0] <= space.count(repaired) <= bounds[1]
             assert in_space(space, repaired) or space is GAPS
         inside = int(space.count(genome))
-        np.testing.assert_array_equal(space.repair(rng, genome, inside, inside + 1), genome)
-    assert space.repair(rng, space.largest(), most + 1, most + 2) is None
+        np.testing.assert_array_equal(space.repair(rng, genome, Budget(inside, inside + 1)), genome)
+    assert space.repair(rng, space.largest(), Budget(most + 1, most + 2)) is None
 
 
 def test_broad_samples_hold_what_uniform_ones_never_do():
