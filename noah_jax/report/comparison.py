@@ -12,13 +12,14 @@ import numpy as np
 
 from noah_jax.data.tasks import METRIC
 from noah_jax.report import figures, page
-from noah_jax.report.figures import COLOURS, GREY, RED, Drawing, figure_of
+from noah_jax.report.figures import COLOURS, GREY, RED, Drawing, new_figure
 from noah_jax.report.page import grid, note, picture, text
 from noah_jax.report.report import losses_by_epoch
-from noah_jax.report.tables import Result, benchmark, published
+from noah_jax.report.tables import benchmark, published
 from noah_jax.runtime.workdir import make_folder, read_json_here, read_lines
 from noah_jax.runtime.writer import duration
 from noah_jax.space.genomes import ALL_MODULES
+from noah_jax.training.result import Result
 
 _OTHERS = ("#7f5539", "#17a2a6", "#b5487d", "#7c8a1e", "#5d5fb0", "#c29a2b")
 _MARKERS = "osD^vPX*"
@@ -121,7 +122,7 @@ def _one_set(folder, number: int, runs: Mapping[pathlib.Path, Result], looks) ->
 
 def _trade(name: str, results: Sequence[Result], looks) -> Drawing:
     """Test accuracy against parameters."""
-    figure, (axis,) = figure_of(3.4)
+    figure, (axis,) = new_figure(3.4)
     for method, (colour, marker) in looks.items():
         own = [result for result in results if result["method"] == method]
         if own:
@@ -146,7 +147,7 @@ def _trade(name: str, results: Sequence[Result], looks) -> Drawing:
 
 def _learning(name: str, curves: Sequence[tuple[Result, dict[int, float]]], looks) -> Drawing:
     """The training loss of what was tested, by epoch."""
-    figure, (axis,) = figure_of(3.4)
+    figure, (axis,) = new_figure(3.4)
     rows: figures.Rows = [("method", "seed", "epoch", "loss")]
     labelled: set[str] = set()
     for result, losses in curves:

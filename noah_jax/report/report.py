@@ -14,7 +14,7 @@ from noah_jax.config.settings import SEARCHED
 from noah_jax.errors import UserError
 from noah_jax.report import figures, page, search_figures
 from noah_jax.report.page import facts, grid, note, picture, text
-from noah_jax.report.tables import Result, published
+from noah_jax.report.tables import published
 from noah_jax.runtime.workdir import read_json_here, read_lines
 from noah_jax.runtime.writer import duration
 from noah_jax.space import SearchSpace
@@ -22,6 +22,7 @@ from noah_jax.space.candidates import Candidate
 from noah_jax.space.genomes import ALL_MODULES
 from noah_jax.training import predictions
 from noah_jax.training.predictions import Predictions
+from noah_jax.training.result import Result
 
 _MOST_PAIRS, _MOST_CLASSES = 10, 6
 
@@ -99,7 +100,6 @@ def _search(workdir, result: Result, config: dict[str, Any]) -> str:
     if not any(generations.values()):
         return "".join(["<h2>Search</h2>", *left_out]) if left_out else ""
     settings, folder = config["search"], workdir / page.FOLDER
-    by_loss = settings.get("objective") == "loss" and result["method"] in SEARCHED
     bounds = settings.get("least_millions", 0.0), settings["budget_millions"]
     count = sum(map(len, generations.values()))
     said = (
@@ -109,10 +109,9 @@ def _search(workdir, result: Result, config: dict[str, Any]) -> str:
     said += _cut_off(result, config["space"], bounds)
     drawings = [search_figures.search(generations, result, bounds)]
     if len(generations) > 1:
-        drawings.append(search_figures.progress(generations, by_loss))
+        drawings.append(search_figures.progress(generations))
         drawings.append(search_figures.by_generation(generations, bounds))
-    chosen = " What was chosen has the lowest loss." if by_loss else ""
-    captions = (f"All generations. The front: no other genome is smaller and better.{chosen}", "")
+    captions = ("All generations. The front: no other genome is smaller and better.", "")
     captions += ("New genomes in blue, those before in grey, the front so far in red.",)
     first, *others = map(picture, drawings, [folder] * len(drawings), captions)
     shown = grid(first + others[0], others[1]) if others else grid(first)
@@ -124,10 +123,11 @@ def _cut_off(result: Result, space: dict[str, Any], bounds: tuple[float, float])
     least, most = bounds
     said = f"{most:g} M parameters" if not least else f"{least:g} to {most:g} M parameters"
     said = f"Grey, where in sight, is what the budget of {said} cuts off"
-    if result["method"] not in SEARCHED or not (width := figures.width(result)):
+    if result["method"] not in SEARCHED:
         return f"{said}."
     sizes = {name: tuple(space.get(name) or ()) for name in ALL_MODULES}
-    every = SearchSpace(sizes, tuple(space["depths"]), len(result["genome"]), width)
+    blocks, width = len(result["genome"]), figures.token_width(result)
+    every = SearchSpace(sizes, tuple(space["depths"]), blocks, width)
     largest = int(every.count(every.largest())) / 1e6
     if largest <= most and not least:
         return (
@@ -198,7 +198,7 @@ def _classes(folder: pathlib.Path, found: Predictions) -> str:
 
 
 def _name(found: Predictions, label: int) -> str:
-    return figures.shown(found.name(label))
+    return figures.short_name(found.name(label))
 
 
 def _examples(found: Predictions) -> str:

@@ -1,13 +1,12 @@
 """Tables of results for a terminal: one line a run, or the paper's table of a benchmark."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from noah_jax.data.tasks import FEW_SHOT, FEW_SHOT_MEANS, GROUPS, METRIC, TASKS, VTAB
-
-Result = dict[str, Any]  # what result.json holds
+from noah_jax.training.result import Result
 
 
 def runs(results: Sequence[Result]) -> str:

@@ -154,19 +154,20 @@ def test_figures_are_files_and_their_numbers_those_of_the_run(workdir):
     assert counts == expected
 
 
-def test_a_search_by_loss_is_shown_by_loss(workdir):
-    config = CONFIG | {"search": CONFIG["search"] | {"objective": "loss"}}
-    write_json(workdir / "config.json", config)
-    for number, losses in enumerate([(3.0, 2.0), (2.5, 1.5), (9.0, 1.75)]):
-        rows = [Candidate(np.array([[1, 0, 0]]), 50_000, 0.5, loss).to_json() for loss in losses]
-        path = workdir / "search" / f"gen_{number:03d}.json"
-        write_json(path, {"generation": number, "candidates": rows})
-    page = report.write(workdir).read_text()
-    assert "What was chosen has the lowest loss." in page
-    assert "Best validation loss by generation: 1.5 at the end." in page
-    rows = _table(workdir / "figures" / "progress.csv")
-    assert [float(row["best_so_far"]) for row in rows] == [2.0, 1.5, 1.5]
-    assert [float(row["best"]) for row in rows] == [2.0, 1.5, 1.75]
+def test_progress_keeps_the_best_so_far():
+    accuracies = {0: (0.5, 0.7), 1: (0.8, 0.6), 2: (0.1, 0.75)}
+    found = {
+        number: [Candidate(np.array([[1, 0, 0]]), 50_000, accuracy, 1.0) for accuracy in values]
+        for number, values in accuracies.items()
+    }
+    found[2].append(Candidate(np.array([[1, 0, 0]]), 50_000, 0.9, np.inf))  # ranks last
+    drawing = search_figures.progress(found)
+    assert drawing.alt == "Best validation accuracy (%) by generation: 80 at the end."
+    assert [row[1:4] for row in drawing.numbers[1:]] == [
+        (2, 0.7, 0.7),
+        (2, 0.8, 0.8),
+        (2, 0.8, 0.75),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,13 @@ def test_a_search_by_loss_is_shown_by_loss(workdir):
 def test_what_the_budget_cuts_off(workdir, bounds, depths, said):
     space = CONFIG["space"] | {"depths": depths}
     write_json(workdir / "config.json", {"search": bounds, "space": space})
+    for drawn in (
+        "predictions.json",
+        "metrics.jsonl",
+        "search/gen_001.json",
+        "search/gen_002.json",
+    ):
+        (workdir / drawn).unlink()  # as only the sentence counts here
     assert said in report.write(workdir).read_text()
 
 
@@ -202,7 +210,7 @@ def test_what_is_missing_or_damaged_is_said(workdir):
 
 def _panels(genome):
     """Title → the label of each block's bar."""
-    figure = figures.architecture({"genome": genome, "params": 0}).figure
+    figure = figures.architecture({"genome": genome, "backbone": "vit_b16"}).figure
     axes = figure.axes[:-1]  # the last has the parameters
     return {axis.get_title("left"): [text.get_text() for text in axis.texts] for axis in axes}
 
@@ -211,15 +219,22 @@ def test_architecture_shows_the_columns_that_something_is_in():
     rows = [[5, 0, 1], [0, 8, 100]]
     three = {"Visual prompts": ["5", ""], "LoRA": ["", "8"], "Adapter": ["1", "100"]}
     assert _panels(rows) == three
-    assert _panels([row + [0] * 4 for row in rows]) == three
-    assert _panels([[0, 0, 0, 0, 1, 1, 1]]) == dict.fromkeys(three, [""])  # nothing is scaled
-    seven = [[5, 0, 1, 0, 2, 3, -1], [0, 8, 100, 4, -1, 0, -3]]
-    assert _panels(seven) == {
-        "Visual prompts": ["5", ""],
-        "LoRA": ["", "8 ×0.1"],
-        "Adapter": ["1 ×1000", "100"],
-        "Parallel adapter": ["", "4 ×0.001"],
-    }
+    assert _panels([row + [0] for row in rows]) == three
+    assert _panels([[0, 0, 0, 0]]) == dict.fromkeys(three, [""])
+    assert _panels([rows[0] + [0], rows[1] + [4]]) == three | {"Parallel adapter": ["", "4"]}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width"), [("vit_b16_in21k", 768), ("vit_ti16", 192), ("dinov2_vits14", 384)]
+)
+def test_a_block_costs_what_its_backbone_is_wide(backbone, width):
+    drawing = figures.architecture({"genome": [[5, 0, 0], [0, 2, 1]], "backbone": backbone})
+    header, *blocks = drawing.numbers
+    assert header[1:4] == ("vpt", "lora", "adapter")
+    assert [row[4:] for row in blocks] == [
+        (5 * width, 0, 0),
+        (0, 8 * width, 2 * width + 1 + width),
+    ]
 
 
 def test_what_the_budget_cuts_off_is_grey():
