@@ -1,6 +1,7 @@
 """The pages, from results of the shape that a run writes."""
 
 import csv
+import html.parser
 import json
 import re
 import xml.etree.ElementTree
@@ -10,7 +11,7 @@ import pytest
 
 from noah_jax import report
 from noah_jax.report import comparison, figures, search_figures
-from noah_jax.runtime.workdir import write_json
+from noah_jax.runtime.workdir import read_json_here, write_json
 from noah_jax.space.candidates import Candidate
 
 RESULT = {
@@ -80,6 +81,57 @@ def workdir(tmp_path):
     return tmp_path
 
 
+class _Skeleton(html.parser.HTMLParser):
+    """The tags of a page and the names of their attributes, without what they say."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, ...]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, *(name for name, _ in attrs)))
+
+
+def _fill(workdir, class_names) -> None:
+    """Puts names wherever a page shows what somebody else has chosen."""
+
+    def change(file, **values):
+        write_json(workdir / file, read_json_here(workdir / file) | values)
+
+    name, test = "".join(class_names), RESULT["more_tests"]["imagenet_r"]
+    shown = dict.fromkeys(("task", "method", "encoding", "normalisation", "dtype"), name)
+    change("result.json", **shown, more_tests={name: test}, warnings=[name], devices=[name])
+    change("config.json", task=name)
+    old = read_json_here(workdir / "predictions.json")["examples"]
+    examples = [example | {"name": name, "jpeg": name} for example in old]
+    change("predictions.json", class_names=list(class_names), examples=examples)
+    (workdir / "metrics.jsonl").write_text(json.dumps({"command": ["python", name]}))
+
+
+def test_names_stay_text(workdir):
+    """The pages have the tags and attributes that they have with plain names, and no others."""
+    hostile = (
+        "<script>alert(1)</script>",
+        "\"'><img src=x onerror=alert(1)>",
+        "' onload='alert(1)",
+        "</style></pre></h1><b>",
+        "{{ 7 * 7 }}{% raw %}",
+        "\x1b[31m\x00\u202e",
+    )
+    for number in (1, 2):  # their drawings show no names
+        (workdir / f"search/gen_00{number}.json").unlink()
+    pages = []
+    for names in (["plain"] * len(hostile), hostile):
+        _fill(workdir, names)
+        compared = comparison.write(workdir / "both", [workdir], names)
+        pages.append([path.read_text() for path in (report.write(workdir), compared)])
+    for plain, page in zip(*pages, strict=True):
+        assert _Skeleton(page).found == _Skeleton(plain).found
+        assert "{{ 7 * 7 }}" in page
+        _asks_for_nothing(page)
+
+
 def _table(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -111,7 +163,7 @@ def test_page_holds_everything_in_one_file(workdir):
         *RESULT["warnings"],
         "9 genomes were evaluated on validation images, in 3 generations.",
         "cuts off; the largest genome of the space has 0.304 M",
-        "python -m noah_jax.main \\\n  &#x27;--config=a b.py&#x27; \\\n  &#x27;--workdir=&lt;x&gt;",
+        "python -m noah_jax.main \\\n  &#39;--config=a b.py&#39; \\\n  &#39;--workdir=&lt;x&gt;",
         "&lt;999&gt;.jpg: ",
         "&lt;b&gt;cat&lt;/b&gt;",
         "67.4 %",  # of the time was the supernet's
