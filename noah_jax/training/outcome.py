@@ -18,6 +18,7 @@ from noah_jax.runtime import preemption, sharding, workdir
 from noah_jax.runtime.memory import watch
 from noah_jax.space.genomes import by_module, count_noah, count_params
 from noah_jax.training import evaluation, predictions
+from noah_jax.training.result import ComputedBy, Result
 from noah_jax.training.run import Run
 from noah_jax.vit.network import Network
 
@@ -91,7 +92,7 @@ def _digest(params, genome: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
+def _result(run: Run, params, genome, best, tests) -> Result:
     config, width = run.config, run.space.width
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
     head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
@@ -125,7 +126,7 @@ def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
     }
 
 
-def _subnet_facts(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+def _subnet_facts(run: Run, result: Result) -> dict[str, Any]:
     """`subnet.json`: what one must know to use the subnet, and what it came from."""
     mean, std = pretrained.NORMALISATIONS[run.normalisation]
     copied = ("genome", "class_names", "task", "method", "seed")
@@ -141,7 +142,7 @@ def _subnet_facts(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def computed_by() -> dict[str, Any]:
+def computed_by() -> ComputedBy:
     """The versions and devices that a result comes from."""
     versions = {"noah_jax": noah_jax.__version__, "python": platform.python_version()}
     packages = ("jax", "flax", "optax", "orbax-checkpoint")
