@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
-from noah_jax.pretrained.loading import fit
+from noah_jax.pretrained.loading import arrange
 from noah_jax.pretrained.weights import convert
 from noah_jax.vit import ViT
 
@@ -70,7 +70,7 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
             try:
                 tensor = cut(np.asarray(theirs[name]), sizes[module])
             except (KeyError, ValueError, IndexError):
-                continue  # absent or of a wrong rank: `fit` reports it
+                continue  # absent or of a wrong rank: `arrange` reports it
             del theirs[name]
             if sizes[module]:
                 ours[f"blocks.{i}.{module}.{param}"] = tensor
@@ -80,4 +80,4 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     backbone = convert(
         {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
     )
-    nnx.update(model, fit(nnx.state(model), backbone | ours, source))
+    nnx.update(model, arrange(nnx.state(model), backbone | ours, source))

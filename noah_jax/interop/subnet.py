@@ -173,7 +173,7 @@ def read(folder: str | pathlib.Path) -> Subnet:
 
 def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        checksums.check(path)
+        checksums.verify(path)
         return safetensors.numpy.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -38,7 +38,7 @@ def agrees(path: pathlib.Path) -> bool:
     return not note(path).exists() or _noted(path) == sha256(path)
 
 
-def check(path: pathlib.Path) -> None:
+def verify(path: pathlib.Path) -> None:
     """Raises UserError if there is a note beside the file that says otherwise."""
     if not agrees(path):
         raise UserError(
