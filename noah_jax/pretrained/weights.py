@@ -62,7 +62,7 @@ def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
                 continue  # `arrange` reports ours missing
             parts = [_float32(name, raw[name]()) for name in names]
             try:
-                tensors[pattern.replace("{i}", str(i))] = source.convert(*parts)
+                tensors[pattern.replace("{i}", str(i))] = source.ours(*parts)
                 left -= set(names)
             except (ValueError, TypeError, IndexError):
                 pass  # of a wrong rank: `arrange` reports ours missing, theirs left over
