@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
-from noah_jax.pretrained.loading import fit
+from noah_jax.pretrained.loading import arrange
 from noah_jax.pretrained.weights import convert
 from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.vit import ViT
@@ -65,7 +65,7 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     backbone = convert(
         {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
     )
-    nnx.update(model, fit(nnx.state(model), backbone | ours, source))
+    nnx.update(model, arrange(nnx.state(model), backbone | ours, source))
 
 
 def _first(theirs: np.ndarray, size: int, axis: int | None) -> np.ndarray:

@@ -161,7 +161,7 @@ def _frozen(subnet: Subnet, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        checksums.check(path)
+        checksums.verify(path)
         return safetensors.numpy.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,6 +1,6 @@
 """The drawings of a report: each with the numbers that it shows.
 
-They are small, so that they stay readable on a phone. They are made without pyplot, which would keep
+They are small, so that they stay readable on a phone, and made without pyplot, which would keep
 them and need a display on some systems.
 """
 

@@ -102,7 +102,7 @@ def test_written_and_read(tmp_path, monkeypatch):
     backbone = nnx.state(ViT(VIT, {}, rngs=nnx.Rngs(0)))
     _, backbone = nnx.split_state(backbone, nnx.PathContains("head"), ...)
     frozen = {name: x for name, x in found.tensors.items() if name not in own}
-    backbone = loading.fit(backbone, frozen, "the test")
+    backbone = loading.arrange(backbone, frozen, "the test")
     monkeypatch.setattr(pretrained, "backbone", lambda config, name: backbone)
     monkeypatch.setattr(pretrained, "fingerprint", lambda name: "of some")
     found.facts.update(backbone="some", weights="of another")
