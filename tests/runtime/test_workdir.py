@@ -88,7 +88,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 
 PROGRAM = """
 import pathlib, sys, time
-from noah_jax import workdir
+from noah_jax.runtime import workdir
 with workdir.claim(pathlib.Path(sys.argv[1]), print):
     print("claimed", flush=True)
     time.sleep(60)
