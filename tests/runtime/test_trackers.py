@@ -14,7 +14,7 @@ from noah_jax.runtime import trackers
 # In a process of its own, as TensorFlow and threads of W&B stay loaded.
 _SCRIPT = """
 import json, os, pathlib, sys
-from noah_jax.writer import Writer
+from noah_jax.runtime.writer import Writer
 folder = pathlib.Path("run")
 folder.mkdir(exist_ok=True)
 writer = Writer(folder)
