@@ -2,18 +2,17 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 from noah_jax.data.images import glance
 from noah_jax.data.loader import Source, Split, decode, fingerprint
-from noah_jax.errors import UserError, listed
+from noah_jax.errors import UserError, joined, listed
 
 _Seen = dict[tuple[pathlib.Path, str], tuple[str, bool]]
 
 _SEEN: _Seen = {}  # what `glance` said of the images that were looked at in this process
 
 
-def check(source: Source, origin: pathlib.Path) -> Source:
+def inspect_images(source: Source, origin: pathlib.Path) -> Source:
     """The source with warnings and fingerprint, if its images open and its labels are in range.
 
     It is warned of classes that are not trained on, of copies among what is trained on and tested
@@ -35,7 +34,7 @@ def check(source: Source, origin: pathlib.Path) -> Source:
     ]
     broken = [line for split in splits.values() for line in _look(split, origin)]
     both = sorted({*source.splits["trainval"].names} & {*source.splits["test"].names})
-    shared = [f"{len(both)} images are in trainval and in the test: {_some(both)}"] if both else []
+    shared = [f"{len(both)} images are in trainval and in the test: {joined(both)}"] if both else []
     if problems := listed(empty) + listed(shared) + listed(outside) + listed(broken):
         raise UserError(f"the data in {origin} cannot be used:{problems}")
     seen = {
@@ -68,7 +67,9 @@ def _absent(source: Source) -> list[str]:
     for name in ("train", "trainval"):
         absent = sorted({*range(source.num_classes)} - {*source.splits[name].labels})
         if absent:
-            line = f"no image of {len(absent)} of the {source.num_classes} classes: {_some(absent)}"
+            line = (
+                f"no image of {len(absent)} of the {source.num_classes} classes: {joined(absent)}"
+            )
             lines.setdefault(line, []).append(name)
     return [f"{' and '.join(names)}: {line}" for line, names in lines.items()]
 
@@ -92,7 +93,7 @@ def _copies(splits: dict[str, Split], digests: dict[str, list[str]]) -> list[str
             use = "train" if name == "val" else "train or validate"
             lines.append(
                 f"{name}: {len(pairs)} of the {len(splits[name])} images are copies of images to "
-                f"{use} with: {_some(pairs)}"
+                f"{use} with: {joined(pairs)}"
             )
     return lines
 
@@ -108,12 +109,5 @@ def _frames(splits: dict[str, Split], seen: dict[str, list[tuple[str, bool]]]) -
         return []
     return [
         f"{len(several)} images have several frames or pages, of which the first is used: "
-        f"{_some(list(several))}"
+        f"{joined(list(several))}"
     ]
-
-
-def _some(items: Sequence, most: int = 10) -> str:
-    """For a line: of many the first, and how many more there are."""
-    shown = [text if (text := str(item)).isprintable() else repr(text) for item in items[:most]]
-    more = f" and {len(items) - most:,} more" if len(items) > most else ""
-    return ", ".join(shown) + more

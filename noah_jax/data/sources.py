@@ -10,7 +10,7 @@ import PIL.Image
 from noah_jax.data import tasks
 from noah_jax.data.folders import open_folder, split_classes
 from noah_jax.data.imagenet import open_imagenet
-from noah_jax.data.inspection import check
+from noah_jax.data.inspection import inspect_images
 from noah_jax.data.loader import Source, Split, fingerprint
 from noah_jax.data.shots import Shots
 from noah_jax.data.tfds import open_tfds
@@ -35,8 +35,8 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
     if in_folder:
         if task in tasks.IMAGENET:
-            return check(open_imagenet(folder.parent, shots), folder)
-        return check(open_folder(folder, facts, split_seed, shots), folder)
+            return inspect_images(open_imagenet(folder.parent, shots), folder)
+        return inspect_images(open_folder(folder, facts, split_seed, shots), folder)
     if shots and shots.lists:
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
     if shots and (task in tasks.VTAB or task == "digits"):

@@ -7,7 +7,7 @@ import sys
 PROGRAM = """
 import jax, jax.numpy as jnp
 from noah_jax.runtime import backend
-backend.use()
+backend.keep_compiled_programs()
 jax.jit(lambda x: x * {})(jnp.ones(3)).block_until_ready()
 """
 

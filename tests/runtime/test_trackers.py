@@ -64,5 +64,5 @@ def test_what_is_missing_is_said(monkeypatch):
         expand(values)
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
-        trackers.check("wandb")
-    trackers.check("")
+        trackers.require_packages("wandb")
+    trackers.require_packages("")
