@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,14 @@ class Split:
       read: index → image and class; may raise anything on a broken one.
       classes: the classes to choose among, where they are not all that the task has.
       labels: of all examples, where they are known without reading them.
+      folder: where `names` are paths of files in it.
     """
 
     names: Sequence[str]
     read: Callable[[int], tuple[PIL.Image.Image, int]]
     classes: tuple[int, ...] = ()
     labels: Sequence[int] = ()
+    folder: pathlib.Path | None = None
 
     def __len__(self):
         return len(self.names)
