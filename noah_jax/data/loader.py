@@ -15,7 +15,6 @@ import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 import PIL.Image
 
@@ -163,6 +162,8 @@ def decode(
                 return prepare(image), label
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
             return f"{split.names[index]}: {reason(error)}"
+
+    import grain  # here, as it loads JAX, and `import noah_jax.data` must not
 
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
