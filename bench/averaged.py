@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--retrain", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    backend.use()
+    backend.keep_compiled_programs()
     runs = [ranking.open_run(workdir) for workdir in arguments.workdirs]
     first = runs[0]
     for run in runs[1:]:

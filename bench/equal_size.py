@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    backend.use()
+    backend.keep_compiled_programs()
     run = ranking.open_run(arguments.workdir)
     genomes = draw(run, arguments.genomes)
     images = min(arguments.images, len(run.source.splits["test"])) // _PARTS * _PARTS

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    backend.use()
+    backend.keep_compiled_programs()
     run = ranking.open_run(arguments.workdir)
     least, largest = (run.space.count(g) / 1e6 for g in (run.space.smallest(), run.space.largest()))
     if not all(least <= budget < largest for budget in arguments.budgets):

@@ -46,7 +46,7 @@ def main(_) -> None:
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
-    backend.use()
+    backend.keep_compiled_programs()
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     if len(configs) == 1:

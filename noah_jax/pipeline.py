@@ -108,7 +108,7 @@ def _announce(run: Run) -> None:
     wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
     if absent := [name for name in wanted if name not in source.more_tests]:
         say(f"  not there, so not tested: {', '.join(absent)}")
-    for warning in (*filter(None, [backend.unused()]), *source.warnings):
+    for warning in (*filter(None, [backend.unused_accelerator()]), *source.warnings):
         say(f"  warning: {warning}")
 
 

@@ -21,7 +21,7 @@ from noah_jax.runtime import backend
 from noah_jax.space.genomes import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
-backend.use()
+backend.keep_compiled_programs()
 # What the tests start is to hear Ctrl-C, even where they run in a shell's background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -16,7 +16,7 @@ TRACKERS = ("tensorboard", "wandb")
 _COUNTS = ("step", "generation", "epoch")  # the first that is there says when
 
 
-def check(names: str) -> None:
+def require_packages(names: str) -> None:
     """Raises UserError if the package of one of `names`, joined by +, is not installed."""
     for name in filter(None, names.split("+")):
         if importlib.util.find_spec(name) is None:

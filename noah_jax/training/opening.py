@@ -46,7 +46,7 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
     backbone = _backbone(config.vit(1, config.dtype), weights)
-    trackers.check(config.trackers)
+    trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
