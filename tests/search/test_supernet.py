@@ -17,7 +17,7 @@ from noah_jax.space.genomes import MODULES
 from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
 from noah_jax.vit.network import Network, trainable
-from tests.conftest import MAX_SIZES, TINY
+from tests.helpers.models import MAX_SIZES, TINY
 
 SPACE = SearchSpace(dict.fromkeys(MODULES, (0, 1, 3)), (12,), 12, 32)
 SCHEDULE = SupernetSchedule(1, 12, 1e-3, 0.0, 0, 3, "random", False, 0.0)
