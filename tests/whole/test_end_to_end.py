@@ -373,12 +373,14 @@ def test_all_tasks_that_are_not_prepared_are_named_at_once(home, tmp_path):
 def test_bad_lists_are_told_of_and_nothing_is_written(home, tmp_path, name, added, messages):
     path = home / "colours" / f"{name}.txt"
     lines = path.read_text()
-    (home / "colours/images/test/broken.jpg").write_bytes(b"no image")
+    broken = home / "colours/images/test/broken.jpg"
+    broken.write_bytes(b"no image")
     try:
         path.write_text("" if added is None else lines + added)
         done = run_main(home, tmp_path / "run", "--config.method=linear", code=2)
     finally:
         path.write_text(lines)
+        broken.unlink()
     assert all(message in done.stderr for message in messages)
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
