@@ -23,7 +23,7 @@ from noah_jax.interop.subnet import Subnet
 from noah_jax.pretrained import loading, weights
 from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.vit import ViT
-from tests.conftest import TINY
+from tests.helpers.models import TINY
 
 VIT = dataclasses.replace(TINY, depth=4)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

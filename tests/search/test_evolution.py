@@ -7,7 +7,6 @@ import signal
 import numpy as np
 import pytest
 
-from noah_jax.config.settings import Search
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption
 from noah_jax.runtime.writer import Writer
@@ -15,23 +14,9 @@ from noah_jax.search import evolve
 from noah_jax.space import SearchSpace
 from noah_jax.space.candidates import Candidate, pareto_front, pareto_order
 from noah_jax.space.genomes import MODULES
+from tests.helpers.search import SETTINGS
 
 SPACE = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
-SETTINGS = Search(
-    population=20,
-    generations=4,
-    parents=5,
-    mutations=8,
-    crossovers=8,
-    m_prob=0.2,
-    s_prob=0.4,
-    budget_millions=0.25,
-    least_millions=0.0,
-    operators="block",
-    objective="accuracy",
-    folds=1,
-    genomes_per_call=2,
-)
 
 
 class Evaluator:

@@ -17,7 +17,7 @@ from noah_jax.vit import Block, ViT, ViTConfig, prompts
 from noah_jax.vit import model as vit_model
 from noah_jax.vit.network import trainable
 from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter
-from tests.conftest import MAX_SIZES, TINY
+from tests.helpers.models import MAX_SIZES, TINY
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 ALL_SIZES = MAX_SIZES | {"parallel": 6}
