@@ -22,8 +22,7 @@ from noah_jax.space.candidates import Candidate, pareto_order
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
 _FAILURES = 5  # one after the other to fit a genome, before there counts as none that fits
-_UNFINISHED, _SECONDS_BETWEEN_SAVES = "unfinished.json", 1.0
-
+_SECONDS_BETWEEN_SAVES = 1.0
 
 Evaluate = Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray]]]
 
@@ -52,30 +51,21 @@ def evolve(
     """
     if problem := settings.limits.unreachable(space):
         raise UserError(problem)
-    workdir.make_folder(folder)
+    generations = _Generations(space, evaluate, folder, writer)
     candidates: list[Candidate] = []
-    generations = settings.generations + 1
-    with (
-        writer.progress("search", generations, 0, "generations") as progress,
-        preemption.deferred(),
-    ):
-        for generation in range(generations):
-            path = folder / f"gen_{generation:03d}.json"
-            if saved := workdir.read_json(path, writer.say):
-                found = [Candidate.from_json(values) for values in saved["candidates"]]
-            else:
-                rng = np.random.default_rng([seed, generation])
-                genomes = propose(space, settings, rng, candidates)
-                if not len(genomes):
-                    writer.say(f"  search: nothing new to evaluate in generation {generation}")
-                    break
-                found = _evaluate(space, genomes, evaluate, generation, folder, writer)
-                workdir.write_json(path, _to_json(generation, found))
+    count = settings.generations + 1
+    with writer.progress("search", count, 0, "generations") as progress, preemption.deferred():
+        for number in range(count):
+            rng, known = np.random.default_rng([seed, number]), tuple(candidates)
+            found = generations.get(number, functools.partial(propose, space, settings, rng, known))
+            if not found:
+                writer.say(f"  search: nothing new to evaluate in generation {number}")
+                break
             candidates = sorted(candidates + found, key=lambda candidate: candidate.rank)
             best = candidates[0]
             writer.log(
                 stage="search",
-                generation=generation,
+                generation=number,
                 evaluated=len(candidates),
                 val_accuracy=best.accuracy,
                 val_loss=best.to_json()["val_loss"],
@@ -83,9 +73,9 @@ def evolve(
             )
             progress.update(1, val_accuracy=best.accuracy, params=best.params)
             preemption.stop_if_requested(
-                f"the search is saved after generation {generation + 1} of {generations}"
+                f"the search is saved after generation {number + 1} of {count}"
             )
-    workdir.discard(folder / _UNFINISHED)
+    generations.finish()
     if not candidates:
         raise UserError(f"search: {settings.limits.refusal('no genome that was found')}")
     if not candidates[0].is_finite:
@@ -100,47 +90,71 @@ def evaluate_all(
     folder: pathlib.Path,
     writer: Writer,
 ) -> list[Candidate]:
-    """As `evolve`, for a first generation of given genomes, and no others."""
-    workdir.make_folder(folder)
-    path = folder / "gen_000.json"
-    if saved := workdir.read_json(path, writer.say):
-        found = [Candidate.from_json(values) for values in saved["candidates"]]
-    else:
-        with preemption.deferred():
-            found = _evaluate(space, genomes, evaluate, 0, folder, writer)
-            workdir.write_json(path, _to_json(0, found))
-    workdir.discard(folder / _UNFINISHED)
+    """Evaluates the given genomes as `evolve` does a first generation; best first."""
+    generations = _Generations(space, evaluate, folder, writer)
+    with preemption.deferred():
+        found = generations.get(0, lambda: genomes)
+    generations.finish()
     return sorted(found, key=lambda candidate: candidate.rank)
 
 
-def _evaluate(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
-    """The candidates of one generation; those that an interrupted start evaluated are read."""
-    path, found = folder / _UNFINISHED, []
-    saved = workdir.read_json(path, writer.say)
-    for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
-        if values["genome"] != genome.tolist():  # of another generation
-            break
-        found.append(Candidate.from_json(values))
-    params, saved_at = space.count(genomes), time.monotonic()
-    for results in evaluate(genomes[len(found) :]):
-        for accuracy, loss in zip(*results, strict=True):
-            i, known = len(found), math.isfinite(loss)
-            loss = float(loss) if known else math.inf  # NaN has no order
-            found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
-            if not known:
-                writer.say(f"  search: the genome {genomes[i].tolist()} has no finite loss")
-        if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
-            workdir.write_json(path, _to_json(generation, found))
-            saved_at = time.monotonic()
-            preemption.stop_if_requested(
-                f"the search is saved after {len(found)} of {len(genomes)} genomes of generation "
-                f"{generation + 1}"
-            )
-    return found
+class _Generations:
+    """The generations of one search, evaluated or read from its folder."""
+
+    def __init__(
+        self, space: SearchSpace, evaluate: Evaluate, folder: pathlib.Path, writer: Writer
+    ):
+        workdir.make_folder(folder)
+        self._space, self._evaluate, self._folder = space, evaluate, folder
+        self._writer, self._unfinished = writer, folder / "unfinished.json"
+
+    def get(self, number: int, make: Callable[[], np.ndarray]) -> list[Candidate]:
+        """Its candidates; `make` gives the genomes where it is not saved yet, none = no more."""
+        path = self._folder / f"gen_{number:03d}.json"
+        if saved := workdir.read_json(path, self._writer.say):
+            return [Candidate.from_json(values) for values in saved["candidates"]]
+        if len(genomes := make()):
+            found = self._evaluated(number, genomes)
+            workdir.write_json(path, _to_json(number, found))
+            return found
+        return []
+
+    def finish(self) -> None:
+        """Deletes what was kept of a generation in progress."""
+        workdir.discard(self._unfinished)
+
+    def _evaluated(self, number: int, genomes: np.ndarray) -> list[Candidate]:
+        found = self._known(genomes)
+        params, saved_at = self._space.count(genomes), time.monotonic()
+        for results in self._evaluate(genomes[len(found) :]):
+            for accuracy, loss in zip(*results, strict=True):
+                i, known = len(found), math.isfinite(loss)
+                loss = float(loss) if known else math.inf  # NaN has no order
+                found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
+                if not known:
+                    genome = genomes[i].tolist()
+                    self._writer.say(f"  search: the genome {genome} has no finite loss")
+            if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
+                workdir.write_json(self._unfinished, _to_json(number, found))
+                saved_at = time.monotonic()
+                preemption.stop_if_requested(
+                    f"the search is saved after {len(found)} of {len(genomes)} genomes of "
+                    f"generation {number + 1}"
+                )
+        return found
+
+    def _known(self, genomes: np.ndarray) -> list[Candidate]:
+        """The first of these that an interrupted start evaluated."""
+        saved, found = workdir.read_json(self._unfinished, self._writer.say), []
+        for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
+            if values["genome"] != genome.tolist():  # of another generation
+                break
+            found.append(Candidate.from_json(values))
+        return found
 
 
-def _to_json(generation: int, found: list[Candidate]) -> dict:
-    return {"generation": generation, "candidates": [c.to_json() for c in found]}
+def _to_json(number: int, found: list[Candidate]) -> dict:
+    return {"generation": number, "candidates": [c.to_json() for c in found]}
 
 
 def propose(
