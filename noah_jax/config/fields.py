@@ -17,10 +17,9 @@ class Setting:
       choices: all values there are; empty = any.
       joined: whether several choices may be joined by +.
       least, above: the lower bound of numbers, included or excluded.
-      most, below: the upper bound, included (beside `least`) or excluded; `below=math.inf` admits
-        finite numbers only.
+      most, below: the upper bound, included or excluded; `below=math.inf` admits finite numbers.
 
-    A tuple must have an item if its items have bounds.
+    The bounds of a tuple are those of its items.
     """
 
     explanation: str
@@ -38,8 +37,7 @@ class Setting:
             wrong = [part for part in parts if part not in self.choices]
             near = nearest(wrong[0], self.choices) if wrong else ""
         elif isinstance(value, tuple):
-            wrong = bool(self.expected) and not (value and all(map(self._admits, value)))
-            near = ", for each of one or more"
+            wrong, near = not all(map(self._admits, value)), " for each"
         else:
             wrong, near = not self._admits(value), ""
         return f"{key}={value!r}: expected {self.expected}{near}" if wrong else ""
@@ -61,6 +59,8 @@ class Setting:
             words.append(f"at least {self.least}")
         if self.below is not None:
             words.append("finite" if self.below == math.inf else f"less than {self.below}")
+        elif self.most < math.inf:
+            words.append(f"at most {self.most}")
         return " and ".join(words)
 
     def _admits(self, value) -> bool:
