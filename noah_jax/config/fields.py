@@ -32,15 +32,13 @@ class Setting:
 
     def complaint(self, key: str, value) -> str:
         """Tells what is wrong with a value of the right type, or nothing."""
-        if self.choices:
-            parts = value.split("+") if self.joined else [value]
-            wrong = [part for part in parts if part not in self.choices]
-            near = nearest(wrong[0], self.choices) if wrong else ""
-        elif isinstance(value, tuple):
-            wrong, near = not all(map(self._admits, value)), " for each"
-        else:
-            wrong, near = not self._admits(value), ""
-        return f"{key}={value!r}: expected {self.expected}{near}" if wrong else ""
+        several = isinstance(value, tuple)
+        parts = value if several else value.split("+") if self.joined else [value]
+        wrong = [part for part in parts if not self._admits(part)]
+        if not wrong:
+            return ""
+        hint = " for each" if several else nearest(wrong[0], self.choices) if self.choices else ""
+        return f"{key}={value!r}: expected {self.expected}{hint}"
 
     @property
     def expected(self) -> str:
@@ -64,8 +62,12 @@ class Setting:
         return " and ".join(words)
 
     def _admits(self, value) -> bool:
-        """Whether a single value is within the bounds, if there are any; NaN never is."""
-        return not self.expected or (
+        """Whether a single value is a choice or within the bounds; NaN never is."""
+        if self.choices:
+            return value in self.choices
+        if not self.expected:
+            return True
+        return (
             self.least <= value <= self.most
             and (self.above is None or self.above < value)
             and (self.below is None or value < self.below)

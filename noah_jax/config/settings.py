@@ -303,8 +303,8 @@ class Config:
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
             return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
-        sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
-        return SearchSpace.single(sizes, vit.depth, vit.width)
+        single = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
+        return SearchSpace.single(single, vit.depth, vit.width)
 
     def candidates(self) -> dict[str, np.ndarray]:
         """By name the genomes that a tuned method tries: single modules within the budget.
