@@ -38,7 +38,8 @@ class Setting:
         if not wrong:
             return ""
         hint = " for each" if several else nearest(wrong[0], self.choices) if self.choices else ""
-        return f"{key}={value!r}: expected {self.expected}{hint}"
+        part = f"no {wrong[0]}: " if self.joined and len(parts) > 1 else ""
+        return f"{key}={value!r}: {part}expected {self.expected}{hint}"
 
     @property
     def expected(self) -> str:

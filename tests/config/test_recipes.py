@@ -322,8 +322,8 @@ def test_bounds_are_told():
         "  drop_path=1.0: expected at least 0 and less than 1",
         "  dropout=nan: expected at least 0 and less than 1",
         "  checkpoint_seconds=-1.0: expected at least 0",
-        "  trackers='wandb+tensorbord': expected tensorboard or wandb, or several joined by + "
-        "(did you mean tensorboard?)",
+        "  trackers='wandb+tensorbord': no tensorbord: expected tensorboard or wandb, "
+        "or several joined by + (did you mean tensorboard?)",
         "  space.lora=(5, 10001): expected at most 10000 for each",
         "  baseline.vpt=1000000000000000000000: expected at most 10000",
         "  baseline.tuned=(0, 8): expected 1 to 10000 for each",
