@@ -7,7 +7,7 @@
 Sketch, A and R as far as they are prepared. A and R show 200 of the 1,000 classes: the result has
 the accuracy among these, and the original's, which is among all 1,000.
 ImageNet itself has to be downloaded by hand; the first command says which files. Or give the
-folders that the archives make, as in CoOp's and NOAH's instructions, by `--config.data_dir=<dir>`:
+folders of the archives, as CoOp's and NOAH's instructions do, with `--config.data_dir=<dir>`:
 
     <dir>/imagenet/{train,val}/<synset>              <dir>/imagenet-adversarial/imagenet-a/<synset>
     <dir>/imagenet-sketch/images/<synset>            <dir>/imagenet-rendition/imagenet-r/<synset>
