@@ -30,6 +30,8 @@ _SUPERNET_KEYS = (
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
     """Lists where a run whose settings were saved as JSON would come to another result."""
+    read: tuple[str, ...]
+    unread: tuple[str, ...]
     if config.method in SEARCHED:
         read, unread = (), ("baseline.",)
     elif config.method == "sensitivity":
@@ -64,7 +66,7 @@ def _differences(saved, config, matters) -> list[str]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, dict)
         flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}

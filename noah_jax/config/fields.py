@@ -17,10 +17,9 @@ class Setting:
       choices: all values there are; empty = any.
       joined: whether several choices may be joined by +.
       least, above: the lower bound of numbers, included or excluded.
-      most, below: the upper bound, included (beside `least`) or excluded; `below=math.inf` admits
-        finite numbers only.
+      most, below: the upper bound, included or excluded; `below=math.inf` admits finite numbers.
 
-    A tuple must have an item if its items have bounds.
+    The bounds of a tuple are those of its items.
     """
 
     explanation: str
@@ -33,16 +32,14 @@ class Setting:
 
     def complaint(self, key: str, value) -> str:
         """Tells what is wrong with a value of the right type, or nothing."""
-        if self.choices:
-            parts = value.split("+") if self.joined else [value]
-            wrong = [part for part in parts if part not in self.choices]
-            near = nearest(wrong[0], self.choices) if wrong else ""
-        elif isinstance(value, tuple):
-            wrong = bool(self.expected) and not (value and all(map(self._admits, value)))
-            near = ", for each of one or more"
-        else:
-            wrong, near = not self._admits(value), ""
-        return f"{key}={value!r}: expected {self.expected}{near}" if wrong else ""
+        several = isinstance(value, tuple)
+        parts = value if several else value.split("+") if self.joined else [value]
+        wrong = [part for part in parts if not self._admits(part)]
+        if not wrong:
+            return ""
+        hint = " for each" if several else nearest(wrong[0], self.choices) if self.choices else ""
+        part = f"no {wrong[0]}: " if self.joined and len(parts) > 1 else ""
+        return f"{key}={value!r}: {part}expected {self.expected}{hint}"
 
     @property
     def expected(self) -> str:
@@ -61,11 +58,17 @@ class Setting:
             words.append(f"at least {self.least}")
         if self.below is not None:
             words.append("finite" if self.below == math.inf else f"less than {self.below}")
+        elif self.most < math.inf:
+            words.append(f"at most {self.most}")
         return " and ".join(words)
 
     def _admits(self, value) -> bool:
-        """Whether a single value is within the bounds, if there are any; NaN never is."""
-        return not self.expected or (
+        """Whether a single value is a choice or within the bounds; NaN never is."""
+        if self.choices:
+            return value in self.choices
+        if not self.expected:
+            return True
+        return (
             self.least <= value <= self.most
             and (self.above is None or self.above < value)
             and (self.below is None or value < self.below)

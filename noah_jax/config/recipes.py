@@ -70,9 +70,28 @@ def expand(values: ConfigDict) -> list[Config]:
     Raises:
       UserError: one message with all complaints about all of them.
     """
-    flat, problems = values.to_dict(), []
+    flat = values.to_dict()
+    problems: list[str] = []
+    tasks, shots, methods, seeds = _axes(flat, problems)
+    configs = []
+    for task, number, method, i in itertools.product(tasks, shots, methods, range(seeds)):
+        run = flat | {"task": task, "shots": int(number), "method": method}
+        if type(run.get("seed")) is int:
+            run["seed"] += i
+        mistyped: list[str] = []
+        config = _build(Config, run, "", mistyped)
+        problems += mistyped or complaints(config)
+        configs.append(config)
+    if problems:
+        raise UserError(f"the configuration is not valid:{listed(problems)}")
+    return configs
+
+
+def _axes(flat, problems):
+    """Tasks, shots, methods and the number of seeds; `seeds` is taken out of `flat`."""
     tasks, shots, methods = (
-        dict.fromkeys(str(flat.get(key, "")).split("+")) for key in ("task", "shots", "method")
+        list(dict.fromkeys(str(flat.get(key, "")).split("+")))
+        for key in ("task", "shots", "method")
     )
     if not all(re.fullmatch("[0-9]{1,9}", number) for number in shots):
         problems.append(f"shots={flat.get('shots')!r}: expected numbers of images joined by +")
@@ -83,18 +102,8 @@ def expand(values: ConfigDict) -> list[Config]:
     runs = len(tasks) * len(shots) * len(methods) * seeds
     if runs > _MOST_RUNS:
         problems.append(f"it stands for {runs} runs: expected at most {_MOST_RUNS}")
-        tasks, shots, methods, seeds = list(tasks)[:1], list(shots)[:1], list(methods)[:1], 1
-    configs = []
-    for task, number, method, i in itertools.product(tasks, shots, methods, range(seeds)):
-        run = flat | {"task": task, "shots": int(number), "method": method}
-        if type(run.get("seed")) is int:
-            run["seed"] += i
-        config = _build(Config, run, "", mistyped := [])
-        problems += mistyped or complaints(config)
-        configs.append(config)
-    if problems:
-        raise UserError(f"the configuration is not valid:{listed(problems)}")
-    return configs
+        return tasks[:1], shots[:1], methods[:1], 1
+    return tasks, shots, methods, seeds
 
 
 def from_json(values: dict) -> Config:
@@ -103,7 +112,8 @@ def from_json(values: dict) -> Config:
     Raises:
       UserError: they are not those of this version of the program.
     """
-    config = _build(Config, values, "", problems := [])
+    problems: list[str] = []
+    config = _build(Config, values, "", problems)
     if problems:
         raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config

@@ -26,6 +26,7 @@ SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"} 
 STAGES = ("supernet", "search", "retrain", "report")
 
 _LAST_SEED = 2**32 - 1
+_MOST_SIZE = 10_000  # of a prompt module, as in files of genomes: its memory is taken at once
 
 
 def _epochs(default: int):
@@ -132,14 +133,15 @@ class Search:
 class Baseline:
     """Sizes of the single modules, and those among which the tuned methods choose."""
 
-    vpt: int = setting(100, "prompts in each block for method=vpt")
-    lora: int = setting(8, "rank for method=lora")
-    adapter: int = setting(8, "width for method=adapter")
-    parallel: int = setting(8, "width for method=parallel")
+    vpt: int = setting(100, "prompts in each block for method=vpt", most=_MOST_SIZE)
+    lora: int = setting(8, "rank for method=lora", most=_MOST_SIZE)
+    adapter: int = setting(8, "width for method=adapter", most=_MOST_SIZE)
+    parallel: int = setting(8, "width for method=parallel", most=_MOST_SIZE)
     tuned: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16, 32),
         "sizes that the tuned methods try, as far as they fit the budget",
         least=1,
+        most=_MOST_SIZE,
     )
 
 
@@ -150,10 +152,13 @@ class Choices:
     vpt: tuple[int, ...] = setting(
         (1, 5, 10),
         "numbers of prompts; of any module: () = not used, a 0 = single blocks may lack it",
+        most=_MOST_SIZE,
     )
-    lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA")
-    adapter: tuple[int, ...] = setting((1, 5, 10), "widths of the adapter after the MLP")
-    parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP")
+    lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA", most=_MOST_SIZE)
+    adapter: tuple[int, ...] = setting(
+        (1, 5, 10), "widths of the adapter after the MLP", most=_MOST_SIZE
+    )
+    parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP", most=_MOST_SIZE)
     depths: tuple[int, ...] = setting(
         (3, 6, 9, 12), "how many of the first blocks a module may be in"
     )
@@ -298,8 +303,8 @@ class Config:
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
             return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
-        sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
-        return SearchSpace.single(sizes, vit.depth, vit.width)
+        single = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
+        return SearchSpace.single(single, vit.depth, vit.width)
 
     def candidates(self) -> dict[str, np.ndarray]:
         """By name the genomes that a tuned method tries: single modules within the budget.

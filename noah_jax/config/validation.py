@@ -1,6 +1,5 @@
 """Complaints about settings of the right types: bounds, and what two may not be together."""
 
-import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -89,7 +88,9 @@ def _sharding(c: Config):
 
 
 def _baseline(c: Config):
-    """The single module that the method is named after has a size."""
+    """The single module that the method is named after has a size, and tuning has some to try."""
+    if not c.baseline.tuned:
+        yield "baseline.tuned=(): expected sizes of at least 1"
     if c.method in ALL_MODULES and (size := getattr(c.baseline, c.method)) < 1:
         yield f"baseline.{c.method}={size}: expected at least 1"
 
@@ -124,16 +125,20 @@ def _budget(c: Config):
 
 def _shapes(c: Config):
     """The backbone takes such images and the search space, which has genomes within the budget."""
-    in_order = 0 <= c.search.least_millions <= c.search.budget_millions < math.inf
+    sized = c.search.least_millions <= c.search.budget_millions and not any(
+        complaint
+        for part in (c.space, c.baseline, c.search)
+        for complaint in fields.complaints(part)
+    )
     try:
         c.vit(1, "float32")
     except ValueError as error:
         yield f"{error}"
     try:
         space = c.search_space()
-        if in_order and c.method in SEARCHED and not c.genome:
+        if sized and c.method in SEARCHED and not c.genome:
             yield from filter(None, [c.search.limits.unreachable(space)])
-        if in_order and c.method in TUNED:
+        if sized and c.method in TUNED:
             c.candidates()
     except ValueError as error:
         yield f"{error}"

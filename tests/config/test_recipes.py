@@ -296,7 +296,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_bounds_are_told():
-    """NaN and infinity are no numbers; of a tuple each item counts, and one must be there."""
+    """NaN and infinity are no numbers; each item of a tuple counts."""
     changes = {
         "seed": -1,
         "drop_path": 1.0,
@@ -304,7 +304,9 @@ def test_bounds_are_told():
         "checkpoint_seconds": -1.0,
         "normalisation": "imagnet",
         "trackers": "wandb+tensorbord",
-        "baseline.tuned": (),
+        "space.lora": (5, 10_001),
+        "baseline.vpt": 10**21,
+        "baseline.tuned": (0, 8),
         "supernet.learning_rate": math.inf,
         "retrain.learning_rate": 0.0,
         "retrain.weight_decay": -0.1,
@@ -320,9 +322,11 @@ def test_bounds_are_told():
         "  drop_path=1.0: expected at least 0 and less than 1",
         "  dropout=nan: expected at least 0 and less than 1",
         "  checkpoint_seconds=-1.0: expected at least 0",
-        "  trackers='wandb+tensorbord': expected tensorboard or wandb, or several joined by + "
-        "(did you mean tensorboard?)",
-        "  baseline.tuned=(): expected at least 1, for each of one or more",
+        "  trackers='wandb+tensorbord': no tensorbord: expected tensorboard or wandb, "
+        "or several joined by + (did you mean tensorboard?)",
+        "  space.lora=(5, 10001): expected at most 10000 for each",
+        "  baseline.vpt=1000000000000000000000: expected at most 10000",
+        "  baseline.tuned=(0, 8): expected 1 to 10000 for each",
         "  supernet.learning_rate=inf: expected more than 0 and finite",
         "  retrain.learning_rate=0.0: expected more than 0 and finite",
         "  retrain.weight_decay=-0.1: expected at least 0 and finite",
@@ -330,6 +334,8 @@ def test_bounds_are_told():
         "  search.budget_millions=inf: expected more than 0 and finite",
         "  search.least_millions=nan: expected at least 0 and finite",
     ]
+    with pytest.raises(UserError, match=r"baseline.tuned=\(\): expected sizes of at least 1"):
+        _expand(vtab.get_config("cifar100"), **{"baseline.tuned": ()})
     _expand(vtab.get_config("cifar100"), trackers="wandb+tensorboard", **{"retrain.inherit": 1.0})
 
 
