@@ -1,7 +1,7 @@
 """The drawings of a report: each with the numbers that it shows.
 
-Small, so that they stay readable on a phone; made without pyplot, which would keep them, and need a
-display on some systems.
+They are small, so that they stay readable on a phone. They are made without pyplot, which would
+keep them and need a display on some systems.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ Rows = list[tuple[Any, ...]]  # the first names the columns
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure, the name of its files, what it shows in words, and its numbers."""
+    """A figure, the name of its files, what it shows in words, and the numbers that it shows."""
 
     name: str
     figure: matplotlib.figure.Figure
@@ -168,7 +168,7 @@ def training(curves: Curves) -> Drawing:
 
 
 def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> None:
-    """Losses by epoch, each with its mark unless they are many."""
+    """Draws losses by epoch, each with its mark unless they are many."""
     marks = {"marker": marker, "markersize": 3} if len(losses) <= _MOST_MARKS else {}
     axis.plot(list(losses), list(losses.values()), **marks, **options)
     axis.set_xlabel("epoch")
@@ -181,7 +181,7 @@ def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> No
 
 
 def classes(test: Predictions) -> Drawing:
-    """The accuracy of each class, best first: bars with names or, of many classes, a profile."""
+    """The accuracy of each class, best first: bars with names or, for many classes, a profile."""
     rows = sorted(test.by_class(), key=lambda row: (-row[2] / row[1], row[0]))
     shares = np.array([100 * right / images for _, images, right in rows])
     if len(rows) <= _MOST_BARS:
@@ -210,7 +210,7 @@ def classes(test: Predictions) -> Drawing:
 
 
 def confusion(test: Predictions) -> Drawing | None:
-    """Labels against predictions; None for more classes than can be seen."""
+    """Labels against predictions; None where there are too many classes to see."""
     labels = np.union1d(test.labels, test.predicted)
     if len(labels) > _MOST_CELLS:
         return None

@@ -35,7 +35,7 @@ def published(result: Result) -> float | None:
 
 
 def _comparable(result: Result) -> bool:
-    """Whether it has the paper's backbone and image size."""
+    """Whether the run had the paper's backbone and image size."""
     return (result["backbone"], result["image_size"]) == ("vit_b16_in21k", 224)
 
 
@@ -106,7 +106,7 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
 
 
 def _mean(cells: Sequence[_Cell | None]) -> _Cell | None:
-    """Seed by seed; None if a cell is missing or has other seeds."""
+    """The mean for each seed; None if a cell is missing or has other seeds."""
     if None in cells or any(cell.scores.keys() != cells[0].scores.keys() for cell in cells):
         return None
     figures = [cell.figure for cell in cells]
