@@ -145,7 +145,8 @@ def _trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
             axis.scatter(x, y, s=55, color=colour, marker=marker, label=method, zorder=3)
     sizes = sorted(result["params"] / 1e6 for result in results if result["params"])
     if sizes and sizes[-1] > 20 * sizes[0]:  # full fine-tuning is far off
-        axis.set_xscale("symlog", linthresh=sizes[0])
+        axis.set_xscale("symlog", linthresh=10 ** np.floor(np.log10(sizes[0])))
+        axis.xaxis.set_major_formatter("{x:g}")  # the scale's own writes formulas
     axis.margins(0.08)
     axis.set(xlabel="parameters (M), head excluded", ylabel=METRIC)
     axis.grid(alpha=0.25)
