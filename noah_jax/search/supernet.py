@@ -71,7 +71,6 @@ def train(run: Run) -> list[tuple]:
             train_split,
             home / f"fold_{fold}" if len(folds) > 1 else home,
             part=fold,
-            distillation=config.supernet.distillation,
         )
         trained.append((network, params))
     return trained

@@ -40,7 +40,6 @@ def fit(
     checkpoint_seconds: float,
     mesh: Mesh,
     writer: Writer,
-    distillation: float = 0.0,
 ) -> nnx.State:
     """Trains to the end of `schedule`, from the newest checkpoint if there is one.
 
@@ -49,7 +48,6 @@ def fit(
         images that are augmented and streamed.
       genomes: step → `[g, depth, modules]`, a pure function.
       checkpoint_seconds: from one checkpoint to the next.
-      distillation: see `step_lib.make_epoch`.
 
     Returns:
       The trained params.
@@ -106,12 +104,10 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         if streamed:
-            step = step_lib.make_augmented_step(
-                network, optimizer, data.num_classes, mesh, distillation
-            )
+            step = step_lib.make_augmented_step(network, optimizer, data.num_classes, mesh)
             run = _streamed(step, network, data, schedule.batch_size, seed, mesh, done, stack)
         else:
-            epoch = step_lib.make_epoch(network, optimizer, schedule.batch_size, mesh, distillation)
+            epoch = step_lib.make_epoch(network, optimizer, schedule.batch_size, mesh)
             run = _resident(epoch, network, data, seed, mesh)
         progress = stack.enter_context(writer.progress(stage, total, done, "steps"))
         stack.enter_context(preemption.deferred())

@@ -91,7 +91,6 @@ class Run:
         folder: pathlib.Path,
         purpose: str = "",
         part: int = 0,
-        distillation: float = 0.0,
     ) -> nnx.State:
         """Trained params; see `loop.fit`.
 
@@ -116,7 +115,6 @@ class Run:
             config.checkpoint_seconds,
             self.mesh,
             self.writer,
-            distillation,
         )
 
     def fit_genome(

@@ -56,25 +56,12 @@ def _make_update(
     network: Network,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    distillation: float = 0.0,
 ):
     """`update(state, frozen, images, labels, genomes, key)` → the new state and the loss.
 
     `state` is `(params, optimiser state)`. Each of the genomes `[g, depth, columns]` gets an equal
-    part of the batch. Labels are classes `[b]`, or distributions `[b, classes]`. `distillation` is
-    the share, in the targets of all genomes but the first, of what the first says of their images,
-    without dropout.
+    part of the batch. Labels are classes `[b]`, or distributions `[b, classes]`.
     """
-
-    def taught(params, frozen, images, labels, genomes):
-        """Distributions `[g, b / g, classes]` to learn."""
-        others = images[1:].reshape(-1, *images.shape[2:])
-        logits = network.logits(jax.lax.stop_gradient(params), frozen, others, genomes[0])
-        said = jax.nn.softmax(logits).reshape(len(genomes) - 1, -1, logits.shape[-1])
-        if labels.ndim == 2:
-            labels = jax.nn.one_hot(labels, logits.shape[-1])
-        others = (1 - distillation) * labels[1:] + distillation * said
-        return jnp.concatenate([labels[:1], others])
 
     def loss(params, frozen, images, labels, genomes, key):
         groups = len(genomes)
@@ -84,8 +71,6 @@ def _make_update(
             params, frozen, images, genomes, jax.random.split(key, groups)
         )
         labels = labels.reshape(groups, -1, *labels.shape[1:])  # logits so flattened would travel
-        if distillation and groups > 1:
-            labels = taught(params, frozen, images, labels, genomes)
         if labels.ndim == 3:
             return optax.softmax_cross_entropy(logits, labels).mean()
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -104,7 +89,6 @@ def make_epoch(
     optimizer: optax.GradientTransformation,
     batch_size: int,
     mesh: Mesh,
-    distillation: float = 0.0,
 ):
     """The compiled `epoch(state, losses, frozen, images, labels, genomes, first_step, span, seed)`.
 
@@ -114,7 +98,7 @@ def make_epoch(
     all of them. Returns the new state and losses. All but the number of steps in an epoch is
     traced: one compilation, and the same numbers however an epoch is divided into spans.
     """
-    update = _make_update(network, optimizer, mesh, distillation)
+    update = _make_update(network, optimizer, mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def epoch(state, losses, frozen, images, labels, genomes, first_step, span, seed):
@@ -145,14 +129,13 @@ def make_augmented_step(
     optimizer: optax.GradientTransformation,
     num_classes: int,
     mesh: Mesh,
-    distillation: float = 0.0,
 ):
     """The compiled `step(state, losses, frozen, images, labels, genomes, first_step, i, seed)`.
 
     As the step `i` of `make_epoch`, with the part of the augmentation that is done on the device.
     Images and labels are placed as by `sharding.from_local_rows`; `genomes` are the step's.
     """
-    update = _make_update(network, optimizer, mesh, distillation)
+    update = _make_update(network, optimizer, mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def step(state, losses, frozen, images, labels, genomes, first_step, i, seed):
