@@ -51,13 +51,14 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
         done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
         batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
-        rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)
+        rest = evaluation.Remaining(batches, batch, len(split), split.classes, done, totals)
+        inputs = network, params, genome, rest, judge, run.mesh
         with (
             run.writer.progress(name, len(split), done, "images") as progress,
             contextlib.closing(batches),
             preemption.deferred(),
         ):
-            for now_done, sums, new in evaluation.score_stream(network, params, batches, *rest):
+            for now_done, sums, new in evaluation.score_stream(*inputs):
                 progress.update(now_done - done)
                 done, totals = now_done, sums.tolist()
                 for values, more in zip(predicted, new.tolist(), strict=True):

@@ -104,18 +104,10 @@ class Run:
             examples = Augmented(split, config.image_size, self.source.num_classes)
         else:
             examples = loader.load(split, config.image_size, config.center_crop)
-        return loop.fit(
-            stage,
-            network,
-            examples,
-            self.schedule(stage),
-            genomes,
-            self.seed(stage, part),
-            Checkpoints(folder, self.writer.say, purpose),
-            config.checkpoint_seconds,
-            self.mesh,
-            self.writer,
-        )
+        seed, seconds = self.seed(stage, part), config.checkpoint_seconds
+        recipe = loop.Recipe(stage, self.schedule(stage), genomes, seed, seconds)
+        checkpoints = Checkpoints(folder, self.writer.say, purpose)
+        return loop.fit(recipe, network, examples, checkpoints, self.mesh, self.writer)
 
     def fit_genome(
         self,
