@@ -35,7 +35,7 @@ from noah_jax.search import baselines, evolution, supernet
 from noah_jax.space import candidates, files
 from noah_jax.space.genomes import uniform
 from noah_jax.training import outcome
-from noah_jax.training.opening import prepare, refuse_other_config
+from noah_jax.training.opening import open_run, refuse_other_config
 from noah_jax.training.run import Run
 
 
@@ -48,7 +48,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
     if not processes.from_main((workdir / "result.json").is_file):
-        prepare(config, workdir)
+        open_run(config, workdir)
 
 
 def run(
@@ -81,7 +81,7 @@ def run(
         if config.stage == "report" or not (workdir / "report.html").is_file():
             _report(workdir)
         return result
-    stages = prepare(config, workdir, source)
+    stages = open_run(config, workdir, source)
     make_folder(workdir, parents=True)
     with claim(workdir, stages.writer.say):
         refuse_other_config(config, workdir, stages.inputs)  # another run may have been here
@@ -130,7 +130,7 @@ def _stages(stages: Run) -> bool:
         params, network = stages.fit_genome("retrain", genome, split, folder, start)
     if config.stage == "retrain":
         return False
-    outcome.evaluate(stages, network, params, genome, best)
+    outcome.test_subnet(stages, network, params, genome, best)
     return True
 
 

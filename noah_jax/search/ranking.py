@@ -120,7 +120,7 @@ def prepare(workdir: pathlib.Path) -> run.Run:
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    return opening.prepare(from_json(saved), workdir)
+    return opening.open_run(from_json(saved), workdir)
 
 
 def _recipe(made: run.Run) -> dict:
@@ -159,7 +159,7 @@ def _retrain(made: run.Run, genome: np.ndarray, folder: pathlib.Path) -> float:
     made = dataclasses.replace(made, writer=Writer(folder.parent))  # the workdir's log is the run's
     start, splits = time.monotonic(), made.source.splits
     params, network = made.fit_genome("retrain", genome, splits["trainval"], folder)
-    accuracy, _ = made.judge(network, params, genome, splits["test"])
+    accuracy, _ = made.evaluate(network, params, genome, splits["test"])
     made.writer.log(
         stage="rank",
         params=int(made.space.count(genome)),
