@@ -160,7 +160,8 @@ class Ours:
         return self.epoch.lower(*self._inputs(genomes)).compile().as_text()
 
     def _inputs(self, genomes):
-        none, span = np.zeros(len(genomes), np.float32), step_lib.Span.of(0, 0, len(genomes), 0)
+        none = np.zeros(len(genomes), np.float32)
+        span = step_lib.Span.of(0, start=0, stop=len(genomes), seed=0)
         return self.state, none, self.network.frozen, self.data, genomes[:, None], span
 
     def evaluate(self, genomes):

@@ -118,7 +118,7 @@ class _Work:
         def run():
             nonlocal state
             for number in range(epochs):
-                span = step_lib.Span.of(number * steps, 0, steps, seed=0)
+                span = step_lib.Span.of(number * steps, start=0, stop=steps, seed=0)
                 genomes = self.draw(steps)[:, None]
                 state, losses = epoch(state, none, self.network.frozen, data, genomes, span)
             return losses
@@ -244,7 +244,8 @@ def _compile_times(arguments) -> list[dict]:
         shape = steps * batch, deep.image_size, deep.image_size, 3
         data = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[:1], np.int32)
         genomes = np.zeros((steps, 1, depth, len(MODULES)), np.int32)
-        losses, span = np.zeros(steps, np.float32), step_lib.Span.of(0, 0, steps, seed=0)
+        losses = np.zeros(steps, np.float32)
+        span = step_lib.Span.of(0, start=0, stop=steps, seed=0)
         inputs = state, losses, network.frozen, data, genomes, span
         _, seconds = machine.compile_timed(epoch, *inputs)
         rows.append({"blocks": depth, **seconds})

@@ -170,7 +170,7 @@ def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):
     epoch = step_lib.make_epoch(network, optimizer, _SCHEDULE.batch_size, mesh)
     inputs = network.frozen, data, genomes
     none = sharding.replicate(mesh, np.zeros(_STEPS, np.float32))
-    spans = [step_lib.Span.of(first, 0, _STEPS, seed=0) for first in (0, _STEPS)]
+    spans = [step_lib.Span.of(first, start=0, stop=_STEPS, seed=0) for first in (0, _STEPS)]
     compiled = epoch.lower(state, none, *inputs, spans[0]).compile()
     losses = []
     for span in spans:
@@ -188,7 +188,7 @@ def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
     compiled = None
     for number, drawn in enumerate(genomes):
         batch = tuple(sharding.from_local_rows(mesh, part, size) for part in next(batches))
-        span = step_lib.Span.of(0, number, number + 1, seed=0)
+        span = step_lib.Span.of(0, start=number, stop=number + 1, seed=0)
         inputs = state, losses, network.frozen, batch, drawn, span
         compiled = compiled or step.lower(*inputs).compile()
         state, losses = step(*inputs)
@@ -307,7 +307,8 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     images = jax.ShapeDtypeStruct((128, config.image_size, config.image_size, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((128,), jnp.int32)
     genomes = jax.ShapeDtypeStruct((2, 1, config.depth, len(MODULES)), jnp.int32)
-    losses, span = jax.ShapeDtypeStruct((2,), jnp.float32), step_lib.Span.of(0, 0, 2, seed=0)
+    losses = jax.ShapeDtypeStruct((2,), jnp.float32)
+    span = step_lib.Span.of(0, start=0, stop=2, seed=0)
     optimizer_state = jax.eval_shape(optimizer.init, network.params)
     state = placed(step_lib.TrainState(network.params, optimizer_state))
     epoch = step_lib.make_epoch(network, optimizer, 64, mesh)

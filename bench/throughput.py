@@ -144,7 +144,7 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
         mesh, machine.examples((steps * batch,), _CLASSES, arguments.image_size)
     )
     losses = sharding.replicate(mesh, np.zeros(steps, np.float32))
-    span = step_lib.Span.of(0, 0, steps, seed=0)
+    span = step_lib.Span.of(0, start=0, stop=steps, seed=0)
     inputs = state, losses, network.frozen, data, draw(), span
     compiled, seconds = machine.compile_timed(epoch, *inputs)
 

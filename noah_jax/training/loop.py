@@ -34,12 +34,12 @@ _STEPS_AHEAD = 4  # that the host may dispatch before the device has done them
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train. With the network and the images it determines the result.
+    """Settings of one training. With the network and the images they determine the result.
 
     Attributes:
       stage: its name, for the log and messages.
       genomes: step → `[g, depth, modules]`, a pure function.
-      checkpoint_seconds: from one checkpoint to the next. The result does not depend on it.
+      checkpoint_seconds: time between checkpoints. The result does not depend on it.
     """
 
     stage: str
@@ -145,7 +145,7 @@ class _Training:
                 self._advance(most)
 
     def _plan(self) -> tuple[int, bool]:
-        """The largest number of steps to do next, and whether to save before."""
+        """The largest number of steps to do next, and whether to save before them."""
         late = time.monotonic() >= self._saved_at + self._recipe.checkpoint_seconds
         return self._pace.span, late or self._done == self._total or preemption.requested()
 
@@ -160,7 +160,7 @@ class _Training:
             self._genomes = np.stack([recipe.genomes(first + i) for i in range(steps)])
             losses = np.asarray(self._losses) if start else np.zeros(steps, np.float32)
             self._losses = sharding.replicate(self._mesh, losses)
-        span = Span.of(first, start, min(start + most, steps), recipe.seed)
+        span = Span.of(first, start=start, stop=min(start + most, steps), seed=recipe.seed)
         inputs = self._state, self._losses, self._genomes, span
         self._state, self._losses = self._devices.run(*inputs)
         before, self._waiting = self._waiting, (span, self._losses)

@@ -22,6 +22,7 @@ from noah_jax.training import step as step_lib
 from noah_jax.training.run import Run
 from noah_jax.vit.attention import can_fuse
 
+# What the stages leave in a workdir.
 _OUTPUTS = (
     *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
     *("predictions.json", "result.json"),

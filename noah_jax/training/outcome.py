@@ -56,7 +56,9 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
         done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
         batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
-        rest = evaluation.Remaining(batches, batch, len(split), split.classes, done, totals)
+        rest = evaluation.Remaining(
+            batches, batch, total=len(split), classes=split.classes, done=done, sums=totals
+        )
         inputs = network, params, genome, rest, evaluate, run.mesh
         with (
             run.writer.progress(name, len(split), done, "images") as progress,

@@ -100,8 +100,13 @@ class Run:
             examples = Augmented(split, config.image_size, self.source.num_classes)
         else:
             examples = loader.load(split, config.image_size, config.center_crop)
-        seed, seconds = self.seed(stage, part), config.checkpoint_seconds
-        recipe = loop.Recipe(stage, self.schedule(stage), genomes, seed, seconds)
+        recipe = loop.Recipe(
+            stage=stage,
+            schedule=self.schedule(stage),
+            genomes=genomes,
+            seed=self.seed(stage, part),
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
         return loop.fit(recipe, network, examples, checkpoints, self.mesh, self.writer)
 
     def fit_genome(

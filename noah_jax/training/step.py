@@ -28,7 +28,7 @@ _NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes. It is donated to the next step.
+    """Params and optimiser state, which a step changes. They are donated to the next step.
 
     The losses are apart from it: the host reads them while the next steps run.
     """

@@ -77,7 +77,7 @@ class KilledAfterSaving(Checkpoints):
 
 def _fit(network, data, folder, schedule=SCHEDULE, seed=0, every=1e6, checkpoints=Checkpoints):
     writer = Writer(folder)
-    recipe = loop.Recipe("supernet", schedule, genomes, seed, every)
+    recipe = loop.Recipe("supernet", schedule, genomes, seed=seed, checkpoint_seconds=every)
     saved = checkpoints(folder / "supernet", writer.say)
     return loop.fit(recipe, network, data, saved, sharding.make_mesh(), writer)
 
@@ -304,7 +304,7 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
         (tmp_path / name).mkdir()
         writer = Writer(tmp_path / name)
         checkpoints = Checkpoints(tmp_path / name / "supernet", writer.say)
-        recipe = loop.Recipe("supernet", SCHEDULE, genomes, 0, 1e6)
+        recipe = loop.Recipe("supernet", SCHEDULE, genomes, seed=0, checkpoint_seconds=1e6)
         params = loop.fit(recipe, placed, data, checkpoints, mesh, writer)
         losses.append(_losses(tmp_path / name))
         evaluate = evaluation.make_evaluator(placed, mesh)
