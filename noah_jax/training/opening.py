@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from noah_jax import pretrained
+from noah_jax import data, pretrained
 from noah_jax.config import validation
 from noah_jax.config.differences import differences, supernet_differences
 from noah_jax.config.settings import SEARCHED, TUNED, Config, schedule
@@ -18,7 +18,7 @@ from noah_jax.runtime.workdir import read_json
 from noah_jax.runtime.writer import Writer
 from noah_jax.space import files
 from noah_jax.training import step as step_lib
-from noah_jax.training.run import _OUTPUTS, Run, _backbone, _open_source
+from noah_jax.training.run import _OUTPUTS, Run, _backbone
 from noah_jax.vit.attention import can_fuse
 
 
@@ -40,7 +40,7 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
     if source is None:
-        source = _open_source(config.task, config.data_dir, config.split_seed, shots)
+        source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
         step_lib.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))
@@ -48,13 +48,13 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
         step_lib.steps_per_epoch(stage, *schedule(config, counts, stage))
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
-    backbone = _backbone(config.vit(1, config.dtype), weights)
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    backbone = _backbone(config.vit(1, config.dtype), weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
         vit = dataclasses.replace(vit, fused_attention=fused)
-    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
     if config.genome:
         inputs["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if config.supernet_from:

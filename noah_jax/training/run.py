@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from noah_jax import data, pretrained
+from noah_jax import pretrained
 from noah_jax.config.settings import Config, Schedule, schedule
 from noah_jax.data import loader
 from noah_jax.data.augment import Augmented
@@ -35,9 +35,11 @@ _STREAMS = (
 
 _Batch = tuple[np.ndarray, np.ndarray]
 
-# The runs of one start share their images and weights.
-_open_source = functools.lru_cache(data.open_source)
-_backbone = functools.lru_cache(maxsize=1)(pretrained.backbone)
+
+@functools.lru_cache(maxsize=1)
+def _backbone(vit: ViTConfig, weights: str, fingerprint: str) -> nnx.State:
+    """The frozen weights, which the runs of one process share while the file's content is this."""
+    return pretrained.backbone(vit, weights)
 
 
 @dataclasses.dataclass(frozen=True)
