@@ -5,7 +5,6 @@ Of several processes the main one writes, and reads for all.
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -14,12 +13,14 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, TextIO
+
+import filelock
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import processes
 
-_PATIENCE_SECONDS = 2.0  # with one who only looks whether a workdir is claimed
+_PATIENCE_SECONDS = 1.0  # with one who only looks whether a workdir is claimed
 _CHECKSUM = "sha256"  # the key, in our JSON files, of the rest's
 _LOCK = ".lock"
 
@@ -81,12 +82,7 @@ def claim(workdir: pathlib.Path, say: Say) -> Iterator[None]:
     with writing(path):
         file = open(path, "a+")
     with file:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not (locked := _flock(file, fcntl.LOCK_EX)) and locked is not None:
-            if time.monotonic() > deadline:
-                _refuse(workdir, file)
-            time.sleep(0.05)
-        if locked is None:
+        if not _lock(file, workdir):
             say(f"  {workdir} cannot be locked here: see to it that no other run uses it")
         with writing(path):
             file.truncate(0)
@@ -102,28 +98,32 @@ def refuse_if_claimed(workdir: pathlib.Path) -> None:
     """Raises UserError if another run is in the folder; writes nothing."""
     path = workdir / _LOCK
     if processes.is_main() and path.is_file():
-        with writing(path), open(path) as file:
-            if _flock(file, fcntl.LOCK_SH) is False:
-                _refuse(workdir, file)
+        mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks only what can be written
+        with writing(path), open(path, mode) as file:
+            _lock(file, workdir)
 
 
-def _flock(file, kind: int) -> bool | None:
-    """Whether the lock was got; None where the file system has no locks."""
+def _lock(file: TextIO, workdir: pathlib.Path) -> bool:
+    """Locks the file until it is closed; False where the file system has no locks.
+
+    The file is ours, not filelock's: it tells who has the lock.
+
+    Raises:
+      UserError: another run has it.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        while not filelock.lock_descriptor(file.fileno(), blocking=False):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise UserError(
+                    f"{workdir} is in use by another run ({file.read().strip()}): wait for it, or "
+                    "choose another with --workdir=DIR"
+                )
+            time.sleep(0.05)
     except OSError:
-        return None
+        return False
     return True
-
-
-def _refuse(workdir: pathlib.Path, file) -> NoReturn:
-    file.seek(0)
-    raise UserError(
-        f"{workdir} is in use by another run ({file.read().strip()}): wait for it, or choose "
-        "another with --workdir=DIR"
-    )
 
 
 # --- Files ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The files of a run: whole or absent, checked, of one run."""
 
+import concurrent.futures
 import fcntl
 import json
 import os
@@ -123,6 +124,17 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     with workdir.claim(tmp_path, said.append):
         workdir.refuse_if_claimed(tmp_path)
     assert "cannot be locked here" in said[0]
+
+
+def test_looking_does_not_keep_others_from_looking(tmp_path):
+    with workdir.claim(tmp_path, print):
+        pass
+    before = (tmp_path / ".lock").read_bytes(), (tmp_path / ".lock").stat().st_mtime_ns
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(workdir.refuse_if_claimed, [tmp_path] * 2000))
+    assert before == ((tmp_path / ".lock").read_bytes(), (tmp_path / ".lock").stat().st_mtime_ns)
+    workdir.refuse_if_claimed(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_fresh_is_beside(tmp_path, monkeypatch):
