@@ -18,20 +18,13 @@ from typing import Any, TextIO
 import filelock
 
 from noah_jax.errors import UserError
-from noah_jax.runtime import processes
+from noah_jax.runtime import preemption, processes
 
 _PATIENCE_SECONDS = 1.0  # with one who only looks whether a workdir is claimed
 _CHECKSUM = "sha256"  # the key, in our JSON files, of the rest's
 _LOCK = ".lock"
 
 Say = Callable[[str], None]
-
-_how_to_go_on = "the same command goes on"
-
-
-def how_to_go_on() -> str:
-    """What to tell who is stopped."""
-    return _how_to_go_on
 
 
 def make_folder(path: pathlib.Path, parents: bool = False) -> None:
@@ -49,8 +42,7 @@ def make_folder(path: pathlib.Path, parents: bool = False) -> None:
 
 
 def fresh(path: pathlib.Path) -> pathlib.Path:
-    """`path` if nothing is there, else the first of `path-2`, `path-3`, … that is free."""
-    global _how_to_go_on
+    """Returns `path` if nothing is there, else the first free of `path-2`, `path-3`, …."""
 
     def free():
         number, candidate = 1, path
@@ -60,9 +52,7 @@ def fresh(path: pathlib.Path) -> pathlib.Path:
         return str(candidate)
 
     path = path.resolve() if path.name in ("", "..") else path  # as "." has no name
-    found = pathlib.Path(processes.from_main(free))
-    _how_to_go_on = f"--workdir={found} in the place of --fresh goes on"
-    return found
+    return pathlib.Path(processes.from_main(free))
 
 
 # --- One run at a time ---------------------------------------------------------------------------
@@ -130,7 +120,7 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> bool:
 
 
 def read_json(path: pathlib.Path, say: Say | None = None) -> Any:
-    """What `write_json` wrote, None if the file is not there.
+    """Reads what `write_json` wrote; None if the file is not there.
 
     Args:
       say: for a file that can be made again: a damaged one is set aside as `<name>.damaged`, which
@@ -153,7 +143,7 @@ def read_json(path: pathlib.Path, say: Say | None = None) -> Any:
 
 
 def read_json_here(path: pathlib.Path) -> dict[str, Any] | None:
-    """As `read_json`, for the main process alone.
+    """Reads as `read_json` does, for the main process alone.
 
     Raises:
       UserError: the file is damaged.
@@ -213,7 +203,7 @@ def discard(path: pathlib.Path) -> None:
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """A line a key, the checksum last; see `write_text`."""
+    """Writes a line a key, the checksum last; see `write_bytes`."""
     if not processes.is_main():
         return
     values = values | {_CHECKSUM: _checksum(json.loads(json.dumps(values)))}
@@ -222,7 +212,7 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """See `write_bytes`."""
+    """Writes a file of text; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
@@ -285,5 +275,5 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is kept: put "
-            f"that right, and {_how_to_go_on}"
+            f"that right, and {preemption.advice()}"
         ) from error
