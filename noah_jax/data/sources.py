@@ -1,10 +1,12 @@
 """Where a task's images come from: folders, arrays, scikit-learn's digits, TFDS."""
 
+import contextlib
+import contextvars
 import dataclasses
 import hashlib
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import PIL.Image
@@ -18,6 +20,26 @@ from noah_jax.data.shots import Shots
 from noah_jax.data.tfds import open_tfds
 from noah_jax.errors import UserError, nearest
 
+_Key = tuple[str, str, int, Shots | None]
+
+# The data that `opened_once` shares; it ends with that.
+_OPENED: contextvars.ContextVar[dict[_Key, Source] | None] = contextvars.ContextVar(
+    "opened", default=None
+)
+
+
+@contextlib.contextmanager
+def opened_once() -> Iterator[None]:
+    """Within, what several runs ask `open_source` for is opened once; at the end it is let go.
+
+    A folder that changes within is not seen to change; after it, it is.
+    """
+    token = _OPENED.set({})
+    try:
+        yield
+    finally:
+        _OPENED.reset(token)
+
 
 def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None = None) -> Source:
     """The data of `task`: `<data_dir>/<task>` where that is a folder, else digits, else TFDS.
@@ -29,6 +51,16 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     Raises:
       UserError: no such task, files or labels; all that is wrong with a folder is listed.
     """
+    opened, key = _OPENED.get(), (task, data_dir, split_seed, shots)
+    if opened is None:
+        return _open(*key)
+    if key not in opened:
+        opened[key] = _open(*key)
+    return opened[key]
+
+
+def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Source:
+    """See `open_source`."""
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
     in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)

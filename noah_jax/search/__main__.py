@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except preemption.Preempted as stopped:
-        preemption.leave(stopped.number, stopped.saved)
+        preemption.leave(stopped)
     for name, what in (("tau", "validation accuracy"), ("tau_loss", "validation loss")):
         print(
             f"Kendall's tau of retrained test accuracy and inherited {what}, "

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+from flax import nnx
 
 from noah_jax import data, pretrained
 from noah_jax.config.differences import differences, supernet_differences
@@ -19,16 +20,20 @@ from noah_jax.runtime.writer import Writer
 from noah_jax.space import files
 from noah_jax.training import step as step_lib
 from noah_jax.training.run import Run
+from noah_jax.vit import ViTConfig
 from noah_jax.vit.attention import can_fuse
 
 # What the stages leave in a workdir.
 _OUTPUTS = (
     *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
-    *("predictions.json", "result.json"),
+    *("predictions.json", "subnet.json", "subnet.safetensors", "result.json"),
 )
-# The runs of one start share their images and weights.
-_open_source = functools.lru_cache(data.open_source)
-_backbone = functools.lru_cache(maxsize=1)(pretrained.backbone)
+
+
+@functools.lru_cache(maxsize=1)
+def _backbone(vit: ViTConfig, weights: str, fingerprint: str) -> nnx.State:
+    """The frozen weights, which the runs of one process share while the file's content is this."""
+    return pretrained.backbone(vit, weights)
 
 
 def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
@@ -47,7 +52,7 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
     if source is None:
-        source = _open_source(config.task, config.data_dir, config.split_seed, shots)
+        source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
         step_lib.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))
@@ -55,13 +60,13 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
         step_lib.steps_per_epoch(stage, *schedule(config, counts, stage))
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
-    backbone = _backbone(config.vit(1, config.dtype), weights)
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    backbone = _backbone(config.vit(1, config.dtype), weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # not yet seen to run on several
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
         vit = dataclasses.replace(vit, fused_attention=fused)
-    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
     if config.genome:
         inputs["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if config.supernet_from:

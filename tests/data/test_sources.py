@@ -234,6 +234,16 @@ def test_one_folder_per_class(classes):
     assert source.class_names == ("cat", "dog", "eel")
 
 
+def test_several_runs_open_a_folder_once_and_the_next_runs_see_what_changed(classes):
+    with data.opened_once():
+        first = _open(classes)
+        (classes / "dog" / "0.png").unlink()
+        assert _open(classes) is first and _open(classes, 1) is not first
+    with data.opened_once():
+        assert _open(classes).fingerprint != first.fingerprint
+    assert _open(classes) is not _open(classes)
+
+
 def test_folders_that_cannot_be_split(classes):
     (classes / "eel" / "0.png").unlink()
     with pytest.raises(UserError, match="class eel has 2 images"):

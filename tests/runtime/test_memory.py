@@ -32,22 +32,22 @@ def test_watching_compiles_nothing_twice():
         return x + y, y.sum()
 
     x, y = jax.device_put(np.ones((500, 500), np.float32)), np.ones((500, 500), np.float32)
-    memory.reset()
-    assert memory.stage_peak() == {}
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         function = memory.watch(watched)
-        for _ in range(3):
-            x, total = function(x, y)
+        with memory.noting_plans() as plans:
+            assert memory.stage_peak(plans) == {}
+            for _ in range(3):
+                x, total = function(x, y)
+            memory.watch(jax.jit(lambda x: x + 1))(np.ones(3, np.float32))
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert compiled.count("jit(watched)") == 2  # to MLIR, and from there to machine code
     assert total == 250_000 and watched._cache_size() == 1
-    assert memory.stage_peak() == {"device_mb": 2.0, "device_source": "compiler"}
-    memory.watch(jax.jit(lambda x: x + 1))(np.ones(3, np.float32))
-    assert memory.stage_peak()["device_mb"] == 2.0
-    memory.reset()
-    assert memory.stage_peak() == {}
+    assert memory.stage_peak(plans) == {"device_mb": 2.0, "device_source": "compiler"}
+    with memory.noting_plans() as later:
+        function(x, y)
+    assert len(plans) == 2 and memory.stage_peak(later) == {}
 
 
 def test_too_little_memory_says_what_to_lower(tmp_path):
