@@ -6,9 +6,13 @@ Exit code 0 if all that was asked for was done, 2 for what the user can put righ
 SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
+
 import logging as python_logging
 import pathlib
-import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -24,9 +28,6 @@ from noah_jax.errors import UserError
 from noah_jax.report import comparison, status, tables
 from noah_jax.runtime import backend, preemption, processes
 from noah_jax.runtime.workdir import fresh
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(

@@ -6,6 +6,7 @@ import importlib.metadata
 import pathlib
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import tomllib
@@ -89,6 +90,26 @@ def test_the_script_is_the_program(monkeypatch):
     monkeypatch.setattr(runpy, "run_module", lambda name, **how: ran.append((name, how)))
     getattr(importlib.import_module(module), function)()
     assert ran == [("noah_jax.main", {"run_name": "__main__", "alter_sys": True})]
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(name, path, target=None):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt)
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("program", ["noah_jax", "noah_jax.main"])
+def test_ctrl_c_while_it_is_loaded(program):
+    command = [sys.executable, "-c", INTERRUPTED, program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize("program", ["noah_jax", "noah_jax.main"])
