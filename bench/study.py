@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"there are no results in {arguments.out}")
     else:
         configs = _configs(rest)
-        backend.use()
+        backend.keep_compiled_programs()
         head = machine.describe("bench.study", argv) | _head(configs, study["runs"])
         study = head | {"runs": study["runs"]}
         failed = _run(study, configs, arguments.workdir, arguments.out)

@@ -36,7 +36,7 @@ __all__ = [
 _PLACES = {
     "find_subnet": ("api", "find_subnet"),
     "defaults": ("config", "defaults"),
-    "load_subnet": ("interop.subnet", "load"),
+    "load_subnet": ("interop.subnet", "read"),
     "read_subnet": ("interop.subnet", "read"),
     "classify": ("interop.predict", "classify"),
     "ViT": ("vit", "ViT"),

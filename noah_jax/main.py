@@ -47,7 +47,7 @@ def main(_) -> None:
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
-    backend.use()
+    backend.keep_compiled_programs()
     configs = config_lib.expand(_CONFIG.value)
     name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
     if len(configs) == 1:
@@ -108,6 +108,10 @@ def _fresh(folder: str) -> pathlib.Path:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, with one clear message for what is wrong with them."""
+    if not {"--help", "-help", "-h"}.isdisjoint(argv[1:]):
+        ours = flags.FLAGS.module_help(sys.modules[__name__])
+        print(__doc__, ours, "", config_lib.explained(), sep="\n")
+        sys.exit()
     logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell every step, and errors twice
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # so does Orbax's loop
     try:

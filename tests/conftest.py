@@ -1,6 +1,6 @@
 """Two CPU devices and no implicit rank promotion: set before JAX starts."""
 
-import io
+import dataclasses
 import os
 import re
 import signal
@@ -12,23 +12,20 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
 import numpy as np
-import PIL.Image
 import pytest
 import safetensors.numpy
 from flax import nnx
 
-from noah_jax.runtime import backend
+from noah_jax.runtime import backend, sharding
 from noah_jax.space.genomes import MODULES
-from noah_jax.vit import ViT, ViTConfig
+from noah_jax.vit import ViT
+from tests.helpers import models
+from tests.helpers.images import write_colours, write_imagenet
+from tests.helpers.models import MAX_SIZES, TINY
 
-backend.use()
+backend.keep_compiled_programs()
 # What the tests start is to hear Ctrl-C, even where they run in a shell's background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-TINY = ViTConfig(
-    width=32, depth=12, heads=4, patch_size=8, image_size=16, num_classes=5, drop_path=0.2
-)
-MAX_SIZES = {"vpt": 4, "lora": 3, "adapter": 5}
 
 
 @pytest.fixture
@@ -66,27 +63,29 @@ def random_genome():
     return make
 
 
-SYNSETS = [f"n{10_000 + 7 * label:08d}" for label in range(1000)]
+@pytest.fixture
+def network(tiny_vit):
+    """The tiny ViT's, on all devices."""
+    network, mesh = models.make_network(tiny_vit), sharding.make_mesh()
+    params, frozen = sharding.replicate(mesh, (network.params, network.frozen))
+    return dataclasses.replace(network, params=params, frozen=frozen)
+
+
+@pytest.fixture
+def data():
+    return models.coloured()
+
+
+@pytest.fixture
+def augmented():
+    return models.augmented()
 
 
 @pytest.fixture(scope="session")
 def imagenet(tmp_path_factory):
     """Two training images and a validation image of each class; parts of V2 and R."""
-    home, image = tmp_path_factory.mktemp("imagenet"), io.BytesIO()
-    PIL.Image.new("RGB", (2, 2)).save(image, "jpeg", quality=20)
-
-    def put(*parts):
-        path = home.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image.getvalue())
-
-    for label, synset in enumerate(SYNSETS):
-        for number in range(2):
-            put("imagenet", "train", synset, f"{synset}_{number}.JPEG")
-        put("imagenet", "val", synset, f"ILSVRC2012_val_{label:08d}.JPEG")
-        put("imagenetv2", "imagenetv2-matched-frequency-format-val", str(label), "0.jpeg")
-    for label in range(0, 1000, 5):
-        put("imagenet-rendition", "imagenet-r", SYNSETS[label], "art 0.jpg")
+    home = tmp_path_factory.mktemp("imagenet")
+    write_imagenet(home)
     return home
 
 
@@ -122,3 +121,12 @@ def ti16(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "ti16.safetensors"
     safetensors.numpy.save_file(weights, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory, ti16):
+    """Photos of three plain colours in VTAB-1k's layout, and a random ViT-Ti/16."""
+    home = tmp_path_factory.mktemp("home")
+    write_colours(home / "colours")
+    (home / "ti16.safetensors").symlink_to(ti16)
+    return home

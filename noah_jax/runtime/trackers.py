@@ -17,7 +17,7 @@ TRACKERS = (*_PACKAGES,)
 _COUNTS = ("step", "generation", "epoch")  # the first that is there says when
 
 
-def check(names: str) -> None:
+def require_packages(names: str) -> None:
     """Raises UserError if the package of one of `names`, joined by +, is not installed."""
     for name in filter(None, names.split("+")):
         if not all(map(importlib.util.find_spec, _PACKAGES[name])):

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     if arguments.genomes < 3:
         parser.error("--genomes: expected at least 3")
-    backend.use()
+    backend.keep_compiled_programs()
     preemption.install()
     try:
         found = rank(arguments.workdir, arguments.genomes, arguments.retrained)

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 
 from noah_jax import pretrained
-from noah_jax.config import validation
 from noah_jax.config.differences import differences, supernet_differences
-from noah_jax.config.settings import SEARCHED, TUNED, Config, schedule
+from noah_jax.config.settings import TUNED, Config, schedule
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
@@ -34,8 +33,6 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
     space = config.search_space()
     if config.genome:
         files.read_genome(config.genome, space.blocks)
-    elif config.method in SEARCHED:
-        validation.check_budget(space, config.search)
     shots = None
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
@@ -49,7 +46,7 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
     backbone = _backbone(config.vit(1, config.dtype), weights)
-    trackers.check(config.trackers)
+    trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)

@@ -12,10 +12,13 @@ import jax
 import numpy as np
 
 import noah_jax
+from noah_jax import pretrained
+from noah_jax.interop import subnet
 from noah_jax.runtime import preemption, sharding, workdir
 from noah_jax.runtime.memory import watch
-from noah_jax.space.genomes import count_noah, count_params
+from noah_jax.space.genomes import by_module, count_noah, count_params
 from noah_jax.training import evaluation, predictions
+from noah_jax.training.result import ComputedBy, Result
 from noah_jax.training.run import Run
 from noah_jax.vit.network import Network
 
@@ -24,7 +27,7 @@ _MOST_OF_THE_TIME = 0.05  # that saving may take: of a large test set, all predi
 
 
 def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
-    """Tests the params of the last epoch and writes `predictions.json` and `result.json`.
+    """Tests the params of the last epoch; writes predictions, subnet and `result.json`.
 
     Raises:
       UserError: an image cannot be read.
@@ -33,7 +36,9 @@ def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> No
     with run.writer.stage("test"):
         tests, predicted = _test(run, network, params, genome)
     predictions.keep(run.workdir, run.source, predicted)
-    workdir.write_json(run.workdir / "result.json", _result(run, params, genome, best, tests))
+    result = _result(run, params, genome, best, tests)
+    subnet.write(_subnet_facts(run, result), subnet.by_name(params, by_module(genome)), run.workdir)
+    workdir.write_json(run.workdir / "result.json", result)
     workdir.discard(run.workdir / _UNFINISHED)
 
 
@@ -44,9 +49,9 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
     """
     judge = watch(evaluation.make_evaluator(network, run.mesh))
     path, results = run.workdir / _UNFINISHED, {}
-    subnet = _digest(params, genome)
+    digest = _digest(params, genome)
     saved = workdir.read_json(path, run.writer.say) or {}
-    known = saved.get("sets", {}) if saved.get("subnet") == subnet else {}
+    known = saved.get("sets", {}) if saved.get("subnet") == digest else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
         done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
         batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
@@ -65,7 +70,7 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
                 start = time.monotonic()
                 if start > next_save or done == len(split) or preemption.requested():
                     known[name] = done, totals, predicted
-                    workdir.write_json(path, {"subnet": subnet, "sets": known})
+                    workdir.write_json(path, {"subnet": digest, "sets": known})
                     seconds = (time.monotonic() - start) / _MOST_OF_THE_TIME
                     next_save = time.monotonic() + max(_SECONDS_BETWEEN_SAVES, seconds)
                     so_far = f"{name} is saved after {done} of {len(split)} images"
@@ -87,7 +92,7 @@ def _digest(params, genome: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
+def _result(run: Run, params, genome, best, tests) -> Result:
     config, width = run.config, run.space.width
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
     head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
@@ -121,7 +126,23 @@ def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
     }
 
 
-def computed_by() -> dict[str, Any]:
+def _subnet_facts(run: Run, result: Result) -> dict[str, Any]:
+    """`subnet.json`: what one must know to use the subnet, and what it came from."""
+    mean, std = pretrained.NORMALISATIONS[run.normalisation]
+    copied = ("genome", "class_names", "task", "method", "seed")
+    copied += ("test_accuracy", "params", "versions")
+    return {
+        "vit": {name: getattr(run.vit, name) for name in subnet.SHAPE},
+        "mean": mean,
+        "std": std,
+        "center_crop": run.config.center_crop,
+        "backbone": run.config.weights or run.config.backbone,
+        "weights": run.inputs["weights"],
+        **{name: result[name] for name in copied},
+    }
+
+
+def computed_by() -> ComputedBy:
     """The versions and devices that a result comes from."""
     versions = {"noah_jax": noah_jax.__version__, "python": platform.python_version()}
     packages = ("jax", "flax", "optax", "orbax-checkpoint")

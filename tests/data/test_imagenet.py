@@ -8,7 +8,7 @@ import pytest
 from noah_jax import data
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
-from tests.conftest import SYNSETS
+from tests.helpers.images import SYNSETS
 
 
 def _image(path):

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -272,3 +274,11 @@ def test_unprepared_dataset_says_what_to_run(tmp_path, left, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match=f"is not prepared in {tmp_path}/cifar100/3"):
         data.open_source("cifar100", "~", 0)
+
+
+def test_the_package_loads_no_jax():
+    """Nor what reads, prepares and ships images; each takes seconds, and is loaded where used."""
+    heavy = "{'jax', 'grain', 'tensorflow', 'tensorflow_datasets', 'sklearn'}"
+    program = f"import sys, noah_jax.data, noah_jax.data.augment; print({heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -15,9 +15,9 @@ from noah_jax.data.loader import load
 from noah_jax.data.shots import Shots
 from noah_jax.data.tasks import VTAB
 from noah_jax.errors import UserError
+from tests.helpers.commands import TINY_FLAGS
+from tests.helpers.documents import documented
 from tests.helpers.tfds_raw.formats import number_in
-from tests.whole.test_documentation import documented
-from tests.whole.test_end_to_end import TINY
 
 SPLITS = ("train", "val", "test")
 
@@ -257,7 +257,7 @@ runpy.run_module("noah_jax.main", run_name="__main__", alter_sys=True)
 
 def test_training_does_without_tensorflow(data_dir, ti16, tmp_path):
     config = f"configs/vtab.py:kitti+smallnorb_azi,data_dir={data_dir},method=linear"
-    flags = [f"--config={config}", f"--workdir={tmp_path}", f"--config.weights={ti16}", *TINY]
+    flags = [f"--config={config}", f"--workdir={tmp_path}", f"--config.weights={ti16}", *TINY_FLAGS]
     flags += ["--config.retrain.epochs=1", "--config.retrain.warmup_epochs=0"]
     done = subprocess.run([sys.executable, "-c", TRAIN, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]  # 77: TensorFlow was imported

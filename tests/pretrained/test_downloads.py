@@ -107,7 +107,7 @@ def test_a_copy_that_got_damaged_is_fetched_anew(server, tmp_path, damage, pinne
         file.with_name("other").rename(file)
     assert downloads.fetch(server.address, sha256).read_bytes() == BODY
     assert server.asked == [None, None] and _names(tmp_path) == WITH_NOTE
-    checksums.check(path)
+    checksums.verify(path)
     server.body = b"other"
     assert downloads.fetch(server.address, sha256).read_bytes() == BODY
 

@@ -9,7 +9,7 @@ import pytest
 from noah_jax.errors import UserError
 from noah_jax.runtime import checkpoint
 from noah_jax.runtime.checkpoint import Checkpoints
-from tests.runtime.test_workdir import _corrupted
+from tests.helpers.corruption import corrupted
 
 STATE = {"params": {"a": np.arange(3, dtype=np.float32)}, "optimizer": {"000": np.int32(5)}}
 
@@ -68,7 +68,7 @@ def test_no_damage_gives_another_state(tmp_path):
         path = folder / "2" / files[number % len(files)]
         good = path.read_bytes()
         if number < 200:
-            path.write_bytes(_corrupted(good, rng))
+            path.write_bytes(corrupted(good, rng))
         elif (cut := rng.randrange(-1, len(good))) < 0:
             path.unlink()
         else:

@@ -62,12 +62,15 @@ def test_too_little_memory_says_what_to_lower(tmp_path):
 
 
 def test_an_accelerator_that_is_not_used(monkeypatch):
-    assert backend.unused() is None  # JAX_PLATFORMS=cpu asks for this
+    assert backend.unused_accelerator() is None  # JAX_PLATFORMS=cpu asks for this
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr(backend.shutil, "which", lambda name: None)
-    assert backend.unused() is None
+    assert backend.unused_accelerator() is None
     monkeypatch.setattr(backend, "_TPUS", (__file__,))
-    assert "a TPU: pip install -r launch/requirements-tpu.txt in a clone" in backend.unused()
-    assert "pip install 'noah-jax[tpu]' elsewhere" in backend.unused()
+    assert (
+        "a TPU: pip install -r launch/requirements-tpu.txt in a clone"
+        in backend.unused_accelerator()
+    )
+    assert "pip install 'noah-jax[tpu]' elsewhere" in backend.unused_accelerator()
     monkeypatch.setattr(backend.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "a GPU: pip install -r launch/requirements-cuda.txt" in backend.unused()
+    assert "a GPU: pip install -r launch/requirements-cuda.txt" in backend.unused_accelerator()

@@ -9,7 +9,7 @@ import pytest
 from bench.scaling import collectives, compile_step
 from noah_jax.errors import UserError
 from noah_jax.runtime import sharding
-from tests.conftest import TINY
+from tests.helpers.models import TINY
 
 
 @pytest.mark.parametrize("n", [6, 5])

@@ -12,6 +12,7 @@ import pytest
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import workdir
+from tests.helpers.corruption import corrupted
 
 VALUES = {
     "generation": 3,
@@ -41,7 +42,7 @@ def test_no_damage_gives_other_values(tmp_path):
     cuts = [good[:length] for length in range(len(good))]
     damaged = set(cuts)
     while len(damaged) < len(cuts) + 200:
-        damaged.add(_corrupted(good, rng))
+        damaged.add(corrupted(good, rng))
     kept = 0
     for data in damaged:
         path.write_bytes(data)
@@ -60,22 +61,6 @@ def test_no_damage_gives_other_values(tmp_path):
         workdir.read_json(path)
 
 
-def _corrupted(data, rng):
-    """Some bytes are others, are missing, or are there twice."""
-    data, start = bytearray(data), rng.randrange(len(data))
-    end = start + rng.choice((1, 1, 1, 4, 64))
-    kind = rng.randrange(4)
-    if kind == 0:
-        data[start] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        data[start:end] = rng.randbytes(len(data[start:end]))
-    elif kind == 2:
-        del data[start:end]
-    else:
-        data[end:end] = data[start:end]
-    return bytes(data)
-
-
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert workdir.read_lines(path) == []
@@ -88,7 +73,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 
 PROGRAM = """
 import pathlib, sys, time
-from noah_jax import workdir
+from noah_jax.runtime import workdir
 with workdir.claim(pathlib.Path(sys.argv[1]), print):
     print("claimed", flush=True)
     time.sleep(60)

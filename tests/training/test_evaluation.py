@@ -2,18 +2,11 @@
 
 import jax
 import numpy as np
-from flax import nnx
 
 from noah_jax.runtime import sharding
 from noah_jax.training import evaluation
-from noah_jax.vit.network import Network, trainable
-from tests.conftest import TINY
-from tests.search.test_evolution import SETTINGS
-
-
-def _network(vit):
-    graphdef, params, frozen = nnx.split(vit, trainable("noah"), ...)
-    return Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
+from tests.helpers.models import TINY, make_network
+from tests.helpers.search import SETTINGS
 
 
 def test_population_equals_one_by_one_in_one_compilation(tiny_vit, random_genome, monkeypatch):
@@ -25,7 +18,7 @@ def test_population_equals_one_by_one_in_one_compilation(tiny_vit, random_genome
     )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (13, 16, 16, 3)).astype(np.uint8)
-    network = _network(tiny_vit)
+    network = make_network(tiny_vit)
     genomes = np.stack([random_genome(seed) for seed in range(20)])
     logits = np.stack(
         [tiny_vit((images / 127.5 - 1).astype(np.float32), genome) for genome in genomes]
@@ -52,7 +45,7 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
     labels = np.tile(np.array([1, 3], np.int32), 20)
-    genome, network = random_genome(1), _network(tiny_vit)
+    genome, network = random_genome(1), make_network(tiny_vit)
     logits = np.asarray(tiny_vit((images / 127.5 - 1).astype(np.float32), genome))
     mesh = sharding.make_mesh()
     evaluate = evaluation.make_evaluator(network, mesh)

@@ -12,8 +12,7 @@ from noah_jax.runtime import preemption, sharding
 from noah_jax.runtime.writer import Writer
 from noah_jax.training import outcome
 from noah_jax.training.run import Run
-from tests.conftest import TINY
-from tests.training.test_evaluation import _network
+from tests.helpers.models import TINY, make_network
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (35, 16, 16, 3)).astype(np.uint8)
 
@@ -34,7 +33,7 @@ def _run(folder):
 
 
 def test_stopped_inside_the_test_it_goes_on(tmp_path, tiny_vit, random_genome, monkeypatch):
-    network, genome = _network(tiny_vit), random_genome(1)
+    network, genome = make_network(tiny_vit), random_genome(1)
     whole = outcome._test(_run(tmp_path / "whole"), network, network.params, genome)
     tests, answers = whole
     for name, images in (("test", 35), ("other", 12)):
@@ -53,7 +52,7 @@ def test_stopped_inside_the_test_it_goes_on(tmp_path, tiny_vit, random_genome, m
 
 
 def test_what_an_earlier_version_left_is_begun_anew(tmp_path, tiny_vit, random_genome):
-    network, genome, run = _network(tiny_vit), random_genome(1), _run(tmp_path)
+    network, genome, run = make_network(tiny_vit), random_genome(1), _run(tmp_path)
     subnet = outcome._digest(network.params, genome)
     old = {"subnet": subnet, "sums": {"test": [20, [20.0, 20.0, 0.0]]}}
     outcome.workdir.write_json(tmp_path / "test.json", old)

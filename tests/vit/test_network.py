@@ -7,7 +7,7 @@ from flax import nnx
 from noah_jax.space.genomes import max_sizes
 from noah_jax.vit import ViT
 from noah_jax.vit.network import inherit, trainable
-from tests.conftest import MAX_SIZES, TINY
+from tests.helpers.models import MAX_SIZES, TINY
 
 
 def test_a_subnet_that_inherits_is_the_masked_supernet(tiny_vit, random_genome):

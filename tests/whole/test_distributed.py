@@ -14,32 +14,13 @@ import pytest
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import cluster as cluster_lib
-from tests.whole import test_end_to_end
-from tests.whole.test_end_to_end import ROOT
+from tests.helpers.commands import ROOT, main_command
+from tests.helpers.processes import ALONE, start
 
-home = test_end_to_end.home
 FLAGS = [
     *("--config.search.generations=1", "--config.supernet.epochs=2", "--config.retrain.epochs=2"),
     "--config.eval_batch_size=8",  # two batches, the second with one image too few
 ]
-ALONE = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-
-
-def _start(commands):
-    """Joined through JAX's variables; each is process i of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    running = []
-    for number, command in enumerate(commands):
-        environment = ALONE | {
-            "JAX_COORDINATOR_ADDRESS": address,
-            "JAX_NUM_PROCESSES": f"{len(commands)}",
-            "JAX_PROCESS_ID": f"{number}",
-        }
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
-    return running
 
 
 def _finish(running, code=0):
@@ -53,8 +34,8 @@ def _finish(running, code=0):
 
 
 def _two(home, workdirs, *flags):
-    commands = (test_end_to_end._command(home, workdir, *FLAGS, *flags) for workdir in workdirs)
-    return _start(list(commands))
+    commands = (main_command(home, workdir, *FLAGS, *flags) for workdir in workdirs)
+    return start(list(commands))
 
 
 def _read(path):
@@ -69,7 +50,7 @@ def _losses(workdir):
 def test_killed_without_a_shared_file_system_it_finds_what_one_finds(home, tmp_path):
     """Supernet and search; each has a workdir of its own, and that of the second stays empty."""
     flag = "--config.stage=search"
-    command = test_end_to_end._command(home, tmp_path / "one", *FLAGS, flag)
+    command = main_command(home, tmp_path / "one", *FLAGS, flag)
     subprocess.run(command, cwd=ROOT, env=ALONE, check=True, capture_output=True)
     workdirs = tmp_path / "first", tmp_path / "second"
     running = _two(home, workdirs, flag)
@@ -96,7 +77,7 @@ def test_killed_without_a_shared_file_system_it_finds_what_one_finds(home, tmp_p
 def test_streamed_images_give_the_result_of_one(home, tmp_path):
     """Each process reads and augments its half of every batch; the weights are cut over both."""
     flags = "--config.method=linear", "--config.augmentation=randaugment"
-    command = test_end_to_end._command(home, tmp_path / "one", *FLAGS, *flags)
+    command = main_command(home, tmp_path / "one", *FLAGS, *flags)
     subprocess.run(command, cwd=ROOT, env=ALONE, check=True, capture_output=True)
     workdirs = tmp_path / "two", tmp_path / "elsewhere"
     _finish(_two(home, workdirs, *flags, "--config.weight_shards=2"))
@@ -135,9 +116,9 @@ def test_streamed_images_give_the_result_of_one(home, tmp_path):
 )
 def test_what_is_wrong_in_one_process_ends_both(home, tmp_path, flag, message):
     flags = [[], [flag]]
-    commands = [test_end_to_end._command(home, tmp_path / "run", *FLAGS, *more) for more in flags]
+    commands = [main_command(home, tmp_path / "run", *FLAGS, *more) for more in flags]
     start = time.monotonic()
-    for _, error in _finish(_start(commands), code=2):
+    for _, error in _finish(start(commands), code=2):
         assert message in error and "Traceback" not in error
     assert time.monotonic() - start < 60 and not (tmp_path / "run").exists()
 

@@ -1,27 +1,23 @@
 """Every command of the READMEs and of the configs' docstrings, run as it stands but tiny.
 
 `bash launch/test.sh` is what runs this, `bash launch/local.sh` is in `test_launch.py`, the prepare
-commands are in `test_tfds.py`, the README's Python in `test_library.py`.
+commands are in `test_tfds.py`, the README's Python in `test_api.py`.
 """
 
-import ast
 import json
 import os
-import pathlib
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import numpy as np
-import PIL.Image
 import pytest
 
-from tests.whole.test_end_to_end import TINY
+from tests.helpers.commands import ROOT, TINY_FLAGS, run_module
+from tests.helpers.documents import documented
+from tests.helpers.images import write_photo
 
-ROOT = pathlib.Path(__file__).parents[2]
-READMES = [ROOT / folder / "README.md" for folder in ("", "configs", "launch", "noah_jax")]
 ELSEWHERE = r"source |(\S+=\S+ )?bash launch/(local|test)\.sh|python -m noah_jax\.data prepare "
 # One task, number of shots and seed instead of 19, five and three.
 FEWER = [
@@ -31,26 +27,6 @@ FEWER = [
     (r"seeds=3", "seeds=1"),
     (r"\+digits", ""),
 ]
-
-
-def _in_blocks(path):
-    """The lines of a README's bash blocks, or of the indented commands of a docstring."""
-    if path.suffix == ".md":
-        blocks = re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
-        return "".join(blocks)
-    text = ast.get_docstring(ast.parse(path.read_text()))
-    return "\n".join(re.findall(r"^    (?=python|bash)((?:.*\\\n)*.*)", text, re.MULTILINE))
-
-
-def documented():
-    """Command → the file that it stands in first."""
-    found = {}
-    for path in [*READMES, *sorted((ROOT / "configs").glob("*.py"))]:
-        for line in _in_blocks(path).replace("\\\n", " ").splitlines():
-            line = re.sub(r" +#.*|\[[^]]*…\]", "", line)  # comments, and what may be left out
-            if command := " ".join(line.split()):
-                found.setdefault(command, path.relative_to(ROOT))
-    return found
 
 
 COMMANDS = [c for c in documented() if not re.match(ELSEWHERE, c)]
@@ -70,9 +46,7 @@ def place(tmp_path_factory, ti16, imagenet):
     for label, name in enumerate(("red", "green", "blue")):
         (own / name).mkdir(parents=True)
         for i in range(20):
-            pixels = rng.integers(0, 90, (40, 40, 3))
-            pixels[..., label] += 150
-            PIL.Image.fromarray(pixels.astype(np.uint8)).save(own / name / f"{i}.jpg")
+            write_photo(own / name / f"{i}.jpg", label, rng)
             rows.append((f"images/{name}/{i}.jpg", label))
     parts = {"train": rows[::2], "val": rows[1::4], "test": rows[3::4]}
     lists = {"train800": parts["train"], "val200": parts["val"], "test": parts["test"]}
@@ -91,9 +65,12 @@ def place(tmp_path_factory, ti16, imagenet):
 
 
 def _run(words, place):
-    program = [sys.executable, *words[1:]] if words[0] == "python" else words
+    """The command in that folder: a module's in this process, a script's in one of its own."""
+    if words[:2] == ["python", "-m"]:
+        done = run_module(*words[2:], folder=place)
+        return done.stdout + done.stderr
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(program, cwd=place, env=env, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -117,7 +94,7 @@ def _tiny(command):
         few = {"epochs": 1, "warmup_epochs": 0, "batch_size": 2 if "shots" in command else 8}
         changed |= {f"{stage}.{key}": value for key, value in few.items()}
     flags = [f"--config.{key}={value}" for key, value in changed.items()]
-    return [*shlex.split(command), *TINY, *flags]
+    return [*shlex.split(command), *TINY_FLAGS, *flags]
 
 
 def test_every_command_is_run_somewhere():

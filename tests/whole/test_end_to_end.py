@@ -1,89 +1,22 @@
 """A user's own path made tiny: the real command, a fabricated checkpoint, a folder of JPEGs."""
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import jax
 import numpy as np
-import PIL.Image
 import pytest
 
 from noah_jax.data import loader, open_source
 from noah_jax.interop import subnet
+from tests.helpers.commands import ROOT, main_command, run_main, run_module
 
-ROOT = pathlib.Path(__file__).parents[2]
 RESULT_KEYS = set(
     "task method seed test_accuracy val_accuracy genome params params_noah_count head_params "
     "stages memory images normalisation encoding backbone versions devices".split()
 )
-TINY = [
-    "--config.backbone=vit_ti16",
-    "--config.normalisation=half",
-    "--config.image_size=32",
-    "--config.supernet.epochs=3",
-    "--config.supernet.warmup_epochs=1",
-    "--config.supernet.batch_size=8",
-    "--config.supernet.genomes_per_step=2",
-    "--config.retrain.epochs=3",
-    "--config.retrain.warmup_epochs=1",
-    "--config.retrain.batch_size=8",
-    "--config.retrain.learning_rate=0.005",
-    "--config.baseline.vpt=3",
-    "--config.space.vpt=(1,3)",
-    "--config.space.lora=(1,3)",
-    "--config.space.adapter=(2,)",
-    "--config.search.population=6",
-    "--config.search.generations=2",
-    "--config.search.mutations=2",
-    "--config.search.crossovers=2",
-    "--config.search.budget_millions=0.05",
-]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, ti16):
-    """Photos of three plain colours in VTAB-1k's layout, and a random ViT-Ti/16."""
-    home, rng = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
-    rows = {}
-    for name, count in (("train800", 24), ("val200", 9), ("test", 15)):
-        (home / "colours/images" / name).mkdir(parents=True)
-        rows[name] = []
-        for i in range(count):
-            label, path = i % 3, f"images/{name}/{i:06d}.jpg"
-            pixels = rng.integers(0, 90, (40, 40, 3))
-            pixels[..., label] += 150
-            PIL.Image.fromarray(pixels.astype(np.uint8)).save(home / "colours" / path)
-            rows[name].append(f"{path} {label}\n")
-    rows["train800val200"] = rows["train800"] + rows["val200"]
-    for name, lines in rows.items():
-        (home / "colours" / f"{name}.txt").write_text("".join(lines))
-    (home / "ti16.safetensors").symlink_to(ti16)
-    return home
-
-
-def _command(home, workdir, *flags, config=None):
-    config = config or f"configs/folder.py:{home / 'colours'}"
-    command = [sys.executable, "-m", "noah_jax.main", f"--config={config}"]
-    command += [f"--workdir={workdir}", f"--config.weights={home / 'ti16.safetensors'}"]
-    return [*command, *TINY, *flags]
-
-
-def _run(home, workdir, *flags, config=None, code=0):
-    command = _command(home, workdir, *flags, config=config)
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-    return done
-
-
-def _module(*arguments, code=0):
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-    return done
 
 
 def _lines(workdir):
@@ -102,12 +35,12 @@ def _right(workdir, result):
 def test_noah_from_folder_to_report(home, tmp_path):
     """All stages, what they leave, and that a finished stage is not run again."""
     workdir = tmp_path / "run"
-    _run(home, workdir, "--config.stage=supernet")
+    run_main(home, workdir, "--config.stage=supernet")
     assert (workdir / "supernet").is_dir() and not (workdir / "best.json").exists()
-    _run(home, workdir, "--config.stage=search")
+    run_main(home, workdir, "--config.stage=search")
     best = json.loads((workdir / "best.json").read_text())
     assert not (workdir / "retrain").exists()
-    done = _run(home, workdir)
+    done = run_main(home, workdir)
     assert "supernet …" not in done.stdout and "retrain …" in done.stdout
     result = json.loads((workdir / "result.json").read_text())
     assert RESULT_KEYS <= result.keys()
@@ -146,29 +79,29 @@ def test_noah_from_folder_to_report(home, tmp_path):
     ]
 
     lines = len(_lines(workdir))
-    again = _run(home, workdir)
+    again = run_main(home, workdir)
     assert f"{100 * result['test_accuracy']:.2f}" in again.stdout
     assert len(_lines(workdir)) == lines  # nothing was computed
     answers = (workdir / "predictions.json").read_text()
     (workdir / "result.json").unlink()
-    _run(home, workdir)
+    run_main(home, workdir)
     new = json.loads((workdir / "result.json").read_text())
     assert (workdir / "predictions.json").read_text() == answers
     assert new["test_loss"] == result["test_loss"]  # from the checkpoint, to the last bit
     assert new["memory"]["stages"] == result["memory"]["stages"]  # though nothing was trained
     (workdir / "report.html").unlink()
-    _run(home, workdir, "--config.stage=report")
+    run_main(home, workdir, "--config.stage=report")
     assert (workdir / "report.html").is_file()
 
-    _run(home, workdir, "--config.stage=supernet", "--config.baseline.lora=4")  # nothing to do
-    other = _run(home, workdir, "--config.seed=1", code=2)
+    run_main(home, workdir, "--config.stage=supernet", "--config.baseline.lora=4")  # nothing to do
+    other = run_main(home, workdir, "--config.seed=1", code=2)
     assert "seed: 0 there, 1 now" in other.stderr
 
     keys = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # NOAH's own file of that genome
     columns = zip(keys, np.transpose(best["genome"]).tolist(), strict=True)
     lines = "".join(f"  {key}: {column}\n" for key, column in columns)
     (tmp_path / "subnet.yaml").write_text(f"RETRAIN:\n{lines}")
-    given = _run(home, tmp_path / "given", f"--config.genome={tmp_path / 'subnet.yaml'}")
+    given = run_main(home, tmp_path / "given", f"--config.genome={tmp_path / 'subnet.yaml'}")
     assert "supernet" not in given.stdout and not (tmp_path / "given/search").exists()
     value = json.loads((tmp_path / "given/result.json").read_text())
     assert value["genome"] == best["genome"] and value["test_loss"] == result["test_loss"]
@@ -176,8 +109,8 @@ def test_noah_from_folder_to_report(home, tmp_path):
 
 def test_a_subnet_leaves_its_run(home, tmp_path):
     """Exported and read back it tests as the run did; by its command it names the classes."""
-    _run(home, tmp_path / "run", "--config.method=lora")
-    found = _module("noah_jax.interop", "export", tmp_path / "run").stdout
+    run_main(home, tmp_path / "run", "--config.method=lora")
+    found = run_module("noah_jax.interop", "export", tmp_path / "run").stdout
     folder = tmp_path / "run/export"
     assert "peft.PeftModel" in found and (folder / "timm/model.safetensors").is_file()
     exported, config = subnet.read(folder), json.loads((tmp_path / "run/config.json").read_text())
@@ -191,18 +124,18 @@ def test_a_subnet_leaves_its_run(home, tmp_path):
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
     assert losses.mean() == pytest.approx(result["test_loss"], abs=1e-4)
 
-    lines = _module("noah_jax.interop", "predict", folder, home / "colours").stdout.splitlines()
+    lines = run_module("noah_jax.interop", "predict", folder, home / "colours").stdout.splitlines()
     right = []
     for line in lines:
         path, best, *_ = line.split("  ")
         right.append(int(best.split()[0]) == int(pathlib.Path(path).stem) % 3)
     assert len(lines) == 48 and np.mean(right) > 0.6
-    missing = _module("noah_jax.interop", "export", tmp_path / "no_run", code=2)
-    assert "holds no finished run" in missing.stderr
+    missing = run_module("noah_jax.interop", "export", tmp_path / "no_run", code=2)
+    assert "holds no subnet.json" in missing.stderr
 
 
 def test_baselines_in_one_go(home, tmp_path):
-    done = _run(home, tmp_path / "all", "--config.method=linear+lora+adapter+vpt+full")
+    done = run_main(home, tmp_path / "all", "--config.method=linear+lora+adapter+vpt+full")
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("colours ")]
     table = {row[1]: (float(row[3]), float(row[4])) for row in rows}
     assert list(table) == ["linear", "lora", "adapter", "vpt", "full"]
@@ -218,20 +151,18 @@ def test_baselines_in_one_go(home, tmp_path):
     assert "5 methods on colours" in page and "colours-vpt-s0/report.html" in page
     (tmp_path / "all/comparison.html").unlink()
     flags = "--config.method=linear+full", "--config.stage=report"
-    _run(home, tmp_path / "all", *flags)
+    run_main(home, tmp_path / "all", *flags)
     assert "2 methods on colours" in (tmp_path / "all/comparison.html").read_text()
 
 
 def test_rivals_and_a_front(home, tmp_path):
-    """Each way to find a genome, a front from seven columns, and a point of it by its name."""
+    """Each way to find a genome, a front from four columns, and a point of it by its name."""
     budget, flags = 40_000, ["--config.search.budget_millions=0.04"]
     flags += ["--config.baseline.tuned=(1,300)", "--config.space.depths=(0,12)"]
     flags += ["--config.retrain.epochs=2", "--config.supernet.genomes_per_step=4"]
-    flags += ["--config.supernet.sandwich=True", "--config.supernet.sampling=fair"]
-    flags += ["--config.supernet.distillation=0.5", "--config.search.folds=2"]
-    flags += ["--config.retrain.inherit=0.5"]
+    flags += ["--config.search.folds=2", "--config.retrain.inherit=0.5"]
     methods = ["noah", "random", "tuned", "tuned_lora", "uniform", "sensitivity"]
-    _run(home, tmp_path, *flags, f"--config.method={'+'.join(methods)}")
+    run_main(home, tmp_path, *flags, f"--config.method={'+'.join(methods)}")
     results, seen = {}, {}
     for method in methods:
         workdir = tmp_path / f"colours-{method}-s0"
@@ -261,7 +192,7 @@ def test_rivals_and_a_front(home, tmp_path):
 
     noah = tmp_path / "colours-noah-s0"
     few = "--genomes=3", "--images=10", "--retrain=1", f"--out={tmp_path}/averaged.json"
-    printed = _module("bench.averaged", noah, *few).stdout
+    printed = run_module("bench.averaged", noah, *few).stdout
     (found,) = json.loads((tmp_path / "averaged.json").read_text())["runs"]
     assert list(found["accuracies"]) == ["supernet 1", "supernet 2", "mean"]
     for accuracies in found["accuracies"].values():
@@ -269,42 +200,42 @@ def test_rivals_and_a_front(home, tmp_path):
     assert f"{100 * found['retrained'][0]:.2f}" in printed
 
     flags[0] = "--config.search.objective=pareto"
-    flags += ["--config.space.parallel=(2,)", "--config.space.scales=(-1,0,1)"]
+    flags += ["--config.space.parallel=(2,)"]
     front = tmp_path / "front"
-    _run(home, front, *flags, "--config.stage=search", "--config.search.folds=1")
+    run_main(home, front, *flags, "--config.stage=search", "--config.search.folds=1")
     points = json.loads((front / "front.json").read_text())["points"]
     params = [point["params"] for point in points]
     assert len(points) >= 2 and params == sorted(params)
     within = [point for point in points if point["params"] <= 50_000]
     best = json.loads((front / "best.json").read_text())
-    assert best["genome"] == within[-1]["genome"] and np.shape(best["genome"]) == (12, 7)
+    assert best["genome"] == within[-1]["genome"] and np.shape(best["genome"]) == (12, 4)
     last = points[-1]
-    _run(home, tmp_path / "last", f"--config.genome={front}/front.json:{last['name']}")
+    run_main(home, tmp_path / "last", f"--config.genome={front}/front.json:{last['name']}")
     result = json.loads((tmp_path / "last/result.json").read_text())
     assert result["genome"] == last["genome"] and result["params"] == last["params"]
-    done = _run(home, tmp_path / "none", f"--config.genome={front}/front.json:p0", code=2)
+    done = run_main(home, tmp_path / "none", f"--config.genome={front}/front.json:p0", code=2)
     assert f"{last['name']} ({last['params']})" in done.stderr
 
 
 def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
-    _run(home, tmp_path / "first")
+    run_main(home, tmp_path / "first")
     flags = f"--config.supernet_from={tmp_path / 'first'}", "--config.search.budget_millions=0.03"
-    other = _run(home, tmp_path / "other", *flags)
+    other = run_main(home, tmp_path / "other", *flags)
     assert "supernet goes on after step 9 of 9" in other.stdout
-    _run(home, tmp_path / "alone", flags[1])
+    run_main(home, tmp_path / "alone", flags[1])
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("other", "alone")]
     for key in ("test_loss", "val_accuracy", "genome"):
         assert results[0][key] == results[1][key]
-    _run(home, tmp_path / "heir", *flags, "--config.retrain.inherit=1.0")
+    run_main(home, tmp_path / "heir", *flags, "--config.retrain.inherit=1.0")
     first = [
         next(line["loss"] for line in _lines(tmp_path / name) if line.get("stage") == "retrain")
         for name in ("heir", "other")
     ]
     assert first[0] < first[1]  # it begins with what the supernet has learnt
-    wrong = _run(home, tmp_path / "wrong", flags[0], "--config.seed=1", code=2)
+    wrong = run_main(home, tmp_path / "wrong", flags[0], "--config.seed=1", code=2)
     assert "seed: 0 there, 1 now" in wrong.stderr and not (tmp_path / "wrong").exists()
 
-    ranked = _module("noah_jax.search", "rank", tmp_path / "first", "--genomes=4")
+    ranked = run_module("noah_jax.search", "rank", tmp_path / "first", "--genomes=4")
     found = json.loads((tmp_path / "first/rank.json").read_text())
     params = [point["params"] for point in found["points"]]
     assert len(params) == 4 and params == sorted(params) and params[-1] <= 50_000
@@ -313,7 +244,7 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
 
     flags = ["--seeds=1", "--images=10", f"--out={tmp_path}/gain.json"]
     flags += ["--budgets", "0.02", "0.03", "0.04"]
-    _module("bench.search_gain", tmp_path / "first", *flags)
+    run_module("bench.search_gain", tmp_path / "first", *flags)
     gain = json.loads((tmp_path / "gain.json").read_text())
     for curve in (gain["curves"]["search"][0], gain["curves"]["random"][0]):
         assert len(curve) == 18 and curve == sorted(curve) and 9 * curve[-1] % 1 == 0
@@ -324,7 +255,7 @@ def test_a_supernet_of_another_run_is_the_same(home, tmp_path):
     assert front["0.02"]["front_params"] <= 20_000 and (tmp_path / "gain.png").is_file()
 
     flags = ["--genomes=6", "--images=10", f"--out={tmp_path}/equal.json"]
-    printed = _module("bench.equal_size", tmp_path / "first", *flags).stdout
+    printed = run_module("bench.equal_size", tmp_path / "first", *flags).stdout
     found = json.loads((tmp_path / "equal.json").read_text())
     assert np.shape(found["accuracies"]) == np.shape(found["losses"]) == (6, 6)
     halves = 2 * np.array(found["accuracies"][1:])  # of five parts of two images
@@ -340,9 +271,9 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     config = f"configs/vtab.py:colours+hues+tints,data_dir={home}"
     flags = ["--config.method=linear+lora", "--config.seeds=2"]
     flags += ["--config.retrain.epochs=1", "--config.retrain.warmup_epochs=0"]
-    whole = _run(home, tmp_path / "whole", *flags, config=config).stdout
+    whole = run_main(home, tmp_path / "whole", *flags, config=config).stdout
 
-    command = _command(home, tmp_path / "killed", *flags, config=config)
+    command = main_command(home, tmp_path / "killed", *flags, config=config)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
         finished = (line for line in running.stdout if "test accuracy" in line)
         for _ in range(4):
@@ -353,7 +284,7 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     runs = tmp_path / "killed"
     assert len(list(runs.glob("*/result.json"))) == 4 and len(list(runs.iterdir())) == 5
     assert not (runs / "comparison.html").exists()
-    again = _run(home, tmp_path / "killed", *flags, config=config).stdout
+    again = run_main(home, tmp_path / "killed", *flags, config=config).stdout
     assert again.count("retrain …") == 8
 
     table = whole.splitlines()[-7:]
@@ -371,7 +302,7 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
 
 def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path):
     config = f"configs/domain.py:imagenet,data_dir={imagenet},shots=1,method=linear"
-    done = _run(home, tmp_path / "run", "--config.retrain.batch_size=250", config=config)
+    done = run_main(home, tmp_path / "run", "--config.retrain.batch_size=250", config=config)
     assert "not there, so not tested: imagenet_sketch, imagenet_a" in done.stdout
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["images"] == {"train": 1000, "val": 1000, "trainval": 1000, "test": 1000}
@@ -388,7 +319,7 @@ def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path)
 
 
 def test_one_run_that_fails_does_not_stop_the_others(home, tmp_path):
-    done = _run(
+    done = run_main(
         *(home, tmp_path / "runs", "--config.method=linear+lora", "--config.retrain.epochs=1"),
         *("--config.retrain.warmup_epochs=0", "--config.retrain.learning_rate=1e30"),
         code=2,
@@ -412,14 +343,14 @@ def test_one_run_that_fails_does_not_stop_the_others(home, tmp_path):
     ],
 )
 def test_bad_input_gives_one_message_and_leaves_nothing(home, tmp_path, flags, message):
-    done = _run(home, tmp_path / "run", *flags, code=2)
+    done = run_main(home, tmp_path / "run", *flags, code=2)
     assert message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and not (tmp_path / "run").exists()
 
 
 def test_all_tasks_that_are_not_prepared_are_named_at_once(home, tmp_path):
     config = f"configs/vtab.py:svhn+colours+dtd,method=lora,seeds=2,data_dir={home}"
-    done = _run(home, tmp_path / "run", config=config, code=2)
+    done = run_main(home, tmp_path / "run", config=config, code=2)
     assert done.stderr.startswith("error: svhn is not prepared in ")
     for task in ("svhn", "dtd"):
         command = f"`python -m noah_jax.data prepare {task} --data_dir={home}`"
@@ -442,12 +373,14 @@ def test_all_tasks_that_are_not_prepared_are_named_at_once(home, tmp_path):
 def test_bad_lists_are_told_of_and_nothing_is_written(home, tmp_path, name, added, messages):
     path = home / "colours" / f"{name}.txt"
     lines = path.read_text()
-    (home / "colours/images/test/broken.jpg").write_bytes(b"no image")
+    broken = home / "colours/images/test/broken.jpg"
+    broken.write_bytes(b"no image")
     try:
         path.write_text("" if added is None else lines + added)
-        done = _run(home, tmp_path / "run", "--config.method=linear", code=2)
+        done = run_main(home, tmp_path / "run", "--config.method=linear", code=2)
     finally:
         path.write_text(lines)
+        broken.unlink()
     assert all(message in done.stderr for message in messages)
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
@@ -455,6 +388,6 @@ def test_bad_lists_are_told_of_and_nothing_is_written(home, tmp_path, name, adde
 def test_augmentation_reaches_the_training(home, tmp_path):
     """Smoothed labels of 3 classes cannot be fitted to a loss under 0.29; plain ones are (0.01)."""
     flags = "--config.method=lora", "--config.stage=retrain", "--config.augmentation=randaugment"
-    _run(home, tmp_path, *flags)
+    run_main(home, tmp_path, *flags)
     losses = [line["loss"] for line in _lines(tmp_path) if "loss" in line]
     assert len(losses) == 3 and min(losses) > 0.29

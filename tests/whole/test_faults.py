@@ -10,10 +10,9 @@ import time
 
 import pytest
 
-from tests.whole import test_distributed, test_end_to_end
-from tests.whole.test_end_to_end import ROOT
+from tests.helpers import processes
+from tests.helpers.commands import ROOT, main_command
 
-home = test_end_to_end.home
 FLAGS = [
     "--config.checkpoint_seconds=0",
     "--config.supernet.epochs=12",
@@ -41,7 +40,7 @@ def alone(command):
 
 
 def two(command):
-    return test_distributed._start([command, command])
+    return processes.start([command, command])
 
 
 def _all_said(process, timeout) -> str:
@@ -82,7 +81,7 @@ class Faults:
         self.last_step = max(map(int, os.listdir(whole / "retrain")))
 
     def _running(self, name):
-        command = test_end_to_end._command(self.home, self.folder / name, *FLAGS, *self.flags)
+        command = main_command(self.home, self.folder / name, *FLAGS, *self.flags)
         return self.start(command)
 
     def stop(self, send) -> bool:

@@ -14,10 +14,8 @@ from noah_jax.runtime import sharding
 from noah_jax.runtime.checkpoint import Checkpoints
 from noah_jax.runtime.writer import Writer
 from noah_jax.training import evaluation, loop
-from tests.training import test_step as test_train
-from tests.training.test_step import SPACE, genomes
+from tests.helpers.models import SPACE, genomes
 
-network, data, augmented = test_train.network, test_train.data, test_train.augmented
 _FLAT_MB = 40  # where a leak of a kilobyte a step or genome adds 5 and 2
 
 
