@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from noah_jax.api import find_subnet
     from noah_jax.config import defaults
     from noah_jax.interop.predict import classify
-    from noah_jax.interop.subnet import load as load_subnet
+    from noah_jax.interop.subnet import read as load_subnet
     from noah_jax.interop.subnet import read as read_subnet
     from noah_jax.space import SearchSpace
     from noah_jax.vit import ViT, ViTConfig
