@@ -68,7 +68,7 @@ def measure(run: Run, genomes: np.ndarray, images: int, retrain: int) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             everything, home = run.source.splits["trainval"], pathlib.Path(folder)
             params, subnet = run.fit_genome("retrain", genome, everything, home, start)
-        accuracy, _ = run.judge(subnet, params, genome, test)
+        accuracy, _ = run.evaluate(subnet, params, genome, test)
         retrained.append(float(accuracy[0]))
     return {"folds": run.config.search.folds, "accuracies": accuracies, "retrained": retrained}
 

@@ -35,7 +35,7 @@ from noah_jax.runtime.writer import Writer
 from noah_jax.search import methods, supernet
 from noah_jax.space import files
 from noah_jax.training import outcome
-from noah_jax.training.opening import prepare, refuse_other_config
+from noah_jax.training.opening import open_run, refuse_other_config
 from noah_jax.training.run import Run
 
 
@@ -48,7 +48,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
     if not processes.from_main((workdir / "result.json").is_file):
-        prepare(config, workdir)
+        open_run(config, workdir)
 
 
 def run(
@@ -81,7 +81,7 @@ def run(
         if config.stage == "report" or not (workdir / "report.html").is_file():
             _report(workdir)
         return result
-    opened = prepare(config, workdir, source)
+    opened = open_run(config, workdir, source)
     make_folder(workdir, parents=True)
     with claim(workdir, opened.writer.say):
         refuse_other_config(config, workdir, opened.inputs)  # another run may have been here
@@ -130,7 +130,7 @@ def _run_stages(run: Run) -> bool:
         params, network = run.fit_genome("retrain", genome, split, folder, start)
     if config.stage == "retrain":
         return False
-    outcome.evaluate(run, network, params, genome, best)
+    outcome.test_subnet(run, network, params, genome, best)
     return True
 
 

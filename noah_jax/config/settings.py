@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from noah_jax.config.fields import setting
-from noah_jax.pretrained import BACKBONES, NORMALISATIONS
+from noah_jax.pretrained import NORMALISATIONS
+from noah_jax.pretrained.backbones import arch_of
 from noah_jax.runtime.trackers import TRACKERS
 from noah_jax.space import OPERATORS, SearchSpace
 from noah_jax.space.budget import Budget
@@ -274,8 +275,8 @@ class Config:
 
     @property
     def arch(self) -> str:
-        """The ViT's name: the named backbone's, or `backbone` itself."""
-        return BACKBONES[self.backbone].arch if self.backbone in BACKBONES else self.backbone
+        """The name of the ViT's shape."""
+        return arch_of(self.backbone)
 
     def vit(self, num_classes: int, dtype: str) -> ViTConfig:
         return ViTConfig.named(

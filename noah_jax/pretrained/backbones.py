@@ -102,3 +102,8 @@ BACKBONES = {
     "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae"),
     "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae"),
 }
+
+
+def arch_of(backbone: str) -> str:
+    """The name of its shape for `ViTConfig.named`: a named backbone's, or `backbone` itself."""
+    return BACKBONES[backbone].arch if backbone in BACKBONES else backbone

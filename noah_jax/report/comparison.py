@@ -12,13 +12,14 @@ import numpy as np
 
 from noah_jax.data.tasks import METRIC
 from noah_jax.report import figures, page
-from noah_jax.report.figures import COLOURS, GREY, RED, Drawing, new_figure
+from noah_jax.report.figures import GREY, RED, Drawing, new_figure
 from noah_jax.report.page import picture
 from noah_jax.report.report import losses_by_epoch
 from noah_jax.report.tables import benchmark, published
 from noah_jax.runtime.workdir import make_folder, read_json_here, read_lines
 from noah_jax.runtime.writer import duration
 from noah_jax.space.genomes import ALL_MODULES
+from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.training.result import Result
 
 _OTHERS = ("#7f5539", "#17a2a6", "#b5487d", "#7c8a1e", "#5d5fb0", "#c29a2b")
@@ -83,7 +84,8 @@ def _link(path: pathlib.Path, folder: pathlib.Path) -> str:
 
 
 def _looks(methods: Iterable[str]) -> Looks:
-    fixed = COLOURS | {"noah": RED, "linear": GREY}
+    fixed = {name: module.colour for name, module in PROMPT_MODULES.items()}
+    fixed |= {"noah": RED, "linear": GREY}
     free = iter(_OTHERS * len(_MARKERS))
     return {
         method: (fixed.get(method) or next(free), _MARKERS[number % len(_MARKERS)])
@@ -145,7 +147,8 @@ def _trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
             axis.scatter(x, y, s=55, color=colour, marker=marker, label=method, zorder=3)
     sizes = sorted(result["params"] / 1e6 for result in results if result["params"])
     if sizes and sizes[-1] > 20 * sizes[0]:  # full fine-tuning is far off
-        axis.set_xscale("symlog", linthresh=sizes[0])
+        axis.set_xscale("symlog", linthresh=10 ** np.floor(np.log10(sizes[0])))
+        axis.xaxis.set_major_formatter("{x:g}")  # the scale's own writes formulas
     axis.margins(0.08)
     axis.set(xlabel="parameters (M), head excluded", ylabel=METRIC)
     axis.grid(alpha=0.25)

@@ -1,7 +1,7 @@
 """The drawings of a report: each with the numbers that it shows.
 
-They are small, so that they stay readable on a phone, and made without pyplot, which would keep
-them and need a display on some systems.
+They are small, so that they stay readable on a phone. They are made without pyplot, which would
+keep them and need a display on some systems.
 """
 
 import dataclasses
@@ -13,21 +13,16 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from noah_jax.pretrained import BACKBONES
-from noah_jax.space.genomes import ALL_MODULES, MODULES, count_params
+from noah_jax.pretrained.backbones import arch_of
+from noah_jax.space.genomes import MODULES, by_module
+from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.training.predictions import Predictions
 from noah_jax.training.result import Result
 from noah_jax.vit import ViTConfig
 
 INK = "#222222"  # the page changes it where it is dark
-COLOURS = {"vpt": "#3b76c4", "lora": "#d9822b", "adapter": "#4aa564", "parallel": "#9a66c0"}
-TITLES = {
-    "vpt": "Visual prompts",
-    "lora": "LoRA",
-    "adapter": "Adapter",
-    "parallel": "Parallel adapter",
-}
 RED, GREY = "#d0453a", "#8a8a8a"
+BLUE, GREEN = PROMPT_MODULES["vpt"].colour, PROMPT_MODULES["adapter"].colour
 _WIDTH, _MOST_BARS, _MOST_CELLS, _MOST_MARKS, _LONGEST_NAME = 4.8, 30, 20, 60, 22
 
 STYLE = {
@@ -80,16 +75,16 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
 
 def token_width(result: Result) -> int:
     """The width of the ViT that the result's backbone is."""
-    name = result["backbone"]
-    return ViTConfig.named(BACKBONES[name].arch if name in BACKBONES else name).width
+    return ViTConfig.named(arch_of(result["backbone"])).width
 
 
 def architecture(result: Result, file: str = "architecture") -> Drawing:
     """A subnet as the paper draws it: a row a module, a bar a block, and what these cost."""
     genome = np.array(result["genome"])
-    sizes = dict(zip(ALL_MODULES, genome.T, strict=False))
+    sizes = by_module(genome)
     sizes = {name: row for name, row in sizes.items() if name in MODULES or row.any()}
-    costs = {name: _block_params(genome, name, token_width(result)) for name in sizes}
+    width = token_width(result)
+    costs = {name: PROMPT_MODULES[name].params(row, width) for name, row in sizes.items()}
     heights = [0.85 if row.any() else 0.15 for row in sizes.values()] + [0.85]
     ratios = {"gridspec_kw": {"height_ratios": heights}}
     figure, axes = new_figure(
@@ -98,7 +93,8 @@ def architecture(result: Result, file: str = "architecture") -> Drawing:
     for axis, (name, row) in zip(axes, sizes.items(), strict=False):
         _draw_sizes(axis, name, row)
     _draw_costs(axes[-1], costs)
-    means = ", ".join(f"{TITLES[name]} {row.mean():.1f}" for name, row in sizes.items())
+    titles = {name: PROMPT_MODULES[name].title for name in sizes}
+    means = ", ".join(f"{titles[name]} {row.mean():.1f}" for name, row in sizes.items())
     alt = f"Size of each module in each of {len(genome)} blocks; on average {means}."
     header = ("block", *sizes, *(f"{name}_params" for name in costs))
     blocks = np.arange(1, len(genome) + 1)
@@ -109,7 +105,7 @@ def architecture(result: Result, file: str = "architecture") -> Drawing:
 def _draw_sizes(axis, name: str, sizes: np.ndarray) -> None:
     """Draws the size of one module in each block; a dot where it is absent."""
     blocks = np.arange(1, len(sizes) + 1)
-    bars = axis.bar(blocks, sizes, width=0.76, color=COLOURS[name])
+    bars = axis.bar(blocks, sizes, width=0.76, color=PROMPT_MODULES[name].colour)
     font = 66 * _WIDTH / len(blocks) / (0.75 * max(map(len, map(str, sizes))))
     upright = font < 6  # labels that are too long to lie
     options = {"rotation": 90, "padding": 2} if upright else {"padding": 1}
@@ -117,7 +113,8 @@ def _draw_sizes(axis, name: str, sizes: np.ndarray) -> None:
     axis.bar_label(bars, labels, fontsize=8 if upright else min(8.5, font), **options)
     absent = blocks[sizes == 0]
     axis.scatter(absent, np.zeros(len(absent)), s=7, color=GREY, zorder=3, clip_on=False)
-    axis.set_title(TITLES[name], loc="left", color=COLOURS[name], fontweight="bold", pad=4)
+    module = PROMPT_MODULES[name]
+    axis.set_title(module.title, loc="left", color=module.colour, fontweight="bold", pad=4)
     axis.set_ylim(0, max(sizes.max(), 1) * (1.9 if upright else 1.35))
     axis.spines["left"].set_visible(False)
     axis.tick_params(bottom=False, left=False, labelleft=False)
@@ -128,20 +125,12 @@ def _draw_costs(axis, costs: Mapping[str, np.ndarray]) -> None:
     total = np.zeros(len(next(iter(costs.values()))))
     blocks = np.arange(1, len(total) + 1)
     for name, params in costs.items():
-        axis.bar(blocks, params / 1e3, width=0.76, bottom=total, color=COLOURS[name])
+        axis.bar(blocks, params / 1e3, width=0.76, bottom=total, color=PROMPT_MODULES[name].colour)
         total += params / 1e3
     axis.set_title("Parameters in each block (thousands)", loc="left", pad=4)
     axis.set_ylim(0, 1.15 * total.max() or 1)
     axis.set(xlabel="block", xlim=(0.4, len(blocks) + 0.6))
     axis.set_xticks(blocks[:: max(1, len(blocks) // 12)])
-
-
-def _block_params(genome: np.ndarray, name: str, width: int) -> np.ndarray:
-    """The parameters of one module in each block, int `[blocks]`."""
-    alone = np.zeros_like(genome)
-    column = ALL_MODULES.index(name)
-    alone[:, column] = genome[:, column]
-    return count_params(alone[:, None], width)
 
 
 # --- Training ------------------------------------------------------------------------------------
@@ -153,7 +142,7 @@ def training(curves: Curves) -> Drawing:
     """The training loss by epoch, a panel a stage."""
     figure, axes = new_figure(2.6, 1, len(curves))
     for axis, (name, losses) in zip(axes, curves.items(), strict=True):
-        draw_losses(axis, losses, color=COLOURS["vpt"], marker="o")
+        draw_losses(axis, losses, color=BLUE, marker="o")
         axis.set_title(name, loc="left")
         axis.xaxis.get_major_locator().set_params(nbins=5)
     axes[0].set_ylabel("cross-entropy")
@@ -187,7 +176,7 @@ def classes(test: Predictions) -> Drawing:
     if len(rows) <= _MOST_BARS:
         figure, (axis,) = new_figure(0.8 + 0.22 * len(rows))
         places = np.arange(len(rows))[::-1]
-        axis.barh(places, shares, color=COLOURS["adapter"], height=0.75)
+        axis.barh(places, shares, color=GREEN, height=0.75)
         axis.set_yticks(places, [short_name(test.name(label)) for label, *_ in rows])
         axis.tick_params(left=False)
         axis.set(xlabel="test accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(rows) - 0.4))
@@ -195,7 +184,7 @@ def classes(test: Predictions) -> Drawing:
     else:
         figure, (axis,) = new_figure(2.9)
         edges = np.arange(len(rows) + 1)
-        axis.stairs(shares, edges, fill=True, color=COLOURS["adapter"], alpha=0.85)
+        axis.stairs(shares, edges, fill=True, color=GREEN, alpha=0.85)
         axis.set(xlabel="classes, best first", ylabel="test accuracy (%)", ylim=(0, 101))
         axis.set_xlim(0, len(rows))
         axis.axhline(shares.mean(), color=RED, linewidth=1, label=f"mean {shares.mean():.1f} %")
@@ -219,7 +208,7 @@ def confusion(test: Predictions) -> Drawing | None:
     np.add.at(counts, places, 1)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, (axis,) = new_figure(4.6)
-    clear = LinearSegmentedColormap.from_list("", [f"{COLOURS['vpt']}00", COLOURS["vpt"]])
+    clear = LinearSegmentedColormap.from_list("", [f"{BLUE}00", BLUE])
     axis.imshow(shares, cmap=clear, vmin=0, vmax=100)
     for row, column in np.argwhere(counts):
         colour = "#ffffff" if shares[row, column] > 55 else INK

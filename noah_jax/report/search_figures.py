@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from noah_jax.report.figures import COLOURS, GREY, RED, Drawing, Rows, new_figure
+from noah_jax.report.figures import BLUE, GREY, RED, Drawing, Rows, new_figure
 from noah_jax.space.candidates import Candidate, pareto_front
 from noah_jax.training.result import Result
 
@@ -60,7 +60,7 @@ def by_generation(generations: Generations, bounds: tuple[float, float]) -> Draw
     for axis, name in zip(axes, names, strict=False):
         before = [one for number in generations if number < name for one in generations[number]]
         axis.scatter(*_places(before), s=10, color=GREY, alpha=0.45, linewidths=0)
-        axis.scatter(*_places(generations[name]), s=16, color=COLOURS["vpt"], linewidths=0)
+        axis.scatter(*_places(generations[name]), s=16, color=BLUE, linewidths=0)
         so_far = [*before, *generations[name]]
         _front(axis, so_far)
         axis.set_title(f"generation {name}", loc="left", pad=3)

@@ -108,7 +108,7 @@ def tune(run: Run) -> list[Candidate]:
             params, network = run.fit_genome(
                 "tuning", genome, run.source.splits["train"], run.workdir / "tuning" / name
             )
-            yield run.judge(network, params, genome, run.source.splits["val"])
+            yield run.evaluate(network, params, genome, run.source.splits["val"])
 
     return evolution.evaluate_all(
         run.space, np.stack(list(genomes.values())), evaluate, run.workdir / "search", run.writer

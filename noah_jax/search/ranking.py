@@ -121,7 +121,7 @@ def open_run(workdir: pathlib.Path) -> Run:
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    return opening.prepare(from_json(saved), workdir)
+    return opening.open_run(from_json(saved), workdir)
 
 
 def _recipe(run: Run) -> dict:
@@ -160,7 +160,7 @@ def _retrain(run: Run, genome: np.ndarray, folder: pathlib.Path) -> float:
     run = dataclasses.replace(run, writer=Writer(folder.parent))  # the workdir's log is the run's
     start, splits = time.monotonic(), run.source.splits
     params, network = run.fit_genome("retrain", genome, splits["trainval"], folder)
-    accuracy, _ = run.judge(network, params, genome, splits["test"])
+    accuracy, _ = run.evaluate(network, params, genome, splits["test"])
     run.writer.log(
         stage="rank",
         params=int(run.space.count(genome)),

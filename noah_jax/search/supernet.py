@@ -61,7 +61,7 @@ def train(run: Run) -> list[tuple]:
             network,
             genomes_of_step(run.space, config.supernet, run.seed("genomes", fold)),
             train_split,
-            home / f"fold_{fold}" if len(folds) > 1 else home,
+            run.checkpoints(home / f"fold_{fold}" if len(folds) > 1 else home),
             part=fold,
         )
         trained.append((network, params))

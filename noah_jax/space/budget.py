@@ -1,10 +1,6 @@
 """The numbers of parameters that a search admits."""
 
 import dataclasses
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from noah_jax.space.search_space import SearchSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +24,12 @@ class Budget:
             "search.budget_millions"
         )
 
-    def unreachable(self, space: "SearchSpace") -> str:
-        """The message for a budget that no genome of `space` can meet, or nothing."""
+    def unreachable(self, space) -> str:
+        """The message for a budget that no genome of `space` can meet, or nothing.
+
+        Args:
+          space: a `SearchSpace`; its module imports this one, so the type is not written here.
+        """
         smallest, largest = (
             int(space.count(genome)) for genome in (space.smallest(), space.largest())
         )

@@ -338,6 +338,8 @@ def test_methods_side_by_side(tmp_path):
     assert links[:3] == ["linear-0/report.html", "lora-0/report.html", "noah-0/report.html"]
     rows = _table(tmp_path / "figures/accuracy.csv")
     assert [(row["method"], int(row["seed"]), int(row["params"])) for row in rows] == runs
+    labels = re.findall("<text[^>]*>([^<]*)", (tmp_path / "figures/accuracy.svg").read_text())
+    assert {"0", "0.1", "1", "10"} <= set(labels) and not any("$" in label for label in labels)
     assert len(_table(tmp_path / "figures/learning.csv")) == 6 * 3
     # Not of what is alike in all blocks: LoRA alone.
     assert len(list(tmp_path.glob("figures/architecture_*.svg"))) == 3
