@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from noah_jax import config as config_lib
 from noah_jax import sweep
+from noah_jax.config import installed
 from noah_jax.errors import UserError
 from noah_jax.report import status
 from noah_jax.runtime import backend, preemption, processes
@@ -88,7 +89,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _flags(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(installed.find(argv))
     except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
         key = str(error).strip("\"'")
         raise UserError(f"there is no configuration key {key}") from error

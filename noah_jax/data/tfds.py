@@ -3,6 +3,7 @@
 Preparation writes array_record, whose records are read one by one in any order.
 """
 
+import importlib.util
 import io
 import pathlib
 import shlex
@@ -204,6 +205,12 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
             print(f"{name} is prepared already, in {builder.data_path}")
         else:
             todo[name] = builder
+    if todo and importlib.util.find_spec("tensorflow") is None:
+        problems.append(
+            f"{', '.join(todo)}: TensorFlow is missing. Run `pip install 'noah-jax[prepare]'`, or "
+            "`pip install -r launch/requirements-prepare.txt` in a clone"
+        )
+        todo = {}
     if todo:
         size = sum(_gigabytes(facts[name]) for name in todo)
         print(f"{', '.join(todo)}: {size:.2f} GB to download", flush=True)

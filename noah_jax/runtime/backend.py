@@ -52,6 +52,7 @@ def unused_accelerator() -> str | None:
         if there:
             return (
                 f"computing on the CPU, though this machine seems to have a {name}: "
-                f"pip install -r launch/requirements-{kind}.txt, or set JAX_PLATFORMS=cpu"
+                f"pip install -r launch/requirements-{kind}.txt in a clone, pip install "
+                f"'noah-jax[{kind}]' elsewhere, or set JAX_PLATFORMS=cpu"
             )
     return None

@@ -22,6 +22,7 @@ FLOORS = [
     ("pipeline",),
     ("sweep", "api"),
     ("main",),
+    ("__main__",),
 ]
 _BEGIN, _END = "<!-- rooms: made by `python -m tests.helpers.rooms --write` -->", "<!-- /rooms -->"
 

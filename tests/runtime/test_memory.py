@@ -67,6 +67,10 @@ def test_an_accelerator_that_is_not_used(monkeypatch):
     monkeypatch.setattr(backend.shutil, "which", lambda name: None)
     assert backend.unused_accelerator() is None
     monkeypatch.setattr(backend, "_TPUS", (__file__,))
-    assert "a TPU: pip install -r launch/requirements-tpu.txt" in backend.unused_accelerator()
+    assert (
+        "a TPU: pip install -r launch/requirements-tpu.txt in a clone"
+        in backend.unused_accelerator()
+    )
+    assert "pip install 'noah-jax[tpu]' elsewhere" in backend.unused_accelerator()
     monkeypatch.setattr(backend.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert "a GPU: pip install -r launch/requirements-cuda.txt" in backend.unused_accelerator()

@@ -66,3 +66,8 @@ def test_what_is_missing_is_said(monkeypatch):
     with pytest.raises(UserError, match="pip install wandb"):
         trackers.require_packages("wandb")
     trackers.require_packages("")
+    with_all_but_tensorflow = {"tensorboard": "there", "wandb": "there"}
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", with_all_but_tensorflow.get)
+    trackers.require_packages("wandb")
+    with pytest.raises(UserError, match="pip install tensorboard tensorflow"):
+        trackers.require_packages("tensorboard+wandb")
