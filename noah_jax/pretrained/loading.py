@@ -69,7 +69,7 @@ def fingerprint(name_or_path: str) -> str:
 def _file(name_or_path: str) -> pathlib.Path:
     name = str(name_or_path)
     if name in BACKBONES:
-        path = fetch(BACKBONES[name].source, BACKBONES[name].sha256)
+        path = fetch(BACKBONES[name].source)
     else:
         path = pathlib.Path(name).expanduser()
     if not path.is_file():
