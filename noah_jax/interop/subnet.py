@@ -129,7 +129,7 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
 
 
 def as_saved(tensor: np.ndarray) -> np.ndarray:
-    """Makes a tensor contiguous and float32; safetensors would write its memory in any order."""
+    """Makes a tensor float32 and contiguous, because safetensors writes the memory as it lies."""
     return np.ascontiguousarray(tensor, np.float32)
 
 

@@ -49,7 +49,7 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
                 value = _point(value, point)
             rows = value["genome"] if isinstance(value, dict) else value
         if not isinstance(rows, list) or not all(map(_are_sizes, rows)):
-            raise ValueError(f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
+            raise ValueError(f"it is not a list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
         widths = sorted({len(row) for row in rows})
         columns = range(len(MODULES), len(ALL_MODULES) + 1)
         if len(rows) != blocks or len(widths) != 1 or widths[0] not in columns:
@@ -68,7 +68,7 @@ def _point(value, name: str) -> dict:
     """Picks the point of that name from the contents of a `front.json`."""
     points = value.get("points") if isinstance(value, dict) else None
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise ValueError("it is no front")
+        raise ValueError("it is not a front")
     for point in points:
         if point.get("name") == name:
             return point
