@@ -112,7 +112,7 @@ def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
 
 
 def _alone(run: Run, genome: np.ndarray) -> Best:
-    """Describes a genome that was not evaluated; UserError if it is empty or off the budget."""
+    """Describes a genome that was not evaluated; UserError if the budget forbids it."""
     params, budget = int(run.space.count(genome)), run.config.search.limits
     if not genome.any() or not budget.admits(params):
         found = f"the genome of {params / 1e6:.4f} M parameters that {run.config.method} finds"
