@@ -1,7 +1,7 @@
 """The augmentation of NOAH's few-shot and ImageNet runs, as timm 0.5.4 does it.
 
-On the host, image by image (`stream`): random resized crop, flip, RandAugment
-`rand-m9-mstd0.5-inc1`. The rest is done on the device, see training/mixing.py. All values are the
+This part runs on the host, image by image (`stream`): random resized crop, flip, RandAugment
+`rand-m9-mstd0.5-inc1`. The rest runs on the device; see training/mixing.py. All values are the
 defaults of NOAH's supernet_train_prompt.py.
 """
 
@@ -50,19 +50,20 @@ def stream(
     first_step: int,
     rows: np.ndarray | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """Batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
+    """Yields batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
 
-    Every epoch has another order and leaves out the images that fill no batch. A batch is a pure
-    function of its step and the seed. `close()` ends the threads that read ahead.
+    Every epoch has another order and leaves out the images that do not fill a batch. A batch is a
+    pure function of its step and the seed. `close()` ends the threads that read ahead.
 
     Args:
-      rows: of each batch, those that are wanted; None = all. Only these are read.
+      first_step: the step of the first batch.
+      rows: the rows of each batch that are wanted; None = all. Only these are read.
 
     Raises:
-      UserError: an image cannot be read; it is named.
+      UserError: an image cannot be read; the message names it.
     """
 
-    import grain  # here, as it loads JAX, and `import noah_jax.data` must not
+    import grain  # here, because it loads JAX, which `import noah_jax.data` must not do
 
     def read(index, rng):
         try:
@@ -75,7 +76,7 @@ def stream(
 
     whole_batches = len(split) // batch_size * batch_size
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle()[:whole_batches].repeat()
-    images = order.random_map(read)  # by the position, so the rows of others change nothing
+    images = order.random_map(read)  # seeded by position, whichever rows are read
     rows = np.arange(batch_size) if rows is None else rows
 
     def wanted(position, row):
@@ -91,7 +92,10 @@ def stream(
 
 
 def augment(image: PIL.Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 `[size, size, 3]`: random resized crop, flip, RandAugment.
+    """Augments an image: random resized crop, flip, RandAugment.
+
+    Returns:
+      uint8 `[size, size, 3]`
 
     Raises:
       ValueError: see `images.rgb`.
@@ -108,7 +112,7 @@ def augment(image: PIL.Image.Image, size: int, rng: np.random.Generator) -> np.n
 
 
 def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom: area and ratio drawn until the box fits, at last the centre."""
+    """Draws a box (left, top, right, bottom) until it fits the image; if none does, the centre."""
     for _ in range(_ATTEMPTS):
         area = rng.uniform(*_CROP_AREA) * width * height
         ratio = math.exp(rng.uniform(*np.log(_CROP_RATIO)))
@@ -138,7 +142,7 @@ def _enhance(kind):
 
 
 def _posterize(image, level, _):
-    """Keeps 4 … 0 bits; of Pillow's own function, recent versions refuse 0 (a black image)."""
+    """Keeps 4 … 0 bits. Pillow's own function refuses 0, a black image, in recent versions."""
     mask = 256 - 2 ** (4 + int(level * 4))
     return image.point([value & mask for value in range(256)] * 3)
 

@@ -30,15 +30,15 @@ _MAX_CLASSES = 100_000  # of one's own images; a mistyped label must not take me
 def open_folder(
     folder: pathlib.Path, task: Task | None, split_seed: int, shots: Shots | None
 ) -> Source:
-    """The data of one task.
+    """Opens the folder of one task.
 
-    One's own images are turned upright as their EXIF says; a benchmark's are not, as the reference
-    code does not.
+    A user's own images are turned upright as their EXIF says. A benchmark's are not, because the
+    reference code does not do so.
 
     Args:
-      task: its facts, if it is a benchmark's.
-      split_seed: of the splits of class folders.
-      shots: draws that many of what the folder has for training; None = all.
+      task: the task's facts, if it is a benchmark's.
+      split_seed: draws the splits of class folders.
+      shots: draws that many of the folder's training images; None = all.
 
     Raises:
       UserError: a list cannot be read, or the folder cannot be split.
@@ -62,7 +62,7 @@ def open_folder(
 def file_split(
     folder: pathlib.Path, rows: Rows, classes: tuple[int, ...] = (), upright: bool = False
 ) -> Split:
-    """The images of `rows` inside `folder`; see `Split` and `images.open_file`."""
+    """Makes a split of the images `rows` inside `folder`; see `Split` and `images.open_file`."""
     return Split(
         [str(path) for path, _ in rows],
         lambda index: (open_file(folder / rows[index][0], upright), rows[index][1]),
@@ -73,13 +73,16 @@ def file_split(
 
 
 def encoding(files: dict[str, Rows]) -> str:
-    """The image formats by their suffixes."""
+    """The image formats, as the files' suffixes say, joined by +."""
     suffixes = {path.suffix.lower() for rows in files.values() for path, _ in rows} & _SUFFIXES
     return "+".join(sorted({{".jpg": "jpeg"}.get(name, name[1:]) for name in suffixes}))
 
 
 def drawn(pool: Rows, shots: Shots) -> dict[str, Rows]:
-    """Few of `pool` to train on, few to validate with; a subnet is retrained on the former."""
+    """Draws a few images of `pool` to train on and a few to validate with.
+
+    A subnet is retrained on the former alone.
+    """
     num_classes = len({label for _, label in pool})
     train, val = shots.split(lambda index: pool[index][1], len(pool), num_classes)
     files = {"train": [pool[index] for index in train], "val": [pool[index] for index in val]}
@@ -87,14 +90,14 @@ def drawn(pool: Rows, shots: Shots) -> dict[str, Rows]:
 
 
 def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str, Rows]:
-    """The few-shot images that NOAH published, or few of CoOp's or FGVC's lists.
+    """Reads NOAH's published few-shot lists, or draws a few images from CoOp's or FGVC's lists.
 
     Args:
-      folder: where the images are, themselves or in a folder that the archives make.
-      task: its facts, if it is a benchmark's.
+      folder: holds the images, or a folder with them that the dataset's archive makes.
+      task: the task's facts, if it is a benchmark's.
 
     Raises:
-      UserError: `shots.lists` is none of these.
+      UserError: `shots.lists` holds none of these lists.
     """
     lists = pathlib.Path(shots.lists).expanduser()
     own = lists / f"{folder.name}.json", lists / folder.name  # where there are several tasks
@@ -115,7 +118,7 @@ def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str
 
 
 def _placed(folder: pathlib.Path, rows: Rows) -> Rows:
-    """With the paths from `folder` on: lists leave out the folders that the archives make."""
+    """Completes paths to start at `folder`; lists leave out the folders that the archives make."""
     first = rows[0][0] if rows else ""
     places = (place for place in _IMAGE_FOLDERS if os.path.isfile(folder / place / first))
     place = next(places, "")
@@ -126,12 +129,12 @@ def _placed(folder: pathlib.Path, rows: Rows) -> Rows:
 
 
 def class_rows(folder: pathlib.Path, name: str, label: int) -> Rows:
-    """The images of the class folder `name`, in order of their paths, which start there."""
+    """The images of the class folder `name`, sorted by path; the paths start with `name`."""
     return [(path.relative_to(folder), label) for path in image_files(folder / name)]
 
 
 def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All images in a folder and those below it, in order of their paths."""
+    """All images in a folder and in the folders below it, sorted by path."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -140,14 +143,14 @@ def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def class_folders(folder: pathlib.Path) -> list[str]:
-    """The names of the folders in `folder`, sorted: a class's label is its place."""
+    """The names of the folders in `folder`, sorted; the place of a class is its label."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
-    """See `split_classes`; UserError if the folder cannot be split."""
+    """Splits the images of a class folder; see `split_classes`. UserError if that is impossible."""
     classes = class_folders(folder)
     images = {name: class_rows(folder, name, label) for label, name in enumerate(classes)}
     problems = []
@@ -166,8 +169,12 @@ def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
 
 
 def split_classes(classes: Sequence[Sequence], seed: int) -> dict[str, list]:
-    """The examples of each class, at least 3, over the splits: a fifth for the test, and of the
-    rest a fifth for validation."""
+    """Splits the examples of each class: a fifth for the test, a fifth of the rest to validate.
+
+    Args:
+      classes: the examples of each class, at least 3.
+      seed: draws the splits.
+    """
     rng = np.random.default_rng(seed)
     splits: dict[str, list] = {name: [] for name in _LISTS}
     for examples in classes:

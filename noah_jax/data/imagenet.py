@@ -1,4 +1,4 @@
-"""ImageNet and its test sets of other domains, in the folders that their archives make.
+"""ImageNet and the test sets of other domains, in the folders that their archives make.
 
 <data_dir>/imagenet/{train,val}/<synset>/…            or, with lists, NOAH's flat val/
 <data_dir>/imagenetv2/imagenetv2-matched-frequency-format-val/<class number>/…
@@ -25,10 +25,14 @@ _FOLDERS = {
 
 
 def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
-    """Few images of `train` to train on and validate with, `val` as the test.
+    """Opens ImageNet: a few images of `train` to train on and validate with, `val` as the test.
 
-    Of the other domains those that are there are tested. A class's label is the place of its synset
-    among all, so the folders of A and R, which have 200 of them, map onto the same 1,000.
+    Those test sets of other domains whose folders are there are opened, too. The label of a class
+    is the place of its synset in the sorted list of all. So the folders of A and R, which have 200
+    of the synsets, have labels among the same 1,000.
+
+    Args:
+      data_dir: the folder that holds `imagenet`.
 
     Raises:
       UserError: the folders are not ImageNet's.
@@ -61,10 +65,10 @@ def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
 
 
 def _rows(folder: pathlib.Path, part: str, labels: dict[str, int]) -> Rows:
-    """Paths from `folder` on, and labels, of all images in `<folder>/<part>/<class>`."""
+    """Lists the images in `<folder>/<part>/<class>`: paths inside `folder`, and labels."""
     names = class_folders(folder / part)
     if unknown := [name for name in names if name not in labels]:
-        raise UserError(f"{folder / part}: {', '.join(unknown[:5])} is no class of ImageNet")
+        raise UserError(f"{folder / part}: not classes of ImageNet: {', '.join(unknown[:5])}")
     rows = [row for name in names for row in class_rows(folder / part, name, labels[name])]
     return [(part / path, label) for path, label in rows]
 

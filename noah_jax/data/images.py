@@ -1,7 +1,7 @@
 """Image files: which are read, and how they become RGB.
 
-Of files with several frames or pages the first is used; transparency is dropped. Colours are what
-Pillow makes of them without colour profiles, as in the reference code.
+If a file has several frames or pages, the first is used. Transparency is dropped. Colour profiles
+are ignored, as in the reference code.
 """
 
 import contextlib
@@ -21,32 +21,39 @@ from noah_jax.digests import file_sha256
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # others start programs, e.g. EPS
 _MAX_PIXELS = 89_478_485  # Pillow's own limit
 _MAX_BYTES = 1 << 30
-_ANY_FILE_HOLDS, _A_BYTE_HOLDS = 1 << 24, 10_000  # pixels: more are claimed, to take memory
+# Pixels that a file of any size may have, and that each of its bytes may stand for. A file that
+# claims more is made to exhaust the memory.
+_ANY_FILE_HOLDS, _A_BYTE_HOLDS = 1 << 24, 10_000
 
-# It warns of damaged metadata, which leaves the pixels alone, and of what is refused here anyway.
+# Pillow warns of damaged metadata, which does not affect pixels, and of files that we refuse.
 warnings.filterwarnings("ignore", module="PIL")
 
 
 def require_file(path: str | pathlib.Path, most_bytes: int) -> int:
-    """Its size in bytes; says at once that there is no file, where reading would wait for a pipe.
+    """Returns the size of a file in bytes; raises at once where reading would wait for a pipe.
 
     Raises:
-      OSError: there is nothing that can be looked at.
-      ValueError: it is no file, or a larger one.
+      OSError: there is nothing at `path`, or it cannot be reached.
+      ValueError: it is not a file, or a file of more than `most_bytes`.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("no file, but a folder, a pipe or a device")
+        raise ValueError("not a file, but a folder, a pipe or a device")
     if status.st_size > most_bytes:
         raise ValueError(f"the file has {status.st_size:,} bytes, at most {most_bytes:,} are read")
     return status.st_size
 
 
 def open_file(path: str | pathlib.Path, upright: bool) -> PIL.Image.Image:
-    """See `open_image`.
+    """Opens an image file; see `open_image`.
 
     Args:
-      upright: turns it as its EXIF says, as viewers show it.
+      upright: turns the image as its EXIF says, which is how viewers show it.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is empty or too large, or claims more pixels than its bytes can hold.
+      Exception: see `open_image`.
     """
     size = require_file(path, _MAX_BYTES)
     if not size:
@@ -54,7 +61,9 @@ def open_file(path: str | pathlib.Path, upright: bool) -> PIL.Image.Image:
     image = open_image(path)
     try:
         if image.width * image.height > max(_ANY_FILE_HOLDS, _A_BYTE_HOLDS * size):
-            raise ValueError(f"a file of {size} bytes holds no {image.width}×{image.height} pixels")
+            raise ValueError(
+                f"a file of {size} bytes cannot hold {image.width}×{image.height} pixels"
+            )
         if upright:
             _turn(image)
     except BaseException:
@@ -64,18 +73,18 @@ def open_file(path: str | pathlib.Path, upright: bool) -> PIL.Image.Image:
 
 
 def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
-    """The image, not yet decoded; to be closed.
+    """Opens an image without decoding it; the caller closes it.
 
     Raises:
-      ValueError: it has too many pixels, or is no image in one of `_FORMATS`.
-      Exception: whatever else Pillow's readers raise on a broken one.
+      ValueError: the image has too many pixels, or is not in one of `_FORMATS`.
+      Exception: whatever else Pillow's readers raise on a broken image.
     """
     too_large = f"more than {_MAX_PIXELS:,} pixels: make the image smaller"
     try:
         image = PIL.Image.open(file, formats=_FORMATS)
     except PIL.UnidentifiedImageError:
         raise ValueError(f"no image that can be read as {', '.join(_FORMATS)}") from None
-    except PIL.Image.DecompressionBombError:  # where there are more than twice as many
+    except PIL.Image.DecompressionBombError:  # raised if there are more than twice as many
         raise ValueError(too_large) from None
     if image.width * image.height > _MAX_PIXELS:
         image.close()
@@ -84,7 +93,7 @@ def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
 
 
 def _turn(image: PIL.Image.Image) -> None:
-    if image.format not in ("JPEG", "MPO"):  # of these the metadata comes first
+    if image.format not in ("JPEG", "MPO"):  # in these the metadata precedes the pixels
         image.load()
     try:
         turned = image.getexif().get(Tag.Orientation, 1) != 1
@@ -92,34 +101,38 @@ def _turn(image: PIL.Image.Image) -> None:
         turned = False
     if turned:
         image.load()
-        with contextlib.suppress(Exception):  # of odd metadata, which it writes after turning
+        with contextlib.suppress(Exception):  # it turns the image first, then fails at odd metadata
             PIL.ImageOps.exif_transpose(image, in_place=True)
 
 
 def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in RGB; ValueError if it has more than 8 bits a channel, which would be clipped."""
+    """Converts an image to RGB.
+
+    Raises:
+      ValueError: it has more than 8 bits a channel, which would be clipped.
+    """
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel, convert it to 8")
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # without which Pillow warns
+        image = image.convert("RGBA")  # Pillow would warn without this step
     return image.convert("RGB")
 
 
 def glance(image: PIL.Image.Image) -> tuple[str, bool]:
-    """The sha256 of an image's file, and whether it has several frames.
+    """Inspects an opened image: the sha256 of its file, and whether it has several frames.
 
-    Reads all that `rgb` would, but decodes JPEG at an eighth of its size.
+    It reads everything that `rgb` would read, but decodes a JPEG at an eighth of its size.
     """
     image.draft("RGB", (8, 8))
     np.asarray(rgb(image).reduce(8))
     digest = file_sha256(image.filename)
     try:
-        several = getattr(image, "is_animated", False)  # of GIF looks at the second frame
+        several = getattr(image, "is_animated", False)  # reads the second frame of a GIF
     except Exception:
         several = True
     return digest, several
 
 
 def reason(error: Exception) -> str:
-    """What is wrong with an image, for a line that starts with its name."""
+    """Says what is wrong with an image, for a line that starts with its name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Looks at a folder's data before anything starts: at each image, and at the labels."""
+"""Inspects a folder's data before anything starts: each image, and the labels."""
 
 import dataclasses
 import os
@@ -11,22 +11,23 @@ from noah_jax.errors import UserError, joined, listed
 _Glance = tuple[str, bool]
 _Version = tuple[str, int, int, int]
 
-# Several runs look at the same test images. A file that was written since has another version.
+# Several runs inspect the same test images. A file that is written again has another version.
 _GLANCES: dict[_Version, _Glance] = {}
 
 
 def inspect_images(source: Source, origin: pathlib.Path) -> Source:
-    """The source with warnings and fingerprint, if its images open and its labels are in range.
+    """Inspects all images and labels of a source, and adds warnings and the fingerprint to it.
 
-    It is warned of classes that are not trained on, of copies among what is trained on and tested
-    with, and of images with several frames.
+    The warnings are about classes without training images, copies across training, validation and
+    test, and images with several frames.
 
     Args:
-      source: its splits are read from files, see `Split.folder`.
+      source: one whose splits are files; see `Split.folder`.
       origin: the folder, for messages.
 
     Raises:
-      UserError: all that is wrong; also if images to train on are in the test.
+      UserError: a split is empty, an image cannot be read, a label is out of range, or an image is
+        both trained on and tested with; the message lists everything.
     """
     splits = {**source.splits, **source.more_tests}
     empty = [f"{name} has no images" for name, split in splits.items() if not len(split)]
@@ -52,7 +53,7 @@ def inspect_images(source: Source, origin: pathlib.Path) -> Source:
 
 
 def _glances(split: Split) -> list[_Glance | str]:
-    """The `glance` at each image, or a line for one that cannot be read."""
+    """The `glance` at each image, or a message for an image that cannot be read."""
     versions = [_version(split.folder / name) for name in split.names]
     found: list = [_GLANCES.get(version) for version in versions]
     new = [index for index, glance in enumerate(found) if glance is None]
@@ -64,7 +65,7 @@ def _glances(split: Split) -> list[_Glance | str]:
 
 
 def _version(path: pathlib.Path) -> _Version | None:
-    """It changes with each write, even one whose time is set back; None = there is no file."""
+    """A key that changes with each write to a file, even if its time is reset; None = no file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -73,7 +74,7 @@ def _version(path: pathlib.Path) -> _Version | None:
 
 
 def _absent(source: Source) -> list[str]:
-    """Warns of classes that no image to train with shows."""
+    """Warns of classes that no training image shows."""
     lines = {}
     for name in ("train", "trainval"):
         absent = sorted({*range(source.num_classes)} - {*source.splits[name].labels})
@@ -86,7 +87,7 @@ def _absent(source: Source) -> list[str]:
 
 
 def _copies(splits: dict[str, Split], digests: dict[str, list[str]]) -> list[str]:
-    """Warns of images to validate or test with that are copies of images to train with."""
+    """Warns of validation images that copy training images, and of test images that copy either."""
     lines = []
     for name in [name for name in splits if name not in ("train", "trainval")]:
         others = ("train",) if name == "val" else ("train", "val", "trainval")
@@ -110,7 +111,7 @@ def _copies(splits: dict[str, Split], digests: dict[str, list[str]]) -> list[str
 
 
 def _frames(splits: dict[str, Split], seen: dict[str, list[tuple[str, bool]]]) -> list[str]:
-    """Warns of images of which more than the first frame would be lost."""
+    """Warns of images with several frames, since all but the first are lost."""
     several = dict.fromkeys(
         example
         for name, split in splits.items()
@@ -120,6 +121,6 @@ def _frames(splits: dict[str, Split], seen: dict[str, list[tuple[str, bool]]]) -
     if not several:
         return []
     return [
-        f"{len(several)} images have several frames or pages, of which the first is used: "
+        f"{len(several)} images have several frames or pages, only the first of which is used: "
         f"{joined(list(several))}"
     ]

@@ -1,6 +1,6 @@
-"""Lists of images, read: lines `path label`, CoOp's JSON, FGVC Aircraft's own.
+"""Reads lists of images: lines `path label`, CoOp's JSON, FGVC Aircraft's own lists.
 
-What they name lies in the images' folder: a list comes from elsewhere, and must not reach out.
+A list comes from elsewhere, so it may name only files inside the images' folder.
 """
 
 import json
@@ -17,7 +17,7 @@ _INSIDE = "expected a path inside the folder of the images, written with /"
 
 
 def read_lists(paths: dict[str, pathlib.Path]) -> dict[str, Rows]:
-    """Each by `read_list`; UserError with what is wrong with all of them."""
+    """Reads each list with `read_list`; one UserError says what is wrong in all of them."""
     files, problems = {}, []
     for name, path in paths.items():
         try:
@@ -30,10 +30,10 @@ def read_lists(paths: dict[str, pathlib.Path]) -> dict[str, Rows]:
 
 
 def read_list(path: pathlib.Path) -> Rows:
-    """Lines `images/… label`; the path may hold spaces.
+    """Reads lines `images/… label`; the path may contain spaces.
 
     Raises:
-      UserError: there is no such list, or a line is no path inside the folder with a label.
+      UserError: there is no such list, or a line is not a path inside the folder and a label.
     """
     rows, problems = [], []
     for number, line in enumerate(_lines(path), 1):
@@ -49,10 +49,10 @@ def read_list(path: pathlib.Path) -> Rows:
 
 
 def read_coop(path: pathlib.Path) -> dict[str, Rows]:
-    """CoOp's JSON: for each of train, val and test rows of path, label, class name.
+    """Reads CoOp's JSON: for each of train, val and test rows of path, label, class name.
 
     Raises:
-      UserError: it is something else, or a path leaves the folder.
+      UserError: the file holds something else, or a path leaves the folder.
     """
     files, problems = {}, []
     try:
@@ -78,10 +78,10 @@ def read_coop(path: pathlib.Path) -> dict[str, Rows]:
 
 
 def read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
-    """FGVC Aircraft's own lists: lines `number variant`; variants.txt numbers the classes.
+    """Reads FGVC Aircraft's own lists: lines `number variant`; variants.txt numbers the classes.
 
     Raises:
-      UserError: one is missing, or has an unknown variant or a path that leaves the folder.
+      UserError: a list is missing, or has an unknown variant or a path that leaves the folder.
     """
     variants = filter(None, _lines(folder / "variants.txt"))
     classes = {name: label for label, name in enumerate(variants)}
@@ -102,7 +102,7 @@ def read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
 
 
 def _leaves(path: str) -> bool:
-    """Whether a path could lead out of the folder, on any system."""
+    """Tells whether a path could lead out of its folder, on any operating system."""
     parts = pathlib.PureWindowsPath(path)  # where / and \ both separate
     return bool(parts.anchor) or ".." in parts.parts or "\\" in path
 
@@ -117,7 +117,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _text(path: pathlib.Path) -> str:
-    """With every line end as one newline, and no byte order mark."""
+    """Reads a text; every line ends in one newline, and there is no byte order mark."""
     try:
         require_file(path, _MAX_BYTES)
         return path.read_text(encoding="utf-8-sig")

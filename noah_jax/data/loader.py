@@ -1,7 +1,7 @@
-"""Images and labels: what a task's data is, and how it becomes arrays.
+"""The data of a task, images and labels, and how it becomes arrays.
 
-A `Source` has the splits of one task. What is trained on without augmentation is loaded whole
-(`load`), test images are streamed in batches (`batches`); both decode in Grain's threads, which end
+A `Source` has the splits of one task. Training images without augmentation are loaded whole
+(`load`). Test images are streamed in batches (`batches`). Both decode in Grain's threads, which end
 with the iteration.
 """
 
@@ -27,11 +27,11 @@ class Split:
     """Examples that are read one by one.
 
     Attributes:
-      names: for messages, one an example.
-      read: index → image and class; may raise anything on a broken one.
-      classes: the classes to choose among, where they are not all that the task has.
-      labels: of all examples, where they are known without reading them.
-      folder: where `names` are paths of files in it.
+      names: the name of each example, for messages.
+      read: index → image and class; may raise anything on a broken image.
+      classes: the classes to choose among; empty = all that the task has.
+      labels: the labels of all examples; empty if they are not known without reading these.
+      folder: the folder that the paths `names` are in; None = the examples are not files.
     """
 
     names: Sequence[str]
@@ -53,9 +53,9 @@ class Source:
       num_classes: labels are 0 … num_classes - 1.
       encoding: how the images are stored; lossy JPEG costs accuracy.
       more_tests: test sets of other domains.
-      warnings: lines for the user, of what is odd but can be trained on.
-      fingerprint: sha256 that changes with the examples, their order, labels or files.
-      class_names: in the order of the labels; empty where labels are all that is known.
+      warnings: lines for the user about oddities that do not prevent training.
+      fingerprint: a sha256 that changes with the examples, their order, labels or files.
+      class_names: in the order of the labels; empty if the classes have no known names.
     """
 
     splits: Mapping[str, Split]
@@ -68,15 +68,15 @@ class Source:
 
 
 def fingerprint(content: Any) -> str:
-    """The sha256 of `content` as JSON, for `Source.fingerprint`."""
+    """Computes the sha256 of `content` as JSON, for `Source.fingerprint`."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """All of a split: uint8 images `[n, size, size, 3]` and int32 labels `[n]`; see `resize`.
+    """Loads a whole split: uint8 images `[n, size, size, 3]`, int32 labels `[n]`; see `resize`.
 
     Raises:
-      UserError: images cannot be read; they are named.
+      UserError: images cannot be read; the message names them.
     """
     prepare = functools.partial(resize, size=size, crop=crop)
     results = list(decode(split, range(len(split)), prepare))
@@ -88,7 +88,7 @@ def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.nd
 
 
 def subset(split: Split, rows: np.ndarray) -> Split:
-    """The examples `rows` of a split, in that order."""
+    """Makes a split of the examples `rows`, int `[n]`, of another, in that order."""
     return dataclasses.replace(
         split,
         names=[split.names[row] for row in rows],
@@ -105,16 +105,16 @@ def batches(
     rows: np.ndarray | None = None,
     start: int = 0,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """The split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
+    """Yields the split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
 
     The last batch is filled up with black images of label -1.
 
     Args:
-      rows: of each batch, those that are wanted, sorted; None = all. Only these are decoded.
-      start: the first batch begins at this example.
+      rows: the rows of each batch that are wanted, sorted; None = all. Only these are decoded.
+      start: the example at which the first batch begins.
 
     Raises:
-      UserError: an image cannot be read.
+      UserError: an image cannot be read; the message names it.
     """
     prepare = functools.partial(resize, size=size, crop=crop)
     rows = np.arange(batch) if rows is None else rows
@@ -132,10 +132,15 @@ def batches(
 
 
 def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
-    """uint8 `[size, size, 3]`: RGB, bicubic, the aspect ratio given up (NOAH's VTAB setting).
+    """Makes an image square, RGB, by bicubic interpolation (NOAH's VTAB setting).
+
+    The aspect ratio is not kept.
 
     Args:
-      crop: makes it larger by 8/7 and takes the middle (NOAH's few-shot and ImageNet setting).
+      crop: enlarges the image by 8/7 and takes the middle (NOAH's few-shot and ImageNet setting).
+
+    Returns:
+      uint8 `[size, size, 3]`
 
     Raises:
       ValueError: see `images.rgb`.
@@ -150,9 +155,9 @@ def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
 def decode(
     split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], Any]
 ) -> Generator[tuple[Any, int] | str, None, None]:
-    """What `prepare` makes of the images, and their labels, in order.
+    """Yields the results of `prepare` on the images, with their labels, in order.
 
-    For an image that cannot be read, a line that says so.
+    For an image that cannot be read it yields a message instead.
     """
 
     def read(index):
@@ -163,7 +168,7 @@ def decode(
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
             return f"{split.names[index]}: {reason(error)}"
 
-    import grain  # here, as it loads JAX, and `import noah_jax.data` must not
+    import grain  # here, because it loads JAX, which `import noah_jax.data` must not do
 
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)

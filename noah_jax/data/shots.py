@@ -1,4 +1,4 @@
-"""Few-shot: which images of a larger set are trained on, and which validated with."""
+"""Few-shot sampling: which images of a larger set to train on, and which to validate with."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,13 +10,13 @@ _MOST_VAL_SHOTS = 4  # as in CoOp (arXiv 2109.01134)
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-    """What to draw.
+    """The images to draw for a few-shot run.
 
     Attributes:
       number: training images a class; validation has as many, at most 4.
-      seed: of the drawing.
-      lists: where published lists are, see `folders`; empty = draw.
-      whole_val: validate with everything that is left, as the original does.
+      seed: draws the images.
+      lists: the path of published lists, see folders.py; empty = the images are drawn.
+      whole_val: validates with all images that are left, as the original does.
     """
 
     number: int
@@ -27,11 +27,12 @@ class Shots:
     def split(
         self, label: Callable[[int], int], count: int, num_classes: int
     ) -> tuple[list[int], list[int]]:
-        """Training and validation indices, from one pool of examples.
+        """Draws training and validation indices from one pool of examples.
 
         Args:
           label: index → class.
-          count: examples in the pool.
+          count: number of examples in the pool.
+          num_classes: number of classes in the pool.
         """
         val = 0 if self.whole_val else min(self.number, _MOST_VAL_SHOTS)
         rows = self._first(self.number + val, label, count, num_classes)
@@ -41,17 +42,17 @@ class Shots:
         return train, [i for row in rows for i in row[self.number :]]
 
     def val(self, label: Callable[[int], int], count: int, num_classes: int) -> list[int]:
-        """Validation indices, from a pool without training images."""
+        """Draws validation indices from a pool without training images; see `split`."""
         if self.whole_val:
             return list(range(count))
         shots = min(self.number, _MOST_VAL_SHOTS)
         return [i for row in self._first(shots, label, count, num_classes) for i in row]
 
     def _first(self, wanted, label, count, num_classes) -> list[list[int]]:
-        """Of each class the first ones in a random order, or all if it has fewer.
+        """Takes the first `wanted` indices of each class in a random order; fewer if it has fewer.
 
-        So 1 shot is among the 2 shots of the same seed. Looks at no more labels than it must: for
-        one, an image may have to be read.
+        So the 1 shot of a seed is among its 2 shots. It looks at no more labels than it must, since
+        an image may have to be read for each.
         """
         found: dict[int, list[int]] = {}
         complete = 0

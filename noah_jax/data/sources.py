@@ -1,4 +1,4 @@
-"""Where a task's images come from: folders, arrays, scikit-learn's digits, TFDS."""
+"""Opens the images of a task: folders, arrays, scikit-learn's digits, TFDS."""
 
 import contextlib
 import contextvars
@@ -22,7 +22,7 @@ from noah_jax.errors import UserError, nearest
 
 _Key = tuple[str, str, int, Shots | None]
 
-# The data that `opened_once` shares; it ends with that.
+# The sources that `opened_once` shares; they are dropped at its end.
 _OPENED: contextvars.ContextVar[dict[_Key, Source] | None] = contextvars.ContextVar(
     "opened", default=None
 )
@@ -30,9 +30,9 @@ _OPENED: contextvars.ContextVar[dict[_Key, Source] | None] = contextvars.Context
 
 @contextlib.contextmanager
 def opened_once() -> Iterator[None]:
-    """Within, what several runs ask `open_source` for is opened once; at the end it is let go.
+    """Makes `open_source` open each source once and share it between the runs within.
 
-    A folder that changes within is not seen to change; after it, it is.
+    A folder that changes within is not read again.
     """
     token = _OPENED.set({})
     try:
@@ -42,14 +42,15 @@ def opened_once() -> Iterator[None]:
 
 
 def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None = None) -> Source:
-    """The data of `task`: `<data_dir>/<task>` where that is a folder, else digits, else TFDS.
+    """Opens the data of `task`: the folder `<data_dir>/<task>` if there is one, digits, or TFDS.
 
     Args:
-      split_seed: of splits that are made here: digits, one folder per class.
-      shots: few images a class to train on; None = all.
+      split_seed: draws the splits that are made here, of digits and of one folder per class.
+      shots: draws a few images of each class to train on; None = all.
 
     Raises:
-      UserError: no such task, files or labels; all that is wrong with a folder is listed.
+      UserError: there is no such task, or its files or labels are wrong; everything that is wrong
+        with a folder is listed.
     """
     opened, key = _OPENED.get(), (task, data_dir, split_seed, shots)
     if opened is None:
@@ -60,7 +61,7 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
 
 
 def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Source:
-    """See `open_source`."""
+    """Opens the data as `open_source` does, without sharing it."""
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
     in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)
@@ -87,7 +88,7 @@ def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Sou
 
 
 def _digits(seed: int) -> Source:
-    """scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797."""
+    """Splits scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -99,9 +100,9 @@ def _digits(seed: int) -> Source:
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
-    """Tells a dataset's folder inside TFDS's data folder from one of images.
+    """Tells a dataset's folder inside TFDS's data folder from a folder of images.
 
-    It holds versions, or what a killed preparation leaves, incomplete.XXXXXX_<version>.
+    TFDS's folder holds versions, or incomplete.XXXXXX_<version>, left by a killed preparation.
     """
     config = re.sub(r"^[^/]*/?|:.*", "", facts.tfds) if facts else ""
     versions = [*folder.glob("*"), *(folder / config).glob("*")]
@@ -111,13 +112,13 @@ def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
 def from_arrays(
     images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int
 ) -> Source:
-    """Images in memory as a source; see `find_subnet` for them and for the splits.
+    """Makes a source of images in memory; `api.find_subnet` describes the arrays and the splits.
 
     Args:
-      seed: for the splits.
+      seed: draws the splits.
 
     Raises:
-      UserError: all that is wrong with them.
+      UserError: the arrays are wrong; the message lists everything.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     problems = []
@@ -149,7 +150,7 @@ def _in_memory(
     noun: str,
     class_names: tuple[str, ...],
 ) -> Source:
-    """The source whose splits are the rows `parts` of the arrays; `noun` names an image."""
+    """Makes the source whose splits are the rows `parts` of the arrays; `noun` names an image."""
 
     def split(rows):
         return Split(

@@ -1,4 +1,4 @@
-"""The facts of every benchmark that is reached by name: VTAB-1k, few-shot, domain generalisation.
+"""The facts of every named benchmark: VTAB-1k, few-shot, domain generalisation.
 
 VTAB-1k's splits and labels are those of its reference code (google-research/task_adaptation).
 """
@@ -21,16 +21,16 @@ class Task:
     """One task of a benchmark.
 
     Attributes:
-      num_classes: of the benchmark, whatever part of them a split shows.
-      tfds: dataset, config and version in TFDS; empty where TFDS does not have it.
-      group: of VTAB-1k, one of `GROUPS`.
+      num_classes: number of the benchmark's classes; a split may show fewer.
+      tfds: dataset, config and version in TFDS; empty if TFDS does not have it.
+      group: the task's group in VTAB-1k, one of `GROUPS`.
       val: the TFDS split that validation images come from, and where in it they begin (percent).
       test: the same for test images, which go to the split's end.
       pool: the TFDS splits that few-shot images are drawn from.
       label: TFDS example → class.
       binary: whether pixels are stored as 0 and 1.
-      partial: whether only some of the classes occur; images are told apart among these alone.
-      lists: of a few-shot task, how the original calls its validation and its test list.
+      partial: whether only some classes occur; predictions are then made among these alone.
+      lists: the original's names of a few-shot task's validation list and test list.
       more_tests: keys of `DOMAINS`, test sets of other domains.
       published: method → test accuracy in percent (NOAH's table 1, ViT-B/16 IN-21k).
     """
@@ -49,7 +49,7 @@ class Task:
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def test_split(self, examples: Mapping[str, int]) -> str:
-        """The test images in TFDS's notation; `examples` is the size of each of its splits."""
+        """The test images in TFDS's notation; `examples` has the size of each TFDS split."""
         name, first = self._begin(self.test, examples)
         return f"{name}[{first}:]" if first else name
 
@@ -74,7 +74,7 @@ def _interval(value: float, bounds: tuple[float, ...]) -> int:
 
 
 def _depths(example: Example, key: str) -> np.ndarray:
-    """How far away each of the objects is: the last of its three coordinates."""
+    """The distance of each object, which is the last of its three coordinates."""
     return np.array(example["objects"][key], np.float32).reshape(-1, 3)[:, 2]
 
 
@@ -88,14 +88,14 @@ def _clevr_distance(example: Example) -> int:
 
 
 def _kitti_distance(example: Example) -> int:
-    """Metres to the closest car, van or truck: up to 8, up to 20, farther, none at all."""
+    """The class of the closest car, van or truck: up to 8 m, up to 20 m, farther, none at all."""
     vehicles = np.array(example["objects"]["type"], int) < 3
     nearest = _depths(example, "location")[vehicles].min(initial=1000.0)
     return _interval(nearest, (-100.0, 8.0, 20.0, 999.0))
 
 
 def _sixteen_bins(key: str, values: int) -> Callable[[Example], int]:
-    """A factor of that many values, neighbours put together."""
+    """Puts a factor of that many values into 16 classes of neighbouring values."""
     return lambda example: int(np.float32(example[key]) // np.float32(values / 16))
 
 
@@ -185,7 +185,7 @@ FEW_SHOT = {
     "oxford_pets": Task(37, "oxford_iiit_pet:4.*.*"),
 }
 
-FEW_SHOT_MEANS = {1: 41.0, 2: 50.7, 4: 59.1, 8: 67.8, 16: 76.5}  # of NOAH over the five, by shots
+FEW_SHOT_MEANS = {1: 41.0, 2: 50.7, 4: 59.1, 8: 67.8, 16: 76.5}  # NOAH's over the five, by shots
 
 DOMAINS = {  # all in ImageNet's classes
     "imagenet_v2": Task(1000, "imagenet_v2/matched-frequency:3.*.*"),
@@ -231,7 +231,7 @@ GIGABYTES = {  # that TFDS downloads
     "imagenet_r": 2.04,
 }
 
-MANUAL = {  # that the user has to download; what TFDS then expects in its folder for that
+MANUAL = {  # datasets that the user has to download, and the files that TFDS expects of each
     "resisc45": ("NWPU-RESISC45",),
     "diabetic_retinopathy_detection/btgraham-300": ("train", "test", "sample", "trainLabels.csv"),
     "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
@@ -239,9 +239,9 @@ MANUAL = {  # that the user has to download; what TFDS then expects in its folde
 
 
 def select(names: str, benchmark: Mapping[str, Task]) -> str:
-    """Task names joined by "+", with "all" and VTAB-1k's groups spelled out.
+    """Replaces "all" and VTAB-1k's groups, in task names joined by +, by the tasks themselves.
 
-    Names that are no task of `benchmark` stay: they can be folders.
+    Names that are not tasks of `benchmark` stay, since they can be folders.
     """
     chosen = []
     for name in names.split("+"):

@@ -1,6 +1,6 @@
-"""Benchmarks from TensorFlow Datasets: prepared once with TensorFlow, read without.
+"""Benchmarks from TensorFlow Datasets: prepared once with TensorFlow, read without it.
 
-Preparation writes array_record, whose records are read one by one in any order.
+Preparation writes array_record files, whose records can be read one by one in any order.
 """
 
 import importlib.util
@@ -21,14 +21,14 @@ from noah_jax.errors import UserError
 
 
 def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
-    """The data of a task in `TASKS`: VTAB-1k's splits, or few images a class.
+    """Opens the data of a task in `TASKS`: VTAB-1k's splits, or a few images a class.
 
     Args:
       data_dir: TFDS's data folder; empty = its default.
-      shots: what to draw; None = VTAB-1k's splits.
+      shots: draws few-shot images; None = VTAB-1k's splits.
 
     Raises:
-      UserError: it is not prepared there, or in another format or version; or shots that leave
+      UserError: the task is not prepared there, or in another format or version; or `shots` leave
         nothing to validate with.
     """
     task = TASKS[name]
@@ -61,7 +61,7 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
 
 
 def _domains(task: Task, data_dir: str) -> dict[str, Split]:
-    """Those of the task's further test sets that are prepared."""
+    """Opens those of the task's further test sets that are prepared."""
     found = {}
     for name in task.more_tests:
         builder = _builder(name, DOMAINS[name], data_dir)
@@ -71,7 +71,7 @@ def _domains(task: Task, data_dir: str) -> dict[str, Split]:
 
 
 class _Records:
-    """The serialised examples of TFDS splits joined by "+", or some of them."""
+    """The serialised examples of TFDS splits joined by +, or some of these examples."""
 
     def __init__(self, builder, instruction: str):
         self.name = instruction
@@ -122,9 +122,9 @@ def _labels(builder, task: Task, records: _Records) -> Callable[[int], int]:
 
 
 def _parser(builder) -> Callable[[bytes], dict]:
-    """Record → image, still encoded, and what labels are made from.
+    """Makes the function record → the encoded image and the features that labels come from.
 
-    The other features are left out here, since TFDS's own way of doing so imports TensorFlow.
+    The other features are left out here, because TFDS's own way to do so imports TensorFlow.
     """
     import tensorflow_datasets as tfds
 
@@ -143,7 +143,7 @@ def _prepared(name: str, task: Task, data_dir: str):
     if not builder.is_prepared():
         folder = pathlib.Path(builder.data_path)
         others = sorted(path.name for path in folder.parent.glob("[0-9]*.*.*"))
-        there = f" (there is version {', '.join(others)}, which is not read)" if others else ""
+        there = f" (there is version {', '.join(others)}, which does not count)" if others else ""
         raise UserError(
             f"{name} is not prepared in {folder}{there}: run {_command(name, data_dir)}, or give a "
             "folder with --config.data_dir"
@@ -179,19 +179,22 @@ def _command(name: str, data_dir: str) -> str:
 
 
 def prepare(tasks: Sequence[str], data_dir: str) -> None:
-    """Downloads datasets and writes them as array_record, once; the only use of TensorFlow.
+    """Downloads datasets and writes them as array_record, once; only this uses TensorFlow.
 
-    What is prepared is left as it is and finished downloads are kept: started again, it goes on.
+    Prepared datasets are left as they are and finished downloads are kept, so that a second call
+    goes on where the first stopped.
 
     Args:
       tasks: keys of `TASKS` and `DOMAINS`.
+      data_dir: TFDS's data folder; empty = its default.
 
     Raises:
-      UserError: some could not be prepared; each is named with what to do. The others are done.
+      UserError: some datasets could not be prepared; the message says what to do for each. All
+        others are prepared.
     """
     from tensorflow_datasets.core.download import downloader
 
-    downloader.MAX_RETRIES = 5  # its 10 need minutes to say that there is no network
+    downloader.MAX_RETRIES = 5  # with TFDS's 10 it takes minutes to report a missing network
     facts = TASKS | DOMAINS
     named = {facts[name].tfds: name for name in tasks}  # tasks can share a dataset
     todo, problems = {}, []
@@ -226,7 +229,7 @@ def _gigabytes(task: Task) -> float:
 
 
 def _prepare(name: str, task: Task, builder) -> str | None:
-    """Prepares one dataset; returns what is wrong, and what to do, if it cannot."""
+    """Prepares one dataset; returns a message, with what to do, if that fails."""
     manual = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
     wanted = MANUAL.get(task.tfds.split(":")[0], ())
     if missing := [file for file in wanted if not (manual / file).exists()]:
@@ -235,12 +238,12 @@ def _prepare(name: str, task: Task, builder) -> str | None:
     print(f"preparing {name} ({_gigabytes(task):.2f} GB) in {builder.data_path}", flush=True)
     try:
         builder.download_and_prepare()
-    except Exception as error:  # TFDS and the network raise many kinds
+    except Exception as error:  # TFDS and the network raise many kinds of errors
         problem = f"{type(error).__name__}: {error}"
         if files := [info.filename for info in builder.url_infos.values() if info.filename]:
             problem += (
-                f"\nFiles that can be had elsewhere are taken from {manual}, if they have the "
-                f"names {', '.join(files)}."
+                f"\nFiles that you find elsewhere can be put into {manual}, under the names "
+                f"{', '.join(files)}."
             )
         return problem
     return None

@@ -135,7 +135,7 @@ def test_lists_too_large_or_too_deep(tmp_path):
         with pytest.raises(UserError, match="large.txt: the file has 17,179,869,184 bytes"):
             read(large)
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(UserError, match="pipe.txt: no file, but a folder, a pipe"):
+    with pytest.raises(UserError, match="pipe.txt: not a file, but a folder, a pipe"):
         lists.read_list(tmp_path / "pipe.txt")
     large.unlink()
     large.write_text("a" + " " * 5_000_000 + "b")  # no pattern that tries every place twice

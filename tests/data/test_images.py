@@ -267,7 +267,7 @@ def test_huge_images_are_refused_in_little_memory_and_nothing_warns(tmp_path):
     )
     for name, message in refused.items():
         if name.endswith("claim.webp") or name == "claim.png":
-            assert "bytes holds no " in message, name
+            assert "bytes cannot hold " in message, name
         elif name.endswith("gif"):  # with no frame it is no image
             assert "no image" in message, name
         else:
@@ -289,11 +289,11 @@ def test_files_that_are_none(tmp_path):
         "void.png": "the file is empty",
         "text.png": "no image that can be read as JPEG, PNG, GIF",
         "program.jpg": "no image that can be read as",  # and Ghostscript is not started
-        "folder.png": "no file, but a folder, a pipe or a device",
+        "folder.png": "not a file, but a folder, a pipe or a device",
         "gone.png": "No such file or directory",
         "itself.png": "Too many levels of symbolic links",
-        "device.png": "no file, but a folder, a pipe or a device",
-        "pipe.png": "no file, but a folder, a pipe or a device",
+        "device.png": "not a file, but a folder, a pipe or a device",
+        "pipe.png": "not a file, but a folder, a pipe or a device",
         "large.png": "the file has 1,099,511,627,776 bytes, at most",
         "n" * 300 + ".png": "File name too long",
         "n\0.png": "embedded null byte",

@@ -83,7 +83,7 @@ def test_several_frames_are_counted(photos):
         frames[0].save(photos / name, save_all=True, append_images=frames[1:])
         _add(photos, "train800", f"{name} 0")
     assert (
-        "2 images have several frames or pages, of which the first is used: a.gif, b.tif"
+        "2 images have several frames or pages, only the first of which is used: a.gif, b.tif"
         in _open(photos).warnings
     )
 
