@@ -143,7 +143,7 @@ def _prepared(name: str, task: Task, data_dir: str):
     if not builder.is_prepared():
         folder = pathlib.Path(builder.data_path)
         others = sorted(path.name for path in folder.parent.glob("[0-9]*.*.*"))
-        there = f" (there is version {', '.join(others)}, which does not count)" if others else ""
+        there = f" (there is version {', '.join(others)}, which cannot be used)" if others else ""
         raise UserError(
             f"{name} is not prepared in {folder}{there}: run {_command(name, data_dir)}, or give a "
             "folder with --config.data_dir"

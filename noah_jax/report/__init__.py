@@ -1,4 +1,4 @@
-"""Results for people."""
+"""Results for people: pages, figures, tables, and the status of runs."""
 
 from noah_jax.report.report import write
 

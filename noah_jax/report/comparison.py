@@ -1,4 +1,4 @@
-"""Several runs side by side: `comparison.html`."""
+"""Compares several runs in a page, `comparison.html`."""
 
 import itertools
 import os
@@ -36,8 +36,8 @@ def write(
     """Writes `comparison.html` and `figures/` into `folder`.
 
     Args:
-      workdirs: of finished runs.
-      failed: the workdirs of others, which are named.
+      workdirs: the workdirs of finished runs.
+      failed: the workdirs of runs that failed, which the page names.
 
     Raises:
       UserError: a result is damaged, or something cannot be written.
@@ -74,7 +74,7 @@ def write(
 
 
 def _set_name(result: Result) -> str:
-    """The images that the result is on; results of one name are comparable."""
+    """The name of the images that a result comes from; results of one name are comparable."""
     shots = result["shots"]
     return f"{result['task']}, {shots}-shot" if shots else result["task"]
 
@@ -96,7 +96,7 @@ def _looks(methods: Iterable[str]) -> Looks:
 def _one_set(
     folder: pathlib.Path, number: int, name: str, results: Results, looks: Looks
 ) -> dict[str, Any]:
-    """The table and the drawings of the runs on the same images."""
+    """The table and the drawings of all runs on the same images."""
     suffix = f"_{number + 1}" if number else ""
     drawings = [_trade(f"accuracy{suffix}", list(results.values()), looks)]
     logs = {workdir: read_lines(workdir / "metrics.jsonl") for workdir in results}
@@ -110,7 +110,7 @@ def _one_set(
 
 
 def _table(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """A row a method, the titles first; without columns that would tell nothing."""
+    """A row of titles, and a row for each method; columns that would say nothing are left out."""
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result["method"], []).append(result)
@@ -137,7 +137,7 @@ def _table(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
-    """Test accuracy against parameters."""
+    """Draws test accuracy against parameters."""
     figure, (axis,) = new_figure(3.4)
     for method, (colour, marker) in looks.items():
         own = [result for result in results if result["method"] == method]
@@ -165,7 +165,7 @@ def _trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
 def _learning(
     name: str, curves: Sequence[tuple[Result, dict[int, float]]], looks: Looks
 ) -> Drawing:
-    """The training loss of what was tested, by epoch."""
+    """Draws the training loss of the tested networks by epoch."""
     figure, (axis,) = new_figure(3.4)
     rows: figures.Rows = [("method", "seed", "epoch", "loss")]
     labelled: dict[str, None] = {}
@@ -185,9 +185,9 @@ def _learning(
 def _architectures(
     folder: pathlib.Path, results: Sequence[Result], several_sets: bool
 ) -> dict[str, Any]:
-    """The subnets, and how many more there are than can be shown.
+    """Draws the subnets, and counts those that are too many to show.
 
-    Those of a single module, which is alike in all blocks, are left out: there is nothing to see.
+    Subnets of a single module, which is alike in all blocks, have nothing to show.
     """
     mixed = [
         result

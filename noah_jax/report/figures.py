@@ -1,7 +1,7 @@
-"""The drawings of a report: each with the numbers that it shows.
+"""The drawings of a report, each with the numbers that it shows.
 
 They are small, so that they stay readable on a phone. They are made without pyplot, which would
-keep them and need a display on some systems.
+keep them in memory and need a display on some systems.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from noah_jax.training.predictions import Predictions
 from noah_jax.training.result import Result
 from noah_jax.vit import ViTConfig
 
-INK = "#222222"  # the page changes it where it is dark
+INK = "#222222"  # a dark page replaces it
 RED, GREY = "#d0453a", "#8a8a8a"
 BLUE, GREEN = PROMPT_MODULES["vpt"].colour, PROMPT_MODULES["adapter"].colour
 _WIDTH, _MOST_BARS, _MOST_CELLS, _MOST_MARKS, _LONGEST_NAME = 4.8, 30, 20, 60, 22
@@ -47,7 +47,7 @@ Rows = list[tuple[Any, ...]]  # the first names the columns
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure, the name of its files, what it shows in words, and the numbers that it shows."""
+    """A figure, the name of its files, a description in words, and the numbers that it shows."""
 
     name: str
     figure: matplotlib.figure.Figure
@@ -56,13 +56,13 @@ class Drawing:
 
 
 def short_name(name: str) -> str:
-    """A class name, which is anybody's choice, cut and made printable for the side of an axis."""
+    """Makes a class name, which can be any text, short and printable for the side of an axis."""
     name = name if name.isprintable() else repr(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
-    """A figure of a report's width, `height` in inches, and its axes `[rows · columns]`."""
+    """Makes a figure of a report's width, with `height` in inches, and its axes, row by row."""
     figure = matplotlib.figure.Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for axis in axes:
@@ -74,12 +74,12 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
 
 
 def token_width(result: Result) -> int:
-    """The width of the ViT that the result's backbone is."""
+    """The token width of the result's backbone."""
     return ViTConfig.named(arch_of(result["backbone"])).width
 
 
 def architecture(result: Result, file: str = "architecture") -> Drawing:
-    """A subnet as the paper draws it: a row a module, a bar a block, and what these cost."""
+    """Draws a subnet as the paper does: a row a module, a bar a block, and below them the costs."""
     genome = np.array(result["genome"])
     sizes = by_module(genome)
     sizes = {name: row for name, row in sizes.items() if name in MODULES or row.any()}
@@ -103,7 +103,7 @@ def architecture(result: Result, file: str = "architecture") -> Drawing:
 
 
 def _draw_sizes(axis, name: str, sizes: np.ndarray) -> None:
-    """Draws the size of one module in each block; a dot where it is absent."""
+    """Draws the size of one module in each block, or a dot if it is absent."""
     blocks = np.arange(1, len(sizes) + 1)
     bars = axis.bar(blocks, sizes, width=0.76, color=PROMPT_MODULES[name].colour)
     font = 66 * _WIDTH / len(blocks) / (0.75 * max(map(len, map(str, sizes))))
@@ -121,7 +121,7 @@ def _draw_sizes(axis, name: str, sizes: np.ndarray) -> None:
 
 
 def _draw_costs(axis, costs: Mapping[str, np.ndarray]) -> None:
-    """Draws the parameters of each block, module upon module."""
+    """Draws the parameters of each block as a stack of its modules."""
     total = np.zeros(len(next(iter(costs.values()))))
     blocks = np.arange(1, len(total) + 1)
     for name, params in costs.items():
@@ -139,7 +139,7 @@ Curves = Mapping[str, Mapping[int, float]]  # stage → epoch → mean training 
 
 
 def training(curves: Curves) -> Drawing:
-    """The training loss by epoch, a panel a stage."""
+    """Draws the training loss by epoch, with a panel for each stage."""
     figure, axes = new_figure(2.6, 1, len(curves))
     for axis, (name, losses) in zip(axes, curves.items(), strict=True):
         draw_losses(axis, losses, color=BLUE, marker="o")
@@ -157,7 +157,7 @@ def training(curves: Curves) -> Drawing:
 
 
 def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> None:
-    """Draws losses by epoch, each with its mark unless they are many."""
+    """Draws losses by epoch, each with a mark unless there are many."""
     marks = {"marker": marker, "markersize": 3} if len(losses) <= _MOST_MARKS else {}
     axis.plot(list(losses), list(losses.values()), **marks, **options)
     axis.set_xlabel("epoch")
@@ -170,7 +170,7 @@ def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> No
 
 
 def classes(test: Predictions) -> Drawing:
-    """The accuracy of each class, best first: bars with names or, for many classes, a profile."""
+    """Draws the accuracy of each class, best first: named bars or, for many classes, a profile."""
     rows = sorted(test.by_class(), key=lambda row: (-row[2] / row[1], row[0]))
     shares = np.array([100 * right / images for _, images, right in rows])
     if len(rows) <= _MOST_BARS:
@@ -199,7 +199,7 @@ def classes(test: Predictions) -> Drawing:
 
 
 def confusion(test: Predictions) -> Drawing | None:
-    """Labels against predictions; None where there are too many classes to see."""
+    """Draws labels against predictions; None if there are too many classes to see."""
     labels = np.union1d(test.labels, test.predicted)
     if len(labels) > _MOST_CELLS:
         return None

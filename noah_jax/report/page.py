@@ -1,6 +1,7 @@
-"""A page for people: one HTML file without outside links or scripts, and its figures beside it.
+"""Writes a page for people: one HTML file without outside links or scripts, and its figures.
 
-Python gathers what a page says; the templates here, `*.html`, lay it out. They escape all text.
+Python gathers the contents of a page. The templates here, `*.html`, lay them out and escape all
+text.
 """
 
 import base64
@@ -41,7 +42,7 @@ class Picture:
 
     Attributes:
       source: a data URI, an SVG.
-      alt: what it shows, in words.
+      alt: a description in words.
     """
 
     source: str
@@ -53,20 +54,22 @@ def write(path: pathlib.Path, template: str, values: dict[str, Any]) -> pathlib.
 
     Args:
       template: the name of a file in this folder.
-      values: what the template asks for.
+      values: the values that the template uses, by name.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the page cannot be written.
     """
     write_text(path, _templates.get_template(template).render(values))
     return path
 
 
 def picture(drawing: Drawing, folder: pathlib.Path) -> Picture:
-    """The drawing for a page in `folder`; in its `figures/` as PNG, SVG and numbers as CSV.
+    """Prepares a drawing for a page in `folder`, and writes it to `figures/` there.
+
+    It is written as PNG and SVG, and its numbers as CSV.
 
     Raises:
-      UserError: these cannot be written.
+      UserError: a file cannot be written.
     """
     make_folder(folder / _FOLDER)
     path = folder / _FOLDER / drawing.name

@@ -1,4 +1,4 @@
-"""Results for people: `report.html` in the workdir, from what the run left there."""
+"""Writes `report.html` in the workdir of a finished run, from the files that the run left there."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ from noah_jax.training.result import Result
 
 _MOST_PAIRS, _MOST_CLASSES = 10, 6
 
-Values = dict[str, Any]  # of a template, by the names that it uses
+Values = dict[str, Any]  # the values of a template, by the names that it uses
 Log = Sequence[dict[str, Any]]  # the lines of metrics.jsonl
 
 
@@ -105,7 +105,7 @@ def _drawings(workdir: pathlib.Path, result: Result, log: Log) -> Values:
 
 
 def losses_by_epoch(log: Log) -> dict[str, dict[int, float]]:
-    """Stage → epoch → loss, from the lines of metrics.jsonl."""
+    """Reads stage → epoch → loss from the lines of metrics.jsonl."""
     rows = [
         (row.get("stage"), row.get("epoch"), row.get("loss"))
         for row in log
@@ -122,7 +122,7 @@ def losses_by_epoch(log: Log) -> dict[str, dict[int, float]]:
 
 
 def _search(workdir: pathlib.Path, result: Result, config: Mapping[str, Any]) -> Values:
-    """The drawings of the search, None without one; and the problems with files left out."""
+    """The drawings of the search, None without one; and messages about files that are damaged."""
     generations: dict[int, list[Candidate]] = {}
     unread = []
     for path in sorted((workdir / "search").glob("gen_*.json")):
@@ -151,7 +151,7 @@ def _search(workdir: pathlib.Path, result: Result, config: Mapping[str, Any]) ->
 
 
 def _cut_off(result: Result, space: Mapping[str, Any], bounds: tuple[float, float]) -> str:
-    """A sentence on the budget: how large genomes could be without it."""
+    """A sentence on the budget, which says how large genomes could be without it."""
     least, most = bounds
     said = f"{most:g} M parameters" if not least else f"{least:g} to {most:g} M parameters"
     said = f"Grey, where in sight, is what the budget of {said} cuts off"
@@ -172,7 +172,7 @@ def _cut_off(result: Result, space: Mapping[str, Any], bounds: tuple[float, floa
 
 
 def _test(workdir: pathlib.Path, result: Result) -> Values:
-    """Classes and examples; why not, where the predictions are not there."""
+    """The classes and examples of the test, or a message if the predictions are not there."""
     try:
         test = predictions.read(workdir, result)
     except UserError as error:
@@ -181,7 +181,7 @@ def _test(workdir: pathlib.Path, result: Result) -> Values:
 
 
 def _classes(workdir: pathlib.Path, test: Predictions) -> Values:
-    """Drawings of the classes, and rows of tables: the extremes and what is most confused."""
+    """Drawings of the classes, and rows of tables: the extremes, and the most confused pairs."""
     by_class = test.by_class()
     hardest = sorted(by_class, key=lambda row: (row[2] / row[1], -row[1], row[0]))
     easiest = sorted(by_class, key=lambda row: (-row[2] / row[1], -row[1], row[0]))
@@ -208,7 +208,7 @@ def _name(test: Predictions, label: int) -> str:
 
 
 def _examples(test: Predictions) -> dict[str, list[dict[str, str]]]:
-    """The images that are shown, those that are right and those that are wrong."""
+    """The example images with captions, grouped into right and wrong ones."""
     groups: dict[str, list[dict[str, str]]] = {"right": [], "wrong": []}
     for example in test.examples:
         label, answer = test.labels[example["index"]], test.predicted[example["index"]]
@@ -219,7 +219,7 @@ def _examples(test: Predictions) -> dict[str, list[dict[str, str]]]:
     return {kind: images for kind, images in groups.items() if images}
 
 
-# --- How to have it again ------------------------------------------------------------------------
+# --- How to repeat the run -----------------------------------------------------------------------
 
 
 def _commands(log: Log) -> Values:
@@ -231,7 +231,7 @@ def _commands(log: Log) -> Values:
 
 
 def _is_command(words: Any) -> bool:
-    """Whether it is a list of words; metrics.jsonl has no checksum."""
+    """Tells whether it is a list of words; metrics.jsonl has no checksum, so it may be anything."""
     return isinstance(words, list) and all(isinstance(word, str) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""Drawings of a search: what each generation found, and what the budget cut off."""
+"""Drawings of a search: the genomes of each generation, and the limits of the budget."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,14 +12,14 @@ from noah_jax.space.candidates import Candidate, pareto_front
 from noah_jax.training.result import Result
 
 _MOST_PANELS = 6
-# Without the ends, which are hard to see on black and on white.
+# The ends of the colour map are left out, since they are hard to see on black or on white.
 _BY_GENERATION = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15, 0.9, 256)))
 
 Generations = Mapping[int, Sequence[Candidate]]
 
 
 def search(generations: Generations, result: Result, bounds: tuple[float, float]) -> Drawing:
-    """Everything that was evaluated, the front and what was chosen; the budget cuts off the grey.
+    """Draws all evaluated genomes, their front and the chosen one; grey is outside the budget.
 
     Args:
       bounds: the fewest and the most parameters, in millions.
@@ -50,7 +50,7 @@ def search(generations: Generations, result: Result, bounds: tuple[float, float]
 
 
 def by_generation(generations: Generations, bounds: tuple[float, float]) -> Drawing:
-    """A panel a generation: its genomes, those before it, and the front so far."""
+    """Draws a panel for each of some generations: its genomes, earlier ones, the front so far."""
     chosen = np.linspace(0, len(generations) - 1, min(len(generations), _MOST_PANELS))
     names = [sorted(generations)[i] for i in chosen.round().astype(int)]
     rows = -(-len(names) // 2)
@@ -75,7 +75,7 @@ def by_generation(generations: Generations, bounds: tuple[float, float]) -> Draw
 
 
 def progress(generations: Generations) -> Drawing:
-    """The best accuracy so far, and the median of each generation."""
+    """Draws the best accuracy so far, and the median of each generation."""
     figure, (axis,) = new_figure(2.6)
     table: Rows = [("generation", "evaluated", "best_so_far", "best", "median")]
     so_far = 0.0
@@ -108,7 +108,7 @@ def _front(axis, candidates: Sequence[Candidate], **options) -> None:
 
 
 def _limits(candidates: Sequence[Candidate], bounds: tuple[float, float]) -> tuple[float, float]:
-    """The range of the axis of parameters; it takes in the bounds where they are near."""
+    """The range of the axis of parameters; it includes the bounds if they are near."""
     x, _ = _places(candidates)
     low, high = min(x), max(x)
     near = (high - low) or high or 1.0
@@ -119,7 +119,7 @@ def _limits(candidates: Sequence[Candidate], bounds: tuple[float, float]) -> tup
 
 
 def _shade(axis, bounds: tuple[float, float], limits: tuple[float, float]) -> None:
-    """Greys what lies outside of the bounds."""
+    """Shades the range outside the bounds in grey."""
     axis.set_xlim(limits)
     for start, stop in ((limits[0], bounds[0]), (bounds[1], limits[1])):
         if start < stop and stop > 0:

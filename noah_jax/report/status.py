@@ -1,4 +1,4 @@
-"""The state of runs, also of those going on: `python -m noah_jax.main --status=DIR`."""
+"""The status of runs, finished or not: `python -m noah_jax.main --status=DIR`."""
 
 import pathlib
 import time
@@ -11,7 +11,7 @@ from noah_jax.runtime.writer import duration
 
 
 def status(folder: pathlib.Path) -> list[str]:
-    """A line for each run: the one in `folder`, and those in the folders in it.
+    """Writes a line for each run: the one in `folder`, and those in its subfolders.
 
     Raises:
       UserError: there is no run.
@@ -45,7 +45,7 @@ def _state(workdir: pathlib.Path) -> str:
 
 
 def _place(config: dict[str, Any], last: dict[str, Any]) -> str:
-    """How far the run is, by the last line of its log."""
+    """Says how far the run is, from the last line of its log."""
     stage = last["stage"]
     if "epoch" in last:
         epochs = config[SCHEDULES[stage]]["epochs"]

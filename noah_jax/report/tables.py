@@ -10,7 +10,7 @@ from noah_jax.training.result import Result
 
 
 def runs(results: Sequence[Result]) -> str:
-    """One line a result: method, parameters, accuracy, and the published figure if there is one."""
+    """A line for each result: method, parameters, accuracy, and any published figure."""
     rows = [("task", "method", "seed", "params (M)", METRIC, "published (%)")]
     for result in results:
         figure = published(result)
@@ -28,14 +28,14 @@ def runs(results: Sequence[Result]) -> str:
 
 
 def published(result: Result) -> float | None:
-    """The paper's test accuracy in percent, for a run like the paper's."""
+    """The paper's test accuracy in percent; None if the run is not like one of the paper's."""
     task = TASKS.get(result["task"])
     alike = task and not result["shots"] and _comparable(result)  # the figures are VTAB-1k's
     return task.published.get(result["method"]) if alike else None
 
 
 def _comparable(result: Result) -> bool:
-    """Whether the run had the paper's backbone and image size."""
+    """Tells whether the run had the paper's backbone and image size."""
     return (result["backbone"], result["image_size"]) == ("vit_b16_in21k", 224)
 
 
@@ -56,10 +56,11 @@ class _Cell(NamedTuple):
 
 
 def benchmark(results: Sequence[Result]) -> str:
-    """A row a task, a column a method: mean ± standard deviation over seeds, (published).
+    """A row for each task, a column for each method: mean ± deviation over seeds (published).
 
-    Below them, where their tasks are complete: VTAB-1k's groups, the mean of its tasks and that of
-    its groups; the mean of the few-shot sets at each number of shots; parameters without the head.
+    Further rows follow if all their tasks are there: the mean of each of VTAB-1k's groups, of all
+    its tasks, and of its groups; the mean of the few-shot sets at each number of shots. The last
+    row has the parameters without the head.
     """
     by_method: dict[str, list[Result]] = {}
     for result in results:
@@ -74,7 +75,7 @@ def benchmark(results: Sequence[Result]) -> str:
 
 
 def _column(results: Sequence[Result]) -> dict[str, _Cell]:
-    """One method's cells, means included, by the names of their rows."""
+    """The cells of one method, including means, by the names of their rows."""
     cells: dict[tuple[str, int], _Cell] = {}
     for result in results:
         tests = {result["task"]: result["test_accuracy"]}
