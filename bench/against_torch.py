@@ -1,18 +1,18 @@
-"""The same work in PyTorch and here, side by side in one run, in turns.
+"""Times the same work in PyTorch and here, in turns within one run.
 
     python -m bench.against_torch [--backbone=vit_b16] [--image_size=224] [--batch=8] [--steps=6]
         [--genomes=6] [--pairs=5] [--dtype=float32] [--noah=DIR] [--compile] [--out=FILE.json]
 
-Both have the same weights; that they compute the same is checked first, by the logits of one
-subnet. Then, in each pair, both take `--steps` supernet steps with the same genomes, a new one each
-step, and evaluate `--genomes` subnets on one batch. What is compared are the ratios of the pairs.
-With `--compile`, PyTorch goes through torch.compile block by block, and all genomes are the
-largest, because it compiles anew for each combination of sizes.
+Both have the same weights. First the logits of one subnet are compared, to show that both compute
+the same. Then, in each pair, both take `--steps` supernet steps with the same genomes, a new one
+each step, and evaluate `--genomes` subnets on one batch. The result is the ratios of the pairs.
+With `--compile`, PyTorch's blocks go through torch.compile, and all genomes are the largest,
+because it compiles anew for each combination of sizes.
 
 PyTorch runs `torch_vit.Supernet`, which slices where we mask, or with `--noah=DIR` the original's
-own model code; with `--dtype=bfloat16` under autocast. Its images are normalised already and lie on
-the device; ours are uint8 and normalised in the step. It needs what tests/requirements.txt lists;
-on a GPU, PyTorch for CUDA.
+own model code; with `--dtype=bfloat16` it runs under autocast. Its images are normalised and on the
+device beforehand. Ours are uint8 and normalised in the step. The benchmark needs the packages of
+tests/requirements.txt and, on a GPU, PyTorch for CUDA.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Ratios ours / theirs of the pairs' times, and the times; see `main` for the arguments."""
+    """Measures the times of the pairs and their ratios ours / theirs; for arguments see `main`."""
     config = machine.vit(
         arguments.backbone,
         image_size=arguments.image_size,

@@ -1,12 +1,12 @@
-"""What the mean of the folds' supernets is worth, as a start for a subnet.
+"""Measures how good the mean of the folds' supernets is as a start for a subnet.
 
     python -m bench.averaged WORKDIR … --retrain=1 --out=FILE.json
 
 Each `WORKDIR` holds a run with one supernet, or with one for each of several `search.folds`
-(`--config.stage=supernet` is enough), all of one task, search space and seed. Genomes that their
-searches admit are tested on the first `--images` test images with the weights of each supernet, and
-with their mean (`supernet.average`). The first `--retrain` genomes are then retrained from that
-mean, as `retrain.inherit` does it, and tested on all test images.
+(`--config.stage=supernet` is enough). All have the same task, search space and seed. Genomes that
+their searches admit are tested on the first `--images` test images, with the weights of each
+supernet and with their mean (`supernet.average`). The first `--retrain` genomes are then retrained
+from that mean, as `retrain.inherit` does, and tested on all test images.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(run: Run, genomes: np.ndarray, images: int, retrain: int) -> dict:
-    """Test accuracies: `{name of the weights: [genome → …]}`, and those after retraining."""
+    """Measures test accuracies, `{name of the weights: [genome → …]}`, and those once retrained."""
     trained, test = supernet.train(run), run.source.splits["test"]
     weights = {f"supernet {i}": params for i, (_, params) in enumerate(trained, 1)}
     start = supernet.average(trained)

@@ -1,11 +1,12 @@
-"""What a run's cost depends on: linear in epochs, images, population; not in genomes or depth.
+"""Measures how a run's cost grows: with epochs, images and population, not with genomes or depth.
 
     python -m bench.cost [--backbone=vit_ti16] [--image_size=64] [--batch=16] [--doublings=2]
         [--genomes=1000] [--compile_backbone=vit_b16] [--compile_image_size=224]
         [--compile_batch=64] [--dtype=float32] [--repeats=3] [--out=FILE.json]
 
-Times are of compiled programs, without compiling. Compile times are those of the supernet step,
-at `--compile_backbone`'s width with 12 and with 24 blocks, without a cache: nothing is computed.
+Times are those of compiled programs, without compilation. Compile times are those of the supernet
+step, at `--compile_backbone`'s width with 12 and with 24 blocks, without a cache. The step itself
+is not run there.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Everything; see `main` for the arguments."""
+    """Measures everything; see `main` for the arguments."""
     work = _Work(arguments, arguments.batch)
     factors = [2**doubling for doubling in range(arguments.doublings + 1)]
     linear = {
@@ -97,13 +98,13 @@ class _Work:
         self.epochs = {}  # compiled, by the number of steps
 
     def draw(self, count: int) -> np.ndarray:
-        """New genomes `[count, depth, modules]`; `seen` remembers them."""
+        """Draws new genomes, int32 `[count, depth, modules]`, and remembers them in `seen`."""
         genomes = self.space.sample(self.rng, count)
         self.seen.update(genome.tobytes() for genome in genomes)
         return genomes
 
     def training(self, steps: int, epochs: int) -> Callable:
-        """`epochs` epochs of `steps` batches, each step with another genome."""
+        """Trains `epochs` epochs of `steps` batches, each step with another genome."""
         optimizer = _optimizer(self.batch, steps)
         if steps not in self.epochs:
             epoch = step_lib.make_epoch(self.network, optimizer, self.batch, self.mesh)
@@ -127,7 +128,7 @@ class _Work:
         return run
 
     def evaluating(self, population: int, chunks: int, per_call: int) -> Callable:
-        """A population of new genomes on `chunks` batches, `per_call` genomes side by side."""
+        """Evaluates a population of new genomes on `chunks` batches, `per_call` at a time."""
         data = sharding.replicate(
             self.mesh, machine.examples((chunks, self.batch), _CLASSES, self.size)
         )
@@ -159,7 +160,7 @@ def _scaling(sizes, make, repeats) -> dict:
 
 
 def _genomes(work, count) -> dict:
-    """More than `count` distinct genomes through one evaluator, as many through a supernet step."""
+    """Sends more than `count` distinct genomes through one evaluator and through supernet steps."""
     return {
         "evaluator": _distinct(work, work.evaluating(_POPULATION, 1, 1), count),
         "supernet step": _distinct(work, work.training(4, 1), count),
@@ -167,10 +168,10 @@ def _genomes(work, count) -> dict:
 
 
 def _distinct(work, run, count) -> dict:
-    """What grows while calls go on with new genomes until `count` distinct ones were seen.
+    """Measures what grows while new genomes are computed, until `count` distinct ones were seen.
 
-    Memory is looked at after a tenth more, since the host's allocator, too, comes to rest; then
-    after each half: what leaks grows in both.
+    Memory is first read after another tenth of them, since the host's allocator has to settle, too.
+    Then it is read after each half: a leak grows in both.
     """
     compilations = 0
 
@@ -201,7 +202,7 @@ def _distinct(work, run, count) -> dict:
 
 
 def _population(work, repeats) -> list[dict]:
-    """Time of a population over that of as many single genomes, in turns."""
+    """Measures the time of a population over that of as many single genomes, in turns."""
     single, rows = work.evaluating(1, 1, 1), []
 
     def one_by_one():
@@ -224,7 +225,7 @@ def _population(work, repeats) -> list[dict]:
 
 
 def _compile_times(arguments) -> list[dict]:
-    """The supernet step of a ViT of that width at two depths, each twice, in turns."""
+    """Times the compilation of a supernet step at two depths of a ViT, each twice, in turns."""
     mesh, rows = sharding.make_mesh(), []
     config = machine.vit(
         arguments.compile_backbone,

@@ -1,12 +1,12 @@
-"""Can the validation images tell genomes of one size apart?
+"""Measures whether the validation images can tell genomes of one size apart.
 
     python -m bench.equal_size WORKDIR --genomes=48 --out=FILE.json
 
-`WORKDIR` holds a run with a supernet. Genomes that its search admits are evaluated with the weights
-that they inherit, as a search does: by the validation images, and by five equal parts of the first
-`--images` test images. Where what one part says of the genomes is not what another says of them,
-no search can climb it. How far the best genome is above the mean, where one or more parts choose
-it, by accuracy or by loss, is counted on the other parts.
+`WORKDIR` holds a run with a supernet. Genomes that its search admits are evaluated with inherited
+weights, as in a search: on the validation images, and on five equal parts of the first `--images`
+test images. If two parts do not agree on which genomes are better, no search can climb. One or more
+parts choose the best genome, by accuracy or by loss; its distance from the mean is measured on the
+other parts.
 """
 
 import argparse
@@ -53,13 +53,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw(run: Run, count: int) -> np.ndarray:
-    """Distinct genomes `[count, blocks, columns]`, as a search's first generation draws them."""
+    """Draws distinct genomes, int32 `[count, blocks, columns]`, as a search's first generation."""
     settings = dataclasses.replace(run.config.search, population=count)
     return search.propose(run.space, settings, np.random.default_rng(1), [])
 
 
 def evaluate(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and mean loss of each, `[1 + parts, genomes]`, the validation's first.
+    """Evaluates genomes: accuracy and mean loss, each `[1 + parts, genomes]`, validation first.
 
     Args:
       images: of the test, a multiple of the number of parts.
@@ -78,7 +78,7 @@ def evaluate(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np
 
 
 def summary(accuracies: np.ndarray, losses: np.ndarray) -> dict:
-    """What the parts agree on, and what the validation says of the test's accuracy.
+    """Sums up how far the parts agree, and how well validation predicts the test accuracy.
 
     Args:
       accuracies, losses: as from `evaluate`.
@@ -108,9 +108,10 @@ def _agreement(values: np.ndarray) -> float | None:
 
 
 def _gains(accuracies: np.ndarray, scores: np.ndarray) -> list[float]:
-    """How far the genome with the best score is above the mean accuracy of all.
+    """Measures how far the genome with the best score is above the mean accuracy of all.
 
-    Score on 1, 2, … of the parts, accuracy on those left, mean over all ways to divide them.
+    The score is taken on 1, 2, … of the parts, the accuracy on the others. The result is the mean
+    over all ways to divide the parts.
     """
     parts, gains = range(len(scores)), []
     above = accuracies - accuracies.mean(axis=1, keepdims=True)
@@ -124,7 +125,7 @@ def _gains(accuracies: np.ndarray, scores: np.ndarray) -> list[float]:
 
 
 def _known(value) -> float | None:
-    """None where a part has all genomes alike; JSON has no NaN."""
+    """Turns NaN, which a part with equal genomes makes, into None; JSON has no NaN."""
     return None if np.isnan(value) else float(value)
 
 

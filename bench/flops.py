@@ -1,9 +1,9 @@
-"""The floating-point operations of a model, by arithmetic.
+"""Counts the floating-point operations of a model by arithmetic.
 
-Only matrix products count, a multiplication and an addition as two; softmax, norms, GELUs, dropout
-and the optimiser are left out, as is usual for model FLOP utilisation, and so is everything that an
-implementation computes twice to save memory. Prompt modules count at the size at which their
-parameters exist: masked, they cost the same whatever the genome.
+Only matrix products count, with a multiplication and an addition as two operations. Softmax, norms,
+GELUs, dropout and the optimiser are left out, as is usual for model FLOP utilisation. So is
+everything that an implementation computes twice to save memory. Prompt modules count at the size at
+which their parameters exist, because masked ones cost the same whatever the genome.
 """
 
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from noah_jax.vit import ViTConfig
 
 
 def tokens(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
-    """Class token, registers, patches and slots for prompts."""
+    """Counts the tokens: class token, registers, patches and slots for prompts."""
     return 1 + config.registers + config.grid**2 + max_sizes["vpt"]
 
 
 def forward(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
-    """Logits of one image.
+    """Counts the operations for the logits of one image.
 
-    The last block computes queries, keys and values for all tokens; attention, projection, MLP and
-    adapter for the class token alone, since only that reaches the head.
+    The last block computes queries, keys and values for all tokens. It computes attention,
+    projection, MLP and adapter for the class token alone, since only that reaches the head.
     """
     n, blocks = tokens(config, max_sizes), config.depth - 1
     total = _embedding(config) + _head(config)
@@ -29,12 +29,13 @@ def forward(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
 
 
 def training_step(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
-    """One image forward and backward, the backbone frozen; prompt modules and head train.
+    """Counts the operations for one image forward and backward, with a frozen backbone.
 
-    Backward, a product with frozen weights costs as much as forward (the gradient of its input
-    only); a product with weights that train, and a product of attention, twice that. The embedding
-    is before all that trains and has no backward pass; that of block 0 is counted in full, though
-    only its prompts ask for it (1 % of a ViT-B's step).
+    Prompt modules and head train. In the backward pass a product with frozen weights costs as much
+    as in the forward pass, since only the gradient of its input is needed. A product with weights
+    that train, and a product of attention, costs twice that. The embedding comes before everything
+    that trains, so it has no backward pass. The backward pass of block 0 is counted in full, though
+    only its prompts need it (1 % of a ViT-B's step).
     """
     n, blocks = tokens(config, max_sizes), config.depth - 1
     total = forward(config, max_sizes) + 2 * _head(config)
@@ -53,7 +54,7 @@ def _head(config) -> int:
 
 
 def _block(config, max_sizes, n: int, queries: int) -> tuple[int, int, int]:
-    """Forward: products with frozen weights, of attention, with prompt modules' weights."""
+    """Counts a block's forward products: with frozen weights, of attention, of prompt modules."""
     d, lora, adapter = config.width, max_sizes["lora"], max_sizes["adapter"]
     frozen = 2 * n * d * 3 * d + 2 * queries * (d * d + 2 * d * 4 * d)
     attention = 2 * 2 * queries * n * d

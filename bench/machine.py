@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, a network of a named shape, timing, results."""
+"""Parts that the benchmarks share: the machine, a network of a named shape, timing, results."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "grain", "pillow", "numpy")
 
 
 def describe(module: str, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The command, where it runs, on what and with which versions.
+    """Describes a measurement: its command, the machine, the devices and the versions.
 
     Args:
       module: of the benchmark, e.g. `bench.streaming`.
@@ -51,12 +51,12 @@ def describe(module: str, argv: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _cores():
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def processor() -> str:
-    """The host processor's name, with the numbers that tell it apart where the name does not."""
+    """The name of the host's processor, with further numbers if the name is not specific."""
     fields: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
@@ -68,22 +68,22 @@ def processor() -> str:
 
 
 def peak_memory(compiled: jax.stages.Compiled | None = None) -> dict[str, float | None]:
-    """In MB: the host's and the devices' peak so far, and what the compiler planned for `compiled`.
+    """Reads in MB the host's and the devices' peaks so far, and the compiler's plan for `compiled`.
 
-    `allocator_peak_mb` is None where the backend does not count, as on a CPU.
+    `allocator_peak_mb` is None if the backend does not count, as on a CPU.
     """
     peak = {"host_peak_mb": memory.host_peak_mb(), "allocator_peak_mb": memory.allocator_peak_mb()}
     return peak | ({"compiler_mb": memory.planned_mb(compiled)} if compiled is not None else {})
 
 
 def host_mb() -> float:
-    """What this process holds now, in MB (Linux)."""
+    """The memory that this process holds now, in MB (Linux)."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def vit(name: str, attention: str = "auto", **overrides: Any) -> ViTConfig:
-    """`ViTConfig.named`, with the attention that a run would choose on this device."""
+    """Makes `ViTConfig.named` with the attention that a run would choose on this device."""
     config = ViTConfig.named(name, **overrides)
     fused = attention == "auto" and can_fuse(
         config.heads, config.width // config.heads, config.dtype
@@ -92,16 +92,16 @@ def vit(name: str, attention: str = "auto", **overrides: Any) -> ViTConfig:
 
 
 def network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
-    """A network of that shape with random weights, as `pipeline` makes one for supernet and subnet.
+    """Makes a network with random weights, as `pipeline` does for supernet and subnet.
 
-    How fast it computes does not depend on the weights.
+    Its speed does not depend on the weights.
     """
     backbone = jax.jit(lambda: _backbone(config))()
     return make_network(config, dict(max_sizes), backbone, NORMALISATIONS["half"], "noah", 0, mesh)
 
 
 def abstract_network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
-    """The same without memory: its parameters are `ShapeDtypeStruct`s, good for compiling only."""
+    """Makes the network of `ShapeDtypeStruct`s, which takes no memory and can only be compiled."""
     made = []
 
     def init():
@@ -118,7 +118,7 @@ def _backbone(config):
 
 
 def examples(shape: Sequence[int], classes: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images, uint8 `[*shape, size, size, 3]`, and labels, int32 `shape`."""
+    """Makes random images, uint8 `[*shape, size, size, 3]`, and labels, int32 `shape`."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (*shape, size, size, 3), np.uint8)
     return images, rng.integers(0, classes, shape, np.int32)
@@ -126,7 +126,7 @@ def examples(shape: Sequence[int], classes: int, size: int) -> tuple[np.ndarray,
 
 @contextlib.contextmanager
 def compiling_anew():
-    """Within, nothing compiled is taken from an earlier process, and nothing left for a later."""
+    """Turns off, within, the cache of compiled programs that processes share."""
     enabled = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # else JAX remembers that the cache was in use
@@ -138,7 +138,7 @@ def compiling_anew():
 
 
 def compile_timed(function: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str, float]]:
-    """A jitted function compiled anew, and the seconds for tracing, lowering and compiling."""
+    """Compiles a jitted function anew; returns it, and the seconds to trace, lower and compile."""
     with compiling_anew():
         start = time.perf_counter()
         traced = function.trace(*arguments)
@@ -153,12 +153,12 @@ def compile_timed(function: Callable, *arguments) -> tuple[jax.stages.Compiled, 
 
 
 def repeat(function: Callable, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls, results included, after one that warms up."""
+    """Times `repeats` calls in seconds, until their results are there, after one that warms up."""
     return in_turns([function], repeats)[0]
 
 
 def in_turns(functions: Sequence[Callable], repeats: int) -> list[list[float]]:
-    """As `repeat` for several functions, one after the other: what slows the machine hits all."""
+    """Times several functions as `repeat`, but in turns, so that a slow spell affects all."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats + 1):
         for function, seconds in zip(functions, times, strict=True):
@@ -169,14 +169,14 @@ def in_turns(functions: Sequence[Callable], repeats: int) -> list[list[float]]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, quartiles and extremes of repeated measurements."""
+    """The median, quartiles and extremes of repeated measurements."""
     low, first, median, third, high = np.percentile(values, (0, 25, 50, 75, 100)).tolist()
     names = {"median": median, "min": low, "quartiles": [first, third], "max": high}
     return {name: _digits(value) for name, value in names.items()} | {"repeats": len(values)}
 
 
 def finish(result: dict[str, Any], table: Sequence[Sequence[str]], out: pathlib.Path | None):
-    """Prints the table and writes the result as JSON to `out`, or prints that too without one."""
+    """Prints the table, and writes the result as JSON to `out`, or prints it if `out` is None."""
     text = json.dumps(result, indent=2)
     if out is None:
         print(text)
@@ -190,5 +190,5 @@ def finish(result: dict[str, Any], table: Sequence[Sequence[str]], out: pathlib.
 
 
 def _digits(value):
-    """Four significant digits, in lists too."""
+    """Rounds numbers to four significant digits, also inside lists."""
     return [_digits(item) for item in value] if isinstance(value, list) else float(f"{value:.4g}")

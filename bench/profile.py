@@ -1,11 +1,11 @@
-"""Where the time of a supernet step goes, here and in PyTorch, operation by operation, on a CPU.
+"""Profiles a supernet step on a CPU, here and in PyTorch, operation by operation.
 
     python -m bench.profile [--backbone=vit_b16] [--image_size=224] [--batch=8] [--steps=3]
         [--rows=16] [--out=FILE.json]
 
-XLA runs fusions; each counts for the operation that the compiler names it after, with its result's
-shape. Times are milliseconds a step, the sum over all blocks; those of XLA are wall time, one
-operation at a time, those of PyTorch are of the thread that calls them.
+XLA runs fusions. Each counts for the operation that the compiler names it after, with its result's
+shape. Times are milliseconds a step, summed over all blocks. XLA's are wall time, with one
+operation at a time. PyTorch's are those of the calling thread.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """For each side milliseconds a step by operation, the largest first."""
+    """Measures milliseconds a step by operation, the largest first, for each side."""
     config = machine.vit(
         arguments.backbone, image_size=arguments.image_size, num_classes=_CLASSES, dtype="float32"
     )

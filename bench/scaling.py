@@ -1,14 +1,14 @@
-"""Whether any number of devices and processes computes the same, and what they tell each other.
+"""Checks that any number of devices and processes computes the same, and lists what they exchange.
 
     python -m bench.scaling [--out=bench/results/scaling.json]
 
-The same few steps from the same seed on simulated devices of one machine, 1, 2, 4 and 8, in one
-process and in two that are joined by `jax.distributed`, and with the frozen matrices cut: losses of
-the supernet and of a streamed, augmented training, a population and a streamed test set, each
-compared with one device. From the compiled supernet step: its collectives, which must be the
-gradients of the trainables and the loss, and whole weights of one block at a time where they are
-cut. At last what a device has to hold of a ViT-H/14, which is compiled but never allocated. It says
-nothing of speed: the devices share the processor's cores.
+The same few steps from the same seed run on 1, 2, 4 and 8 simulated devices of one machine, in one
+process and in two that are joined by `jax.distributed`, and with the frozen matrices cut. Each is
+compared with one device: the losses of the supernet and of a streamed, augmented training, a
+population, and a streamed test set. The collectives of the compiled supernet step are listed. They
+must be the gradients of the trainables and the loss and, where weights are cut, the whole weights
+of one block at a time. Last comes the memory that each device needs for a ViT-H/14, which is
+compiled but never allocated. Speed is not measured, since the devices share the processor's cores.
 """
 
 import argparse
@@ -44,7 +44,7 @@ _LAYOUTS = (  # processes, devices of each, weight shards
     *((1, 1, 1), (1, 2, 1), (1, 4, 1), (1, 8, 1), (2, 1, 1), (2, 2, 1)),
     *((1, 8, 2), (1, 8, 8), (2, 2, 4)),
 )
-_TOLERANCE = 1e-5  # relative, of what is compared: sums are rounded in another order
+_TOLERANCE = 1e-5  # relative; sums are rounded in another order
 _CLASSES, _IMAGES, _TEST_IMAGES, _STEPS, _POPULATION, _EVAL_BATCH = 10, 128, 50, 4, 12, 16
 _SCHEDULE = Schedule(
     epochs=2, batch_size=32, learning_rate=5e-3, weight_decay=1e-4, warmup_epochs=1
@@ -89,12 +89,12 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nlargest relative difference {largest:.1e}, {_TOLERANCE:.0e} allowed")
     for shards, held in result["vit_h14"]["argument_mb"].items():
         print(f"ViT-H/14 on 8 devices, weight_shards={shards}: {held:.1f} MB of arguments on each")
-    if not largest <= _TOLERANCE:  # it may be no number
+    if not largest <= _TOLERANCE:  # it may be NaN
         sys.exit("the layouts do not compute the same")
 
 
 def _launch(layout: tuple[int, int, int], flags: list[str]) -> dict[str, Any]:
-    """What the processes of a layout found."""
+    """Starts the processes of a layout, and returns their results."""
     count, devices, shards = layout
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -213,16 +213,16 @@ def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace
 
 
 def collectives(text: str, calls: int) -> list[dict[str, Any]]:
-    """Those of an optimised HLO module, with how often one of its `calls` steps runs each.
+    """Lists the collectives of an optimised HLO module, and how often one of its `calls` runs each.
 
     Returns:
-      Rows of operation, shapes, bytes (of what one device receives) and times a step.
+      Rows of operation, shapes, bytes (that one device receives) and times a step.
     """
     bodies = re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
     times = {name: 0.0 for name, _ in bodies}
     times[re.search(r"^ENTRY %?([\w.-]+)", text, re.M)[1]] = 1 / calls
     found: dict[tuple[str, str], float] = {}
-    for name, body in reversed(bodies):  # a computation stands before what calls it
+    for name, body in reversed(bodies):  # a computation comes before its callers
         for line in body.splitlines():
             trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
             called = re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?%?([\w.-]+)", line)
@@ -251,7 +251,7 @@ def _bytes(shape: str) -> int:
 
 
 def _check_collectives(found, gradient_bytes: int, depth: int, mesh: Mesh) -> None:
-    """Only gradients and the loss are summed, and of cut weights only a block's are gathered."""
+    """Checks that only gradients and loss are summed, and cut weights gathered block by block."""
     summed = sum(row["bytes"] * row["times_a_step"] for row in found if _sums(row))
     if mesh.size > 1 and round(summed) != gradient_bytes:
         raise AssertionError(
@@ -270,7 +270,7 @@ def _sums(row) -> bool:
 
 
 def huge() -> dict[str, Any]:
-    """A supernet step of a ViT-H/14 at 224 px, batch 64, bfloat16, compiled for 8 devices.
+    """Compiles a supernet step of a ViT-H/14 at 224 px, batch 64, bfloat16, for 8 devices.
 
     Returns:
       For each number of weight shards the MB of arguments on each device, and the collectives.
@@ -289,7 +289,7 @@ def huge() -> dict[str, Any]:
 
 
 def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
-    """A supernet epoch of two steps of 64 out of 128 images, without allocating anything."""
+    """Compiles a supernet epoch of two steps of 64 out of 128 images, without allocating it."""
     network = machine.abstract_network(config, dict.fromkeys(MODULES, 10), mesh)
     optimizer = step_lib.make_optimizer(_SCHEDULE, 2)
     everywhere = sharding.replicated(mesh)
@@ -320,7 +320,7 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
 
 
 def _differences(figures, expected) -> dict[str, float]:
-    """The largest relative ones."""
+    """The largest relative differences."""
     return {
         name: float(np.max(np.abs(np.array(values) / np.array(expected[name]) - 1)))
         for name, values in figures.items()

@@ -1,14 +1,15 @@
-"""What the search gains over random search, what a genome costs, and a front against searches.
+"""Measures the search against random search, the cost of a genome, and a front against searches.
 
     python -m bench.search_gain WORKDIR --seeds=5 --out=bench/results/search_gain_cpu2.json
 
-`WORKDIR` holds a run with a supernet (`--config.stage=supernet` is enough); its settings are those
-of the searches, and its supernet judges all of them. For each seed: the search and random search
-with as many genomes; and one search for a front with as many genomes as searches under each of
-the `--budgets` (millions of parameters; none, no front) together. Beside the JSON a plot of the
-curves. All this is accuracy on the validation images, which the searches climb, with the supernet's
-weights; what is left of it on the first `--images` test images is told of the best few genomes of
-both, with the same weights. `bench.study` has what retraining makes of them.
+`WORKDIR` holds a run with a supernet (`--config.stage=supernet` is enough). The searches have its
+settings, and its supernet evaluates all genomes. For each seed there are a search and a random
+search with as many genomes. There is also one search for a front, with as many genomes as the
+searches under all `--budgets` (millions of parameters) together; without budgets there is no front.
+A plot of the curves lies beside the JSON. All accuracies are those on the validation images, which
+the searches climb, with the supernet's weights. For the best few genomes of both searches there is
+also the accuracy on the first `--images` test images, with the same weights. `bench.study` shows
+the accuracy after retraining.
 """
 
 import argparse
@@ -60,9 +61,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pathlib.Path) -> dict:
-    """Curves `{method: [seed][genome] → best validation accuracy so far}`, seconds, fronts.
+    """Measures curves `{method: [seed][genome] → best validation accuracy so far}` and more.
 
-    And test accuracies `{method: [seed][place] → accuracy}` of the first few by validation.
+    That is seconds, fronts, and test accuracies `{method: [seed][place] → accuracy}` of the few
+    genomes that are best on validation.
     """
     trained = supernet.train(run)
     inherited, seconds = supernet.evaluator(run, trained), []
@@ -70,7 +72,7 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
     test = supernet.evaluator(
         run, trained, loader.subset(run.source.splits["test"], np.arange(images))
     )
-    known: dict[bytes, tuple[float, float]] = {}  # what one search evaluated, the next need not
+    known: dict[bytes, tuple[float, float]] = {}  # shared, so that no genome is evaluated twice
 
     def evaluate(genomes):
         new = np.array([genome for genome in genomes if genome.tobytes() not in known])
@@ -83,7 +85,7 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
         yield tuple(np.array(part) for part in zip(*found, strict=True))
 
     def evolve(name: str, seed: int, **changes) -> list[list[candidates.Candidate]]:
-        """The candidates in the order in which they were evaluated, and best first."""
+        """Searches; returns the candidates in the order of evaluation, and again best first."""
         settings = dataclasses.replace(run.config.search, **changes)
         home = folder / f"{name}-{seed}"
         home.mkdir()
@@ -112,7 +114,7 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
 
 
 def _front(settings: Search, budgets: list[float], evolve, seed: int) -> dict:
-    """At each budget the best of one front, and of a search of its own."""
+    """Compares, at each budget, the best genome of one front with that of a search of its own."""
     longer = len(budgets) * (settings.generations + 1) - 1
     free = {"least_millions": 0.0, "budget_millions": max(budgets)}
     _, ranked = evolve("front", seed, objective="pareto", generations=longer, **free)

@@ -1,10 +1,10 @@
-"""How fast test images are decoded, whether all cores work, and how much host memory it takes.
+"""Measures how fast test images are decoded, on how many cores, and in how much host memory.
 
     python -m bench.streaming [--images=50000] [--size=224] [--out=bench/results/streaming.json]
 
-Evaluates a streamed test set of JPEGs of 500×375 pixels, like ImageNet's, with a ViT so small that
-decoding is all there is to do: `loader.batches` into `evaluation.score_stream`, as a run does. The
-images are made here; 1,000 files are listed over and over.
+It evaluates a streamed test set of JPEGs of 500×375 pixels, like ImageNet's. The ViT is so small
+that decoding takes nearly all the time. As in a run, `loader.batches` feeds
+`evaluation.score_stream`. The images are made here; 1,000 files are listed over and over.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(folder: pathlib.Path, images: int, size: int) -> dict:
-    """Images a second, cores at work and peak memory in MB, over the whole test set."""
+    """Measures images a second, busy cores and peak memory in MB, over the whole test set."""
     files = make_jpegs(folder)
     rows = [(files[index % _FILES], index % 10) for index in range(images)]
     split = folders.file_split(folder, rows)
@@ -73,7 +73,7 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
 
 
 def make_jpegs(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Files of 500×375 pixels with structure at all scales, so that they cost what photos cost."""
+    """Makes JPEGs of 500×375 pixels with structure at all scales, which cost as much as photos."""
     rng = np.random.default_rng(0)
     files = []
     for number in range(_FILES):

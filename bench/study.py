@@ -1,16 +1,16 @@
-"""Does a searched mix beat what one would do by hand? Tasks × methods × seeds, and their table.
+"""Compares searched mixes with choices by hand: tasks × methods × seeds, and their table.
 
     python -m bench.study --out=FILE.json --config=configs/study.py:DIR/cifar10+digits
-    python -m bench.study --out=FILE.json --table [--markdown]    # what is there, nothing is run
+    python -m bench.study --out=FILE.json --table [--markdown]    # only tables, nothing is run
 
-After each run `FILE.json` is written anew. The same command goes on with what is not in it, also
-on another machine: a run is known by its task, method, seed and a digest of the settings that its
-method reads; where files lie is none of them. Runs with other settings stay in the file, but out
-of the tables. Seed after seed, so that a study that is stopped early has whole ones.
+After each run `FILE.json` is written anew. The same command goes on with the runs that are missing
+in it, also on another machine. A run is known by its task, method, seed and a digest of the
+settings that its method reads; the places of files are not among them. Runs with other settings
+stay in the file, but out of the tables. One seed is done after the other, so that a study that is
+stopped early has complete seeds.
 
-`random` takes the supernet of `noah` where that is still there, which changes the time alone.
-`tuned` stands for `tuned_vpt+tuned_lora+tuned_adapter`, and is computed from them: see
-`study_tables`.
+`random` takes the supernet of `noah` if that is still there, which changes only the time. `tuned`
+stands for `tuned_vpt+tuned_lora+tuned_adapter`, and is computed from them; see `study_tables`.
 """
 
 import argparse
@@ -49,7 +49,7 @@ Entry = dict[str, Any]  # one of its `runs`
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Raises UserError for bad input, and at the end if a run failed."""
+    """Runs the command; raises UserError for bad input, and at the end if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a JSON file to go on with")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/study"))
@@ -81,7 +81,7 @@ def _configs(argv: Sequence[str]) -> list[Config]:
     """The runs that `--config=FILE[:…] [--config.KEY=VALUE …]` stands for, in order.
 
     Raises:
-      UserError: the flags, or the settings, cannot be read or be those of a study.
+      UserError: the flags or the settings cannot be read, or are not those of a study.
     """
     values = flags.FlagValues()
     argv = ["bench.study", *argv]
@@ -108,7 +108,7 @@ def _configs(argv: Sequence[str]) -> list[Config]:
 
 
 def _run_settings(config: Config) -> Config:
-    """Without which run it is, and where files lie; weights by their contents."""
+    """The settings without the run's name and the places of files; weights by their contents."""
     weights = pretrained.fingerprint(config.weights) if config.weights else ""
     paths = {"data_dir": "", "supernet_from": "", "weights": weights}
     return dataclasses.replace(config, task="", seed=0, **paths)
@@ -116,7 +116,7 @@ def _run_settings(config: Config) -> Config:
 
 @functools.cache
 def _digest(config: Config) -> str:
-    """Of the settings that the run's method reads: those in which another run could differ."""
+    """A digest of the settings that the run's method reads, in which another run could differ."""
     read = differences.differences({}, _run_settings(config))
     return hashlib.sha256("\n".join(read).encode()).hexdigest()[:16]
 
@@ -134,7 +134,7 @@ def _workdir(config: Config, parent: pathlib.Path) -> pathlib.Path:
 
 
 def _sharing(config: Config, parent: pathlib.Path) -> Config:
-    """With the supernet of the NOAH run beside it, where `config` can take it."""
+    """Adds the supernet of the NOAH run with the same task and seed, if `config` can take it."""
     noah = _workdir(dataclasses.replace(config, method="noah"), parent)
     finished = (noah / "result.json").is_file() and any((noah / "supernet").glob("*"))
     if config.method != "random" or config.supernet_from or not finished:
@@ -148,10 +148,10 @@ def _sharing(config: Config, parent: pathlib.Path) -> Config:
 def _run(
     study: Study, configs: list[Config], workdirs: pathlib.Path, out: pathlib.Path
 ) -> list[str]:
-    """Adds what is not there yet; the names of the runs that failed.
+    """Runs what is not in the study yet, and returns the names of the runs that failed.
 
     Raises:
-      UserError: what is wrong with the input of any of them, before the first starts.
+      UserError: an input of any run is wrong, which is found before the first starts.
     """
     there = _identities(study["runs"])
     left = [config for config in configs if _identity(config) not in there]
@@ -176,7 +176,7 @@ def _run(
 
 
 def _entry(config: Config, workdir: pathlib.Path, result: dict[str, Any]) -> Entry:
-    """What the study keeps of a finished run."""
+    """The entry that the study keeps for a finished run."""
     best = read_json(workdir / "best.json") or {}
     finished = (workdir / "result.json").stat().st_mtime
     date = datetime.datetime.fromtimestamp(finished, datetime.UTC)
@@ -194,7 +194,7 @@ def _entry(config: Config, workdir: pathlib.Path, result: dict[str, Any]) -> Ent
 
 
 def _time_left(study: Study, left: Sequence[Config]) -> str:
-    """From the mean time of each method's finished runs."""
+    """Estimates the time left from the mean time of each method's finished runs."""
     seconds = collections.defaultdict(list)
     for run in study_tables.current(study):
         seconds[run["method"]].append(sum(run["stages"].values()))
@@ -210,7 +210,7 @@ def _time_left(study: Study, left: Sequence[Config]) -> str:
 
 
 def _head(configs: Sequence[Config], runs: Sequence[Entry]) -> dict[str, Any]:
-    """What the file says of itself: code, settings, and the digest of each method under them."""
+    """The head of the file: code, settings, and the digest of each method under them."""
     shared = dataclasses.asdict(_run_settings(configs[0]))
     methods = dict.fromkeys([config.method for config in configs] + [run["method"] for run in runs])
     return {
@@ -223,7 +223,7 @@ def _head(configs: Sequence[Config], runs: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the code, with -dirty at the end where it was changed since; None outside a clone."""
+    """The commit of the code, with -dirty if it was changed since; None outside a clone."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     folder = pathlib.Path(__file__).parent
     try:
@@ -245,7 +245,7 @@ def _read(path: pathlib.Path) -> Study:
 
 
 def _write(path: pathlib.Path, study: Study) -> None:
-    """As a whole or not at all; a line a key, and a line a run."""
+    """Writes the file as a whole or not at all: a line for each key, and a line for each run."""
     runs = ",\n".join(f"    {json.dumps(run)}" for run in study["runs"])
     head = {key: value for key, value in study.items() if key != "runs"}
     lines = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())

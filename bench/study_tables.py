@@ -1,13 +1,13 @@
 """The tables of a study: accuracy, paired tests of NOAH against each method, ranks, cost.
 
-`tuned` is what choosing a single module by hand comes to: of a task's and seed's `tuned_vpt`,
-`tuned_lora` and `tuned_adapter`, the one that validates best (accuracy, then loss, then
+`tuned` is a single module that is chosen by hand: among `tuned_vpt`, `tuned_lora` and
+`tuned_adapter` of a task and seed, the one that validates best (accuracy, then loss, then
 parameters, as the search ranks). Its cost is that of choosing among all three, and of retraining
 one.
 
-The tests pair the runs of one task and seed, and take all pairs as alike: differences between tasks
-are in the standard error as the seeds' noise is, and what it says of other tasks is little, as they
-are few. For one task at a time see the table of firsts. The p values are two-sided, and not
+The tests pair the runs of one task and seed, and treat all pairs alike. The standard error contains
+differences between tasks as well as the noise of the seeds. It says little about other tasks, since
+these are few. The table of firsts has one task at a time. The p values are two-sided, and not
 corrected for the number of methods.
 """
 
@@ -29,7 +29,7 @@ Rows = list[list[str]]
 
 
 def tables(study: dict[str, Any], markdown: bool = False) -> str:
-    """All tables of a study's runs under its last settings, for a terminal or in Markdown."""
+    """Writes all tables of a study's runs under its last settings, as plain text or Markdown."""
     runs = current(study)
     runs += list(tuned(runs))
     runs.sort(key=lambda run: _ORDER.index(run["method"]) if run["method"] in _ORDER else 99)
@@ -68,7 +68,7 @@ def tuned(runs: Sequence[Entry]) -> Iterable[Entry]:
 
 
 def _rank(run: Entry):
-    """As `candidates.Candidate.rank`: a loss that is None is not finite, and comes last."""
+    """A sort key like `candidates.Candidate.rank`; a loss of None is not finite and comes last."""
     loss = run["val_loss"]
     return loss is None, -run["val_accuracy"], loss or 0.0, run["params"]
 
@@ -85,10 +85,10 @@ def scores(runs: Iterable[Entry]) -> Scores:
 
 
 def accuracy_rows(found: Scores, runs: Sequence[Entry]) -> Rows:
-    """A row a method: each task, the mean of tasks, mean parameters in millions.
+    """A row for each method: each task, the mean of tasks, mean parameters in millions.
 
-    A cell with fewer seeds than another says how many. The mean of tasks is computed seed by seed,
-    over the same seeds of all tasks, or left out.
+    A cell with fewer seeds than another says how many. The mean of tasks is computed seed by seed.
+    It is left out if the tasks have different seeds.
     """
     tasks = list(dict.fromkeys(task for own in found.values() for task, _ in own))
     columns = {method: _by_task(own) for method, own in found.items()}
@@ -135,13 +135,13 @@ def paired_rows(found: Scores) -> Rows:
 
 
 def standard_error(differences: np.ndarray) -> float | None:
-    """Of their mean; None for a single one."""
+    """The standard error of the mean; None for a single value."""
     count = len(differences)
     return float(np.std(differences, ddof=1) / np.sqrt(count)) if count > 1 else None
 
 
 def t_test(differences: np.ndarray) -> float | None:
-    """The p value of the paired t test; None where it is not defined, as for equal differences."""
+    """The p value of the paired t test; None if it is not defined, as for equal differences."""
     if len(differences) < 2 or np.ptp(differences) < 1e-9:
         return None
     return float(stats.ttest_rel(differences, np.zeros_like(differences)).pvalue)
@@ -163,7 +163,7 @@ def _p(value: float | None) -> str:
 
 
 def first_rows(found: Scores) -> Rows:
-    """Each task's first among the methods with all of NOAH's seeds, and how far NOAH is from it.
+    """Each task's best method among those with all of NOAH's seeds, and NOAH's distance from it.
 
     The distance is the mean over seeds of the paired differences.
     """
@@ -219,7 +219,7 @@ def judged_rows(runs: Sequence[Entry]) -> Rows:
 
 
 def cost_rows(runs: Sequence[Entry]) -> Rows:
-    """A row a method: the mean seconds of each stage, and of all."""
+    """A row for each method: the mean seconds of each stage, and of all."""
     stages = list(dict.fromkeys(stage for run in runs for stage in run["stages"]))
     stages.sort(key=lambda stage: stage in _FINAL_STAGES)
     rows = [["method", "runs", *stages, "all"]]
@@ -232,7 +232,7 @@ def cost_rows(runs: Sequence[Entry]) -> Rows:
 
 
 def _notes(study: dict[str, Any], runs: Sequence[Entry]) -> list[str]:
-    """What a reader of the tables must know: a paragraph, or nothing."""
+    """A paragraph with the caveats of the tables; empty if there are none."""
     lines = []
     if others := len(study["runs"]) - len(current(study)):
         lines.append(f"Left out: {others} runs with other settings.")

@@ -1,19 +1,19 @@
-"""How fast each stage of a run computes, and how close that comes to what the device can do.
+"""Measures the speed of each stage of a run, and how close it comes to the device's limit.
 
     python -m bench.throughput [--backbone=vit_b16] [--image_size=224] [--batch=64]
         [--dtype=bfloat16] [--population=50] [--val_images=200] [--eval_batch=100]
         [--genomes_per_call=4] [--attention=auto] [--rematerialise] [--steps=12] [--repeats=5]
         [--out=FILE.json] [--profile=DIR]
 
-Two CPU cores: `--batch=8 --dtype=float32 --steps=2 --population=2 --val_images=8 --eval_batch=8
---genomes_per_call=1 --repeats=3`. Small batches and populations say what they cost themselves,
-not what a run does.
+On two CPU cores use `--batch=8 --dtype=float32 --steps=2 --population=2 --val_images=8
+--eval_batch=8 --genomes_per_call=1 --repeats=3`. Small batches and populations show their own cost,
+not that of a run.
 
-Measured are the programs that a run compiles, on random weights and images: the supernet step (an
-epoch of `--steps` in one call), the evaluation of a population, the retraining step, and the test,
-whose batches come from the host's memory, decoded already (`bench.streaming` has the decoding).
-Supernet and subnet have all three modules at size 10 in every block: the largest genome of the
-paper's space, so no genome that a search there can find costs more to retrain.
+The benchmark runs the programs that a run compiles, on random weights and images: the supernet step
+(an epoch of `--steps` in one call), the evaluation of a population, the retraining step, and the
+test. The test's batches come decoded from the host's memory; `bench.streaming` measures decoding.
+Supernet and subnet have all three modules at size 10 in every block. That is the largest genome of
+the paper's space, so no genome that a search there can find costs more to retrain.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """All stages, each compiled, warmed up and repeated; see `main` for the arguments."""
+    """Measures all stages, each compiled, warmed up and repeated; for the arguments see `main`."""
     mesh = sharding.make_mesh()
     config = machine.vit(
         arguments.backbone,
@@ -108,9 +108,9 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 def matmul_rate(dtype: str, repeats: int) -> dict:
-    """The best rate of a large square matrix product on one device, in TFLOP/s.
+    """Measures the best rate of a large square matrix product on one device, in TFLOP/s.
 
-    Products follow each other in one call, each on the result of the last, at JAX's default
+    One call computes a chain of products, each on the result of the one before, at JAX's default
     precision (on an NVIDIA GPU that is TF32 for float32).
     """
     sides, count = ((1024, 2048), 4) if jax.default_backend() == "cpu" else ((4096, 8192), 32)
@@ -134,7 +134,7 @@ def _rate(result):
 
 
 def _train(network, arguments, mesh, draw, profile=None) -> dict:
-    """Epochs of `--steps` steps, a call each."""
+    """Measures epochs of `--steps` steps, each of which is a call."""
     steps, batch = arguments.steps, arguments.batch
     schedule = Schedule(500, batch, 5e-4, 1e-4, 10)
     optimizer = step_lib.make_optimizer(schedule, steps)
@@ -166,7 +166,7 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
 
 
 def _population(network, arguments, mesh, space, rng) -> dict:
-    """As `evaluation.population_evaluator` calls; genomes that pad the last one do not count."""
+    """Measures `evaluation.population_evaluator`; genomes that pad the last call do not count."""
     batch = min(arguments.eval_batch, arguments.val_images)
     chunks = -(-arguments.val_images // batch)
     images, labels = machine.examples((chunks, batch), _CLASSES, arguments.image_size)
@@ -194,7 +194,7 @@ def _population(network, arguments, mesh, space, rng) -> dict:
 
 
 def _test(network, arguments, mesh, genome) -> dict:
-    """Batches from the host's memory through `evaluation.score_stream`, as in a run."""
+    """Measures `evaluation.score_stream`, as in a run, on batches from the host's memory."""
     batches = [
         machine.examples((arguments.eval_batch,), _CLASSES, arguments.image_size)
     ] * _TEST_BATCHES
@@ -221,7 +221,7 @@ def _test(network, arguments, mesh, genome) -> dict:
 
 
 def _whole_task(stages) -> dict:
-    """Seconds for the paper's recipe on a VTAB-1k task, computed from the measured medians."""
+    """Computes the seconds of the paper's recipe on a VTAB-1k task from the measured medians."""
     step, retraining_step = (
         stages[name]["step_seconds"]["median"] for name in ("supernet", "retraining")
     )

@@ -1,9 +1,10 @@
-"""Where the time of a run goes, from the start of its process to its end.
+"""Measures where the time of a run goes, from the start of its process to its end.
 
     python -m bench.timesplit [--out=FILE.json] -- --config=configs/demo.py [--config.KEY=VALUE …]
 
-Runs `noah_jax.main` twice, in processes and workdirs of their own: what the first compiles, the
-second finds in the cache. Every moment of a process falls into the first of these parts that fits:
+It runs `noah_jax.main` twice, in processes and workdirs of their own. The second run finds in the
+cache the programs that the first compiled. Every moment of a process belongs to the first of these
+parts that fits:
 
     computing     a program of train.py or evaluation.py runs: from its dispatch, or the end of its
                   compilation, until its results are there
@@ -14,9 +15,9 @@ second finds in the cache. Every moment of a process falls into the first of the
     exiting       after the last line of `noah_jax.main`
     rest          everything else: small JAX operations, drawing genomes, logs, the report
 
-What the host does while a program runs, as decoding the next batch, costs nothing and does not
-appear. A thread waits for the results, to within Python's 5 ms of switching; the run itself is
-not held up. `outside` is the share of all parts but `computing`.
+Work of the host while a program runs, such as decoding the next batch, costs no time and does not
+appear. A thread waits for the results, to within Python's 5 ms of switching, so that the run itself
+is not held up. `outside` is the share of all parts but `computing`.
 """
 
 import argparse
@@ -60,10 +61,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(flags: Sequence[str], workdir: pathlib.Path) -> dict:
-    """A run with these flags: its seconds in all, in each part, and the share outside.
+    """Measures a run with these flags: its seconds in all and in each part, and the share outside.
 
     Raises:
-      subprocess.CalledProcessError: the run failed; it has said why.
+      subprocess.CalledProcessError: the run failed; it has printed the reason.
     """
     spans_file = workdir.with_suffix(".json")
     child = "import sys; from bench import timesplit; timesplit.record(*sys.argv[1:])"
@@ -78,7 +79,7 @@ def measure(flags: Sequence[str], workdir: pathlib.Path) -> dict:
 
 
 def split(spans: dict[str, list[Span]], start: float, end: float) -> dict:
-    """Seconds of each part, a moment counted for the first part that it falls into."""
+    """Computes the seconds of each part; a moment counts for the first part that it belongs to."""
     seconds, earlier, before = {}, [], 0.0
     for part in _PARTS:
         earlier += [(max(first, start), min(last, end)) for first, last in spans.get(part, ())]
@@ -93,7 +94,7 @@ def split(spans: dict[str, list[Span]], start: float, end: float) -> dict:
 
 
 def _length(spans: Iterable[Span]) -> float:
-    """Of their union."""
+    """The length of the union of spans."""
     total, reached = 0.0, -math.inf
     for first, last in sorted(spans):
         total += max(0.0, last - max(first, reached))
@@ -102,7 +103,7 @@ def _length(spans: Iterable[Span]) -> float:
 
 
 def record(spans_file: str, *flags: str) -> None:
-    """In a process of its own: `noah_jax.main` with these flags, and when what happened."""
+    """Runs `noah_jax.main` with these flags in its own process, and notes the spans of time."""
     recorder = _Recorder()
     for module, names in (
         (step_lib, ("make_epoch", "make_augmented_step")),
@@ -143,11 +144,11 @@ class _Recorder:
         return {"started": self._started, "ended": time.time(), **self._spans}
 
     def watching(self, make: Callable) -> Callable:
-        """`make` returns a jitted function; its runs count as computing."""
+        """Wraps `make`, which returns a jitted function, so that its runs count as computing."""
         return lambda *arguments: _Watched(make(*arguments), self.computing)
 
     def computing(self, start: float, outputs) -> None:
-        """A program was called at `start`."""
+        """Notes that a program was called at `start`."""
         compiled = max((last for _, last in self._spans["compiling"]), default=start)
         last_output = jax.tree.leaves(outputs)[-1]  # never donated to the next call
         self._waiting.put((max(start, compiled), last_output))
@@ -161,7 +162,7 @@ class _Recorder:
         return timed
 
     def timing_each(self, part: str, function: Callable) -> Callable:
-        """For a function that returns an iterator: each item."""
+        """Wraps a function that returns an iterator, so that each item is timed."""
 
         def items(*arguments, **more):
             iterator, end = iter(function(*arguments, **more)), object()
@@ -200,7 +201,7 @@ class _Recorder:
 
 
 class _Watched:
-    """A jitted function that tells when it is called."""
+    """A jitted function that notes when it is called."""
 
     def __init__(self, function, tell):
         self._function, self._tell = function, tell

@@ -37,7 +37,7 @@ class Block(nn.Module):
         self.visual_prompt_token = nn.Parameter(torch.randn(1, size, d) * 0.02)
 
     def forward(self, x, tokens, vpt, lora, adapter):
-        """`x` `[b, n, d]`, of which `tokens` are no prompts."""
+        """Applies the block to `x` `[b, n, d]`, of which the first `tokens` are not prompts."""
         if vpt:
             prompts = self.visual_prompt_token[:, :vpt].expand(len(x), -1, -1)
             x = torch.cat([x[:, :tokens], self.drop(prompts)], dim=1)
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class Supernet(nn.Module):
-    """`model(images [b, 3, h, w], genome)` → logits `[b, classes]`; modules of at most `size`."""
+    """A supernet of sizes up to `size`: `model(images [b, 3, h, w], genome)` → `[b, classes]`."""
 
     def __init__(self, config: ViTConfig, size: int):
         super().__init__()
@@ -98,8 +98,9 @@ class Supernet(nn.Module):
 class Original(nn.Module):
     """NOAH's own model code behind the same call.
 
-    Needs a copy of https://github.com/ZhangYuanhan-AI/NOAH and `pip install --no-deps timm==0.5.4`.
-    What timm 0.5.4 asks of torchvision and of older PyTorch, and the model never uses, is faked.
+    It needs a copy of https://github.com/ZhangYuanhan-AI/NOAH, and `pip install --no-deps
+    timm==0.5.4`. Parts of torchvision and of older PyTorch that timm 0.5.4 imports, but the model
+    never uses, are faked.
     """
 
     def __init__(self, folder: str, config: ViTConfig, size: int):
@@ -114,7 +115,7 @@ class Original(nn.Module):
         rates = [f"drop_rate_{name}" for name in ("LoRA", "prompt", "adapter")]
         rates = dict.fromkeys(rates, config.dropout)
         sizes = {f"super_{name}_dim": size for name in ("prompt_tuning", "LoRA", "adapter")}
-        with contextlib.redirect_stdout(None):  # it tells every parameter
+        with contextlib.redirect_stdout(None):  # it prints every parameter
             self.model = module.VisionTransformer(
                 img_size=config.image_size,
                 patch_size=config.patch_size,
