@@ -114,7 +114,7 @@ def test_no_test_imports_another():
 
 
 def test_genomes_and_settings_are_tested_without_torch():
-    """So that a change of these is tested within seconds, with few packages."""
+    """A change of these is then tested within seconds, with few packages."""
     heavy = {"torch", "torchvision", "transformers", "peft", "onnxruntime", "tensorflow_datasets"}
     files = [TESTS / "conftest.py", *(TESTS / "helpers").glob("*.py")]
     files += [*(TESTS / "space").glob("*.py"), *(TESTS / "config").glob("*.py")]

@@ -19,7 +19,7 @@ def _config(depth):
 
 
 def _xla_flops(depth, training):
-    """Of one image, by XLA's own analysis, in a batch of 4."""
+    """The operations of one image by XLA's own analysis, in a batch of 4."""
     network = machine.abstract_network(_config(depth), _SIZES, sharding.make_mesh())
 
     def forward(params, frozen, images, genome):
@@ -34,7 +34,7 @@ def _xla_flops(depth, training):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_flops_are_those_of_xla(training):
-    """To 4 %: XLA also counts norms, softmax and GELUs, which the arithmetic leaves out.
+    """They agree to 4 %: XLA also counts norms, softmax and GELUs, which the arithmetic leaves out.
 
     Blocks but the last run in a loop, whose body XLA counts once: exact with one such block, and
     each further costs what the first did.

@@ -97,7 +97,7 @@ def test_noah_against_each_method(by_hand):
 
 
 def test_what_validation_says_of_noah_and_random_search():
-    """By hand: test 1, 2, 3 points more, with loss 1, 2, 3 less and accuracy 0, 1, 1 more."""
+    """Made by hand: test 1, 2, 3 points more, with loss 1, 2, 3 less and accuracy 0, 1, 1 more."""
     runs = [_entry("a", "lora", 0, 0.5), _entry("a", "random", 4, 0.9, genome=[[9]])]
     for seed, more in enumerate((0.0, 0.1, 0.1, 0.0)):
         same = {"val_accuracy": 0.5, "val_loss": 9.0, "genome": [[1]]}
@@ -134,7 +134,7 @@ def test_first_or_within_one_standard_error(by_hand):
 
 
 def test_tuned_is_what_validates_best():
-    """Of equal accuracies the lower loss wins; none at all, as nan, loses."""
+    """If accuracies are equal, the lower loss wins; a missing loss, like nan, loses."""
     stages = {"tuning": 100.0, "retrain": 10.0, "test": 1.0}
     three = [
         _entry("a", "tuned_vpt", 0, 0.9, val_accuracy=0.7, val_loss=0.5, stages=stages),

@@ -122,7 +122,7 @@ def test_operations_and_their_arguments_are_timms(photo):
 
 
 def test_two_operations_each_applied_to_half_of_the_images(photo, monkeypatch):
-    """How often, of which level and sign: over 4,000 images."""
+    """Counts, levels and signs are right over 4,000 images."""
     calls: list[tuple[str, float, int]] = []
 
     def record(name):
@@ -205,7 +205,7 @@ def test_a_batch_is_a_function_of_seed_and_step(photo):
 
 
 def test_parts_of_a_batch_are_those_of_the_whole(photo):
-    """As two hosts read them, one with the first and last image of each batch."""
+    """Two hosts read them, one the first and last image of each batch."""
     split = _examples(photo)
     whole = _take(split, 5, first_step=1)
     for rows in ([0, 3], [1, 2]):

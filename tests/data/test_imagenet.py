@@ -57,7 +57,7 @@ def test_noahs_lists_of_imagenet(imagenet, tmp_path):
 
 
 def test_images_of_the_other_domains_are_looked_at_too(imagenet):
-    """Not only after hours of training."""
+    """A broken one is found before hours of training."""
     broken = imagenet / "imagenet-rendition" / "imagenet-r" / SYNSETS[0] / "broken.jpg"
     sketch = imagenet / "imagenet-sketch"
     broken.write_bytes(b"no image")

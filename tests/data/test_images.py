@@ -107,7 +107,7 @@ def test_colours_of_every_mode(name, tmp_path):
 
 
 def test_cmyk_as_photoshop_writes_it(tmp_path):
-    """With Adobe's marker and all values inverted, which a reader has to know."""
+    """It has Adobe's marker and all values inverted, which a reader must know."""
     _halves(RED, BLUE, "CMYK").save(tmp_path / "a.jpg", quality=95)
     assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
     with PIL.Image.open(tmp_path / "a.jpg") as image:
@@ -116,7 +116,7 @@ def test_cmyk_as_photoshop_writes_it(tmp_path):
 
 
 def test_sixteen_bits(tmp_path):
-    """Of colour the upper eight are read; grey Pillow would clip."""
+    """The upper eight bits of colour are read; Pillow would clip grey."""
     row = b"\0" + np.tile(np.array(RED, ">u2") * 257, 8).tobytes()
     (tmp_path / "colour.png").write_bytes(_png(8, 4, 16, 2, row * 4))
     assert (_pixels(tmp_path / "colour.png") == RED).all()
@@ -132,7 +132,7 @@ def test_sixteen_bits(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "jpg"])
 def test_the_first_of_several_frames(suffix, tmp_path):
-    """Of JPEG, too: cameras write two views, or previews, into one file."""
+    """JPEG has several, too: cameras write two views, or previews, into one file."""
     first, second = _halves(RED, BLUE), _halves(BLUE, RED)
     options = {"webp": {"lossless": True}, "jpg": {"format": "MPO", "quality": 95}}.get(suffix, {})
     first.save(tmp_path / f"one.{suffix}", **options)
@@ -201,7 +201,7 @@ def test_broken_exif_does_not_matter(exif, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:::PIL")
 def test_turned_though_other_metadata_is_odd(tmp_path):
-    """Which Pillow turns before it fails to write it again."""
+    """Pillow turns the image before it fails to write the metadata again."""
     exif = PIL.Image.Exif()
     exif[274], exif[282] = 6, (72, 1)
     odd = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")  # a number as text
@@ -212,7 +212,7 @@ def test_turned_though_other_metadata_is_odd(tmp_path):
 
 
 def test_huge_images_are_refused_in_little_memory_and_nothing_warns(tmp_path):
-    """In a process of its own, whose peak is known and whose screen is seen whole."""
+    """A process of its own does it, so that its peak and its whole output are known."""
     (tmp_path / "claim.webp").write_bytes(_webp(9_000, 9_000))
     (tmp_path / "long claim.webp").write_bytes(_webp(8_000_000, 9))  # takes seconds, too
     (tmp_path / "claim.png").write_bytes(_png(9_000, 9_000, 8, 2))

@@ -1,4 +1,4 @@
-"""What is refused and what is warned of before anything starts, on real files."""
+"""Real files are refused or warned of before anything starts."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_nothing_to_warn_of(photos):
 
 
 def test_copies_are_counted(photos):
-    """By content, whatever they are called; more of the test than of the training."""
+    """Copies are known by content, whatever their names; val and test are counted apart."""
     for copy, original in (("test 9", "train800 4"), ("test 10", "val200 1"), ("val 9", "test 0")):
         (photos / f"{copy}.png").write_bytes((photos / f"{original}.png").read_bytes())
     _add(photos, "test", "test 9.png 1\ntest 10.png 1")
@@ -164,7 +164,7 @@ def test_links_inside_the_folder_are_followed(photos):
 
 
 def test_fingerprint(photos, tmp_path):
-    """Of content, labels and order; not of the place, and the same in another process."""
+    """It depends on content, labels and order, not on the place or the process."""
     first = _open(photos).fingerprint
     assert len(first) == 64 and _open(photos).fingerprint == first
     moved = photos.rename(photos.parent / "moved")

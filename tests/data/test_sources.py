@@ -68,7 +68,7 @@ def test_batches_are_in_order_and_padded(lists):
 
 
 def test_each_host_decodes_its_rows_of_a_batch(lists):
-    """Of batches of 4 out of 7 images; what the others have to read is never opened."""
+    """Batches of 4 out of 7 images; a host never opens the images of the others."""
     test = _open(lists).splits["test"]
     read = []
     noted = dataclasses.replace(test, read=lambda index: read.append(index) or test.read(index))
@@ -276,7 +276,7 @@ def test_unknown_task_suggests_the_nearest():
 
 @pytest.mark.parametrize("left", ["", "cifar100/incomplete.D9AMRU_3.0.2"])
 def test_unprepared_dataset_says_what_to_run(tmp_path, left, monkeypatch):
-    """Also where its preparation was killed."""
+    """It says so also if the preparation was killed."""
     (tmp_path / left).mkdir(parents=True, exist_ok=True)
     message = "is not prepared in [^ ]*: run `python -m noah_jax.data prepare cifar100 --data_dir="
     with pytest.raises(UserError, match=message):

@@ -89,7 +89,7 @@ def drawing() -> str:
 
 
 def drawn() -> str:
-    """What stands in the README now."""
+    """The drawing that the README has now."""
     return README.read_text().split(_BEGIN)[1].split(_END)[0].strip() + "\n"
 
 

@@ -81,7 +81,7 @@ def _logits(model, n=3):
 
 
 def _params(genome):
-    """As NOAH's section 4 counts them, written down once more."""
+    """Counts parameters as NOAH's section 4 does, written down once more."""
     d, total = VIT.width, 0
     for row in genome.tolist():
         vpt, lora, *adapters = row[:4]

@@ -59,7 +59,7 @@ def _report(what, kind, noted, counts):
 @pytest.mark.parametrize("noted", [False, True])
 @pytest.mark.parametrize("kind", damage.FORMATS)
 def test_truncated(kind, noted, tmp_path):
-    """At every byte; at every 50th with a note, which only agrees with the whole file."""
+    """Cuts at every byte, or at every 50th with a note, which agrees only with the whole file."""
     lengths = []
 
     def pieces(data):

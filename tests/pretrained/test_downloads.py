@@ -65,7 +65,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             server.hold.wait(timeout=5)
 
     def _elsewhere(self) -> bool:
-        """Whether the answer is an error or a redirect; it is sent then."""
+        """Sends an error or a redirect, if the answer is one, and tells whether it was."""
         server = self.server
         if self.path in server.redirects:
             self.send_response(302)
@@ -134,7 +134,7 @@ def server(tmp_path, monkeypatch):
 
 
 def _use_hub(monkeypatch, address, folder):
-    """As HF_ENDPOINT and HF_HOME, which are read when huggingface_hub is imported; no pauses."""
+    """Acts like HF_ENDPOINT and HF_HOME, which are read at import; takes out the pauses."""
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

@@ -289,7 +289,7 @@ def test_wheel_is_limited(tmp_path, monkeypatch, no_memory):
     ],
 )
 def test_tensors_that_would_grow(tensors, tmp_path, no_memory):
-    """By a block number, by broadcasting, by resizing."""
+    """They would grow by a block number, by broadcasting, by resizing."""
     path = tmp_path / "w.safetensors"
     arrays = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
     safetensors.numpy.save_file(arrays, path)
@@ -298,7 +298,7 @@ def test_tensors_that_would_grow(tensors, tmp_path, no_memory):
 
 
 def test_a_tensor_under_our_name_that_is_no_weight(tmp_path):
-    """In a layout that has no such name, so that nothing is made of it."""
+    """The layout has no such name, so that nothing is made of the tensor."""
     google = damage.tensors("npz stored")
     del google["Transformer/encoder_norm/bias"]
     google["norm.bias"] = np.zeros(8, np.complex64)
@@ -341,7 +341,7 @@ def test_genomes_that_would_grow(tmp_path, no_memory):
 
 
 def test_a_file_is_no_other_than_its_name_says(tmp_path):
-    """What is in it decides nothing: no reader is guessed."""
+    """The contents decide nothing: no reader is guessed."""
     buffer = io.BytesIO()
     np.save(buffer, np.zeros(3))
     for suffix in (".npz", ".safetensors", ".onnx", ".whl", ".npy", ".pkl", ".pt", ""):

@@ -64,7 +64,7 @@ def _timm(rng, layer_scale=False):
 
 
 def _google(timm):
-    """The same weights as Google's npz names and shapes them."""
+    """Names and shapes the same weights as Google's npz does."""
     heads = lambda x: x.reshape(*x.shape[:-1], 4, 8)  # noqa: E731
     npz = {
         "cls": timm["cls_token"],

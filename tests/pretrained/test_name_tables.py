@@ -173,7 +173,7 @@ def _open_clip(tensors):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_transformers(family, tmp_path):
-    """In all layouts, at the size of the weights, a larger and a smaller one."""
+    """All layouts are compared, at the size of the weights, a larger and a smaller one."""
     build, differences, layouts = FAMILIES[family]
     theirs = build()
     files = {"transformers": _save(theirs, tmp_path)}
@@ -239,7 +239,7 @@ def test_a_file_of_another_family_does_not_fit(family, differences, complaints, 
 
 @pytest.mark.parametrize("table", [TIMM, HUGGING_FACE])
 def test_a_table_serves_both_ways(table):
-    """What is renamed reads back to the bit, and nothing is left out in silence."""
+    """Renamed tensors read back to the bit, and none is left out in silence."""
 
     def read(tensors):
         return convert({name: lambda x=x: x for name, x in tensors.items()}, "the test")

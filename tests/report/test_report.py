@@ -290,7 +290,7 @@ def test_a_block_costs_what_its_backbone_is_wide(backbone, width):
 
 
 def test_what_the_budget_cuts_off_is_grey():
-    """Where it is near what was evaluated, from it to the end of the axis."""
+    """The grey goes from the budget to the end of the axis, if the budget is near the genomes."""
     rows = [Candidate(np.array([[1, 0, 0]]), n, 0.5, 1.0) for n in (100_000, 200_000)]
 
     def grey(least, most):

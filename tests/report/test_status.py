@@ -1,4 +1,4 @@
-"""What is said of runs that are finished, going on, or were stopped."""
+"""The status of runs that are finished, going on, or were stopped."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a killed process leaves in the cache of compiled programs."""
+"""The cache of compiled programs recovers after a process was killed."""
 
 import os
 import subprocess

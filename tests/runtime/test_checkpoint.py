@@ -37,7 +37,7 @@ def test_the_newest_comes_back_and_the_oldest_go(tmp_path):
 
 
 def test_no_file_can_be_cut_off(tmp_path):
-    """At every byte of every file."""
+    """Every file is cut off at every byte."""
     checkpoints = Checkpoints(tmp_path, print)
     checkpoints.save(1, STATE)
     count = whole = 0

@@ -1,4 +1,4 @@
-"""What a run says of its memory."""
+"""A run reports its memory."""
 
 import functools
 

@@ -58,7 +58,7 @@ time.sleep(60)
 
 
 def test_raised_where_python_drops_it():
-    """In a destructor, whose exceptions go nowhere: it leaves nevertheless, without a traceback."""
+    """An exception in a destructor goes nowhere; the process still leaves, without a traceback."""
     running = subprocess.run(
         [sys.executable, "-c", LOST], capture_output=True, text=True, env=os.environ, timeout=30
     )

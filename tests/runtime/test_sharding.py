@@ -1,4 +1,4 @@
-"""What goes where: rows of a batch, cut weights, and what the devices then tell each other."""
+"""The places of a batch's rows and of cut weights, and the devices' communication."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def test_weight_shards_that_do_not_divide_the_devices():
 
 
 def test_several_slices_make_the_same_mesh(monkeypatch):
-    """As GPUs of several hosts are, for which JAX makes none."""
+    """GPUs of several hosts are slices, for which JAX makes no mesh."""
     one = sharding.make_mesh(2)
     monkeypatch.setattr(sharding, "_slices", lambda: 2)
     monkeypatch.delattr(jax, "make_mesh")

@@ -1,4 +1,4 @@
-"""What trackers are told is what metrics.jsonl holds; read back with their own packages."""
+"""Trackers get the contents of metrics.jsonl; their own packages read it back."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What a run says: metrics, times over several starts, progress in a log and on a terminal."""
+"""A run writes metrics, times over several starts, and progress in a log and on a terminal."""
 
 import io
 import json

@@ -90,7 +90,7 @@ class Trade(Evaluator):
 
 
 def test_one_front_is_as_good_as_three_searches(tmp_path):
-    """At equal cost in total, and at the budgets of the three."""
+    """Both cost the same in total, and are compared at the budgets of the three."""
     pareto = dataclasses.replace(SETTINGS, objective="pareto", generations=14)
     worse = []
     for seed in range(3):

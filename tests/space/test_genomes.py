@@ -1,4 +1,4 @@
-"""What a genome costs; counts against the model's own parameters."""
+"""The parameters of a genome, counted and compared with the model's own."""
 
 import jax
 import numpy as np

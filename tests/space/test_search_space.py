@@ -14,7 +14,7 @@ GAPS = SearchSpace(dict.fromkeys(ALL_MODULES, (0, 1, 4, 8)), (12,), 12, 384)
 
 
 def in_space(space, genome):
-    """Whether every column is a prefix of an allowed depth with allowed sizes."""
+    """Tells whether every column is a prefix of an allowed depth with allowed sizes."""
     for column, name in enumerate(MODULES):
         sizes = genome[:, column]
         depth = int((sizes > 0).sum())

@@ -186,7 +186,7 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
 
 
 def test_divergence_is_said_and_not_saved(network, data, tmp_path):
-    """At its step, with what it is of; what was saved before is kept."""
+    """The message names the step and what diverged; earlier checkpoints are kept."""
     schedule = Schedule(1000, 8, 1e-2, 1e-4, 1)
     with pytest.raises(Killed):
         _fit(network, data, tmp_path, schedule, every=0.0, checkpoints=KilledAfterSaving)

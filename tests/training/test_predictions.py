@@ -1,4 +1,4 @@
-"""What is kept of a test, against counting by hand."""
+"""The predictions that a test keeps, compared with counting by hand."""
 
 import base64
 import io

@@ -42,7 +42,7 @@ def test_no_fused_kernel_on_a_cpu():
 @pytest.mark.parametrize("vpt", [0, 3])  # 17 and 20 tokens: an odd and an even number
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_fused_kernel_runs_once_forwards_and_once_backwards(monkeypatch, vpt, groups):
-    """In what is compiled for CUDA: genomes side by side, and nothing that is computed again."""
+    """The program for CUDA has genomes side by side and computes nothing again."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)

@@ -180,7 +180,7 @@ def test_zeros_in_further_columns_change_nothing(full_vit, random_genome):
 
 
 def test_a_module_adds_what_its_formula_says():
-    """By hand, with the first two of four hidden units; size 0 is absence."""
+    """Compares with a computation by hand of two of four hidden units; size 0 adds nothing."""
     x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
     zero = np.zeros(1)
 
@@ -268,7 +268,7 @@ def test_population_is_one_more_axis(tiny_vit, random_genome):
 
 @pytest.mark.parametrize("columns", [3, 4])
 def test_gradients_of_unused_entries_are_exactly_zero(columns, full_vit, full_genome):
-    """In training mode, every entry from index `size` on; a used module's gradient is not zero."""
+    """Every entry from index `size` on, in training mode; a used module has other gradients."""
     images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
     graphdef, params, frozen = nnx.split(full_vit, trainable("noah"), ...)
 

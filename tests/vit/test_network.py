@@ -1,4 +1,4 @@
-"""What a subnet takes over from its supernet."""
+"""A subnet inherits the weights of its supernet."""
 
 import jax
 import numpy as np

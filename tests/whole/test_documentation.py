@@ -38,7 +38,7 @@ LAUNCHED = [c for c in COMMANDS if re.match(r"bash launch/(tpu_vm|slurm)\.sh --"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, ti16, imagenet):
-    """Where the commands are run: the configs, and tiny images under the documented names."""
+    """A folder to run the commands in: the configs, and tiny images under the documented names."""
     place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     (place / "configs").symlink_to(ROOT / "configs")
     (place / "ti16.safetensors").symlink_to(ti16)

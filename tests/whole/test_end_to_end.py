@@ -24,7 +24,7 @@ def _lines(workdir):
 
 
 def _right(workdir, result):
-    """How many of the kept predictions are right: as many as the result says."""
+    """Counts the kept predictions that are right, which must be as many as the result says."""
     test = json.loads((workdir / "predictions.json").read_text())["tests"]["test"]
     assert test["labels"] == 5 * [0, 1, 2]
     right = int(np.equal(test["labels"], test["predictions"]).sum())

@@ -150,7 +150,7 @@ class Faults:
 
 
 def _is_in(running, workdir) -> bool:
-    """Whether the run has come to its workdir."""
+    """Tells whether the run has claimed its workdir."""
     lock = workdir / ".lock"
     return lock.is_file() and f"process {running[0].pid} on" in lock.read_text()
 

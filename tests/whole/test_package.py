@@ -70,7 +70,7 @@ def _required(files):
 
 
 def test_requirements_are_read_by_setuptools():
-    """Which knows neither `-r` nor other options."""
+    """setuptools knows neither `-r` nor other options."""
     dynamic = SETUPTOOLS["dynamic"]
     core = {each.name for each in _required(dynamic["dependencies"]["file"])}
     extras = {
