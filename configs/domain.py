@@ -3,10 +3,10 @@
     python -m noah_jax.data prepare domain
     python -m noah_jax.main --config=configs/domain.py:imagenet[,method=…,seed=…]
 
-16 images a class to train on, 4 to validate with; tested on ImageNet's validation set, and on V2,
-Sketch, A and R as far as they are prepared. A and R show 200 of the 1,000 classes: the result has
-the accuracy among these, and the original's, which is among all 1,000.
-ImageNet itself has to be downloaded by hand; the first command says which files. Or give the
+There are 16 images a class to train on and 4 to validate with. The test is ImageNet's validation
+set, and V2, Sketch, A and R if they are prepared. A and R show 200 of the 1,000 classes. The result
+has the accuracy among these, and that among all 1,000, which is the original's.
+You have to download ImageNet itself by hand; the first command says which files. Or give the
 folders of the archives, as CoOp's and NOAH's instructions do, with `--config.data_dir=<dir>`:
 
     <dir>/imagenet/{train,val}/<synset>              <dir>/imagenet-adversarial/imagenet-a/<synset>

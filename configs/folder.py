@@ -1,14 +1,14 @@
 """Your own images: `--config=configs/folder.py:<dir>[,method=…,seed=…]`.
 
 `<dir>` holds either VTAB-1k lists (train800.txt, val200.txt, train800val200.txt, test.txt, lines
-`images/… label`) or one folder per class. Of the images of a class a fifth is for the test, and a
-fifth of the rest to validate with, drawn with `split_seed`. Several folders, side by side, are
+`images/… label`) or one folder per class. A fifth of the images of each class is for the test, and
+a fifth of the rest for validation; `split_seed` draws them. Several folders, side by side, are
 joined by +; `shots=8` trains on 8 images a class.
 
-Measured on two CPU cores in float32, seed 0, with an eighth of the paper's epochs or fewer. Since
-then the last block computes the class token alone, which draws other random numbers. The command,
-for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and DIR/cifar10 (1,000
-of 10 classes, 2,000 for the test):
+These figures were measured on two CPU cores in float32, seed 0, with an eighth of the paper's
+epochs or fewer. Since then the last block computes the class token alone, which draws other random
+numbers. This is the command for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the
+test) and DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
 
     python -m noah_jax.main --config=configs/folder.py:DIR/caltech101,method=linear+lora+noah \\
       --config.image_size=98 --config.supernet.epochs=12 --config.supernet.warmup_epochs=1 \\
@@ -24,13 +24,13 @@ Twelve epochs are too few for this NOAH genome on caltech101: its training loss 
 LoRA's (0.73 against 0.45 at the end). Retrained for 24 epochs by `--config.genome=…/best.json` it
 reaches 74.30 %; for 12 without its visual prompts, 72.00 %.
 
-Few images, on the same two cores, seed 0: LoRA-8 on 16 images a class of cifar10,
+With few images, on the same two cores, seed 0, LoRA-8 on 16 images a class of cifar10,
 
     python -m noah_jax.main --config=configs/folder.py:DIR/cifar10,method=lora,shots=16 \\
       --config.image_size=98 --config.retrain.epochs=100 --config.retrain.learning_rate=0.005
 
-53.30 %; with `--config.augmentation=randaugment` 45.70 %: in 200 steps on these 32-pixel images the
-paper's strong augmentation costs more than it brings.
+has 53.30 %, and 45.70 % with `--config.augmentation=randaugment`. In 200 steps on these 32-pixel
+images the paper's strong augmentation costs more than it gains.
 """
 
 from ml_collections import ConfigDict

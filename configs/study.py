@@ -1,14 +1,14 @@
-"""Compares a searched mix with what one would do by hand; `bench.study` runs it:
+"""Compares a searched mix with choices by hand; `bench.study` runs it:
 
     python -m bench.study --out=bench/results/study_cpu2.json \\
       --config=configs/study.py:DIR/caltech101+DIR/cifar10+digits
 
 Tasks are folders, side by side, joined by + (see folder.py for what they hold), and scikit-learn's
 `digits`, unless there is a folder of that name. All have the same small images, short schedules,
-and the same budget: every method finds a genome of 0.0735 to 0.0785 M parameters. Of single modules
-with one size in every block only LoRA-4 (0.0737 M), Adapter-8 (0.0784 M) and VPT-16 (0.0737 M) have
-as many: `lora`, `adapter` and `vpt`, with nothing left to tune. All compute in float32 on every
-machine, so that a study can be continued on another.
+and the same budget: every method finds a genome of 0.0735 to 0.0785 M parameters. Among single
+modules with one size in every block, only LoRA-4 (0.0737 M), Adapter-8 (0.0784 M) and VPT-16
+(0.0737 M) have as many. These are `lora`, `adapter` and `vpt`, with nothing left to tune. All
+compute in float32 on every machine, so that a study can be continued on another.
 
 These settings were tried on caltech101 and cifar10, seed 0, and their test accuracies were seen.
 Single modules trained for 10 epochs are best at a learning rate of 3e-3 (batches of 32), where a

@@ -6,8 +6,9 @@
 Tasks, joined by + or as `natural`, `specialized`, `structured`, `all`: cifar100 caltech101 dtd
 oxford_flowers102 oxford_pet svhn sun397, patch_camelyon eurosat resisc45 diabetic_retinopathy,
 clevr_count clevr_dist dmlab kitti dsprites_loc dsprites_ori smallnorb_azi smallnorb_ele. Methods,
-joined by + too: noah, vpt (100 prompts), lora (rank 8), adapter (size 8), linear, full; the single
-modules' sizes are `--config.baseline.<module>=…`. The paper's table, three seeds each:
+joined by + too: noah, vpt (100 prompts), lora (rank 8), adapter (size 8), linear, full.
+`--config.baseline.<module>=…` sets the size of a single module. The paper's table has three seeds
+each:
 
     python -m noah_jax.data prepare vtab
     python -m noah_jax.main --config=configs/vtab.py:all,method=vpt+adapter+lora+noah,seeds=3
