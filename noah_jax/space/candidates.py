@@ -17,7 +17,7 @@ class Candidate:
     loss: float
 
     @property
-    def rank(self):
+    def rank(self) -> tuple[bool, float, float, int]:
         """Sorts best first: 200 images make ties of accuracy the rule, so loss, then size.
 
         What has no finite loss comes last.
@@ -66,9 +66,10 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [finite[row] for row in reversed(_first_front(finite, rows))]
 
 
-def _first_front(candidates, rows) -> list[int]:
+def _first_front(candidates: Sequence[Candidate], rows: Sequence[int]) -> list[int]:
     """Of `rows`, which are best first, those that no other dominates; fewer parameters later."""
-    front, fewest = [], math.inf
+    front: list[int] = []
+    fewest = math.inf
     for row in rows:
         if candidates[row].params < fewest:
             front.append(row)
@@ -76,7 +77,7 @@ def _first_front(candidates, rows) -> list[int]:
     return front
 
 
-def _lonely_first(candidates, front) -> list[int]:
+def _lonely_first(candidates: Sequence[Candidate], front: Sequence[int]) -> list[int]:
     loneliness = np.zeros(len(front))
     for values in (
         np.array([candidates[row].params for row in front], float),

@@ -36,8 +36,8 @@ def count_params(genome: np.ndarray, width: int) -> np.ndarray:
       width: token width d of the backbone.
     """
     sizes = by_module(genome)
-    params = sum(module.params(sizes[name], width) for name, module in PROMPT_MODULES.items())
-    return params.sum(axis=-1)
+    params = [module.params(sizes[name], width) for name, module in PROMPT_MODULES.items()]
+    return np.sum(params, axis=(0, -1))
 
 
 def count_noah(genome: np.ndarray, width: int) -> np.ndarray:

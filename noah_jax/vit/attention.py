@@ -9,7 +9,9 @@ import jax.numpy as jnp
 FUSED = "dot_product_attention"  # is in the name of what computes it in one kernel
 
 
-def attend(q, k, v, keys: int | jax.Array | None, fused: bool) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, keys: int | jax.Array | None, fused: bool
+) -> jax.Array:
     """Softmax attention over the first `keys` keys; over all if None, which `fused` does not take.
 
     Args:

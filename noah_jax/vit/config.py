@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 _SHAPES = {  # width, depth, heads
     "ti": (192, 12, 3),
@@ -11,7 +12,7 @@ _SHAPES = {  # width, depth, heads
     "h": (1280, 32, 16),
 }
 _PATCH_SIZES = (8, 14, 16, 32)
-_VARIANTS = {
+_VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
     "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
@@ -50,7 +51,7 @@ class ViTConfig:
             )
 
     @classmethod
-    def named(cls, name: str, **overrides) -> "ViTConfig":
+    def named(cls, name: str, **overrides: Any) -> "ViTConfig":
         """E.g. `vit_b16`, `vit_s14_reg4`, `vit_l14_clip`; ValueError for a name that means nothing.
 
         `vit_<ti|s|b|l|h><patch size>` is the plain ViT. At the end `_clip` stands for the image
@@ -64,7 +65,9 @@ class ViTConfig:
                 f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>"
                 f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
             )
-        return cls(*_SHAPES[shape], int(patch_size), **_VARIANTS[variant], **overrides)
+        width, depth, heads = _SHAPES[shape]
+        size = int(patch_size)
+        return cls(width, depth, heads, size, **_VARIANTS[variant], **overrides)
 
     @property
     def grid(self) -> int:

@@ -6,10 +6,11 @@ grow with depth. The genome is an argument like the images are; no shape depends
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -29,6 +30,8 @@ from noah_jax.vit.prompts import (
 # What the forward pass of a block keeps for the backward pass, besides its input. The rest is cheap
 # to compute again, while keeping it costs memory and the time to write it there.
 _KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
+
+Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one array a parameter
 
 
 class Block(nnx.Module):
@@ -51,7 +54,15 @@ class Block(nnx.Module):
         # Last, so that all others start from the same numbers with it and without it.
         self.parallel = ParallelAdapter(parallel, d, rngs=rngs) if parallel else None
 
-    def __call__(self, x, live, row, drop_path, key, wanted=None):
+    def __call__(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        row: Iterable[int | jax.Array],
+        drop_path: float | jax.Array,
+        key: jax.Array | None,
+        wanted: int | None = None,
+    ) -> tuple[jax.Array, int | jax.Array]:
         """One block.
 
         Args:
@@ -82,7 +93,15 @@ class Block(nnx.Module):
             h = h + self.parallel(x, row["parallel"], self.dropout, key)
         return x + h, live
 
-    def attention(self, x, live, lora_size, key, wanted):
+    def attention(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        lora_size: int | jax.Array,
+        key: jax.Array | None,
+        wanted: int | None,
+    ) -> jax.Array:
+        """What the first `wanted` tokens of `x` `[b, n, d]` take from all: `[b, wanted, d]`."""
         b, n, d = x.shape
         h = self.norm1(x).astype(x.dtype)
         qkv = self.qkv(h)
@@ -156,7 +175,14 @@ class ViT(nnx.Module):
             x = self.norm_pre(x).astype(dtype)
         return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
 
-    def features(self, images, genome, key=None, wanted=None, gather=None) -> jax.Array:
+    def features(
+        self,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        key: jax.Array | None = None,
+        wanted: int | None = None,
+        gather: Gather | None = None,
+    ) -> jax.Array:
         """Tokens after the last block, not normalised, in the order of `embed`: `[b, n, d]`.
 
         With `wanted`, only that many of the first, and the last block computes no others.
@@ -168,7 +194,8 @@ class ViT(nnx.Module):
                 f"expected a genome [{depth}, {least} to {most}], got {list(genome.shape)}"
             )
         genome = jnp.asarray(genome, jnp.int32)
-        graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
+        graphdef, *states = nnx.split(self.blocks, PromptParam, ...)
+        prompts, backbone = states
         last = self.config.depth - 1
         drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
         keys = None if key is None else jax.random.split(key, self.config.depth)
@@ -200,7 +227,14 @@ class ViT(nnx.Module):
         carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
         return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
 
-    def __call__(self, images, genome, train: bool = False, key=None, gather=None) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        train: bool = False,
+        key: jax.Array | None = None,
+        gather: Gather | None = None,
+    ) -> jax.Array:
         """Logits.
 
         Args:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -36,11 +37,18 @@ class Network:
     std: tuple[float, ...]
     mesh: Mesh | None = None
 
-    def normalise(self, images):
+    def normalise(self, images: jax.Array) -> jax.Array:
         """uint8 images `[b, h, w, 3]` as the ViT takes them, float32."""
         return normalise(images, self.mean, self.std)
 
-    def logits(self, params, frozen, images, genome, key=None):
+    def logits(
+        self,
+        params: nnx.State,
+        frozen: nnx.State,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         """Images, uint8 or normalised → float32 `[b, classes]`; with a key, as in training."""
         x = self.normalise(images) if images.dtype == jnp.uint8 else images
         model = nnx.merge(self.graphdef, params, frozen)
@@ -66,7 +74,7 @@ def inherit(params: nnx.State, larger: nnx.State) -> nnx.State:
     )
 
 
-def trainable(method: str):
+def trainable(method: str) -> nnx.filterlib.Filter:
     """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
     return nnx.Param if method == "full" else _FRESH
 
@@ -97,10 +105,11 @@ def make_network(
         model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
         return nnx.split(model, _FRESH, ...)
 
-    graphdef, _, _ = nnx.eval_shape(init)
+    graphdef, *_ = nnx.eval_shape(init)
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
     model = nnx.merge(graphdef, fresh, backbone)
-    graphdef, params, frozen = nnx.split(model, trainable(method), ...)
+    graphdef, *states = nnx.split(model, trainable(method), ...)
+    params, frozen = states
     frozen = in_dtype(frozen, config.dtype)
     mean, std = normalisation
     return Network(
