@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -79,7 +80,7 @@ class Subnet:
         graphdef, state = nnx.split(model)
         return nnx.merge(graphdef, _fill(state, self.tensors))
 
-    def normalise(self, images):
+    def normalise(self, images: jax.Array) -> jax.Array:
         """uint8 images `[b, h, w, 3]` as the model takes them, float32."""
         return normalise(images, self.facts["mean"], self.facts["std"])
 
@@ -174,7 +175,8 @@ def by_name(state: nnx.State, sizes: Mapping[str, np.ndarray]) -> dict[str, np.n
       sizes: of each module in each block, see `Subnet.sizes`.
     """
     tensors = {}
-    for path, variable in nnx.to_flat_state(state):
+    for keys, variable in nnx.to_flat_state(state):
+        path = tuple(map(str, keys))
         value = np.asarray(variable[...], np.float32)
         if path[0] != "blocks":
             tensors[".".join(path)] = value

@@ -89,7 +89,8 @@ def arrange(
       UserError: tensors are missing, left over, not finite or of another shape; all are listed.
     """
     left, problems, filled = dict(tensors), [], []
-    for path, variable in nnx.to_flat_state(abstract):
+    for keys, variable in nnx.to_flat_state(abstract):
+        path = tuple(map(str, keys))
         found, expected = _take(left, path, tuple(variable.shape), antialias)
         complaints = [
             f"missing {name} {list(expected)}"
@@ -102,7 +103,8 @@ def arrange(
         if complaints:
             continue
         # Stacked one parameter at a time, so that no second copy of a big model exists.
-        array = np.stack([*found.values()]) if path[0] == "blocks" else found[".".join(path)]
+        arrays = [tensor for tensor in found.values() if tensor is not None]  # all, by now
+        array = np.stack(arrays) if path[0] == "blocks" else arrays[0]
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
             problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
             continue
@@ -110,7 +112,7 @@ def arrange(
             array = array.astype(variable.dtype, copy=False)
         if not np.isfinite(array).all():
             problems.append(f"{'.'.join(path)} has values that are not finite")
-        filled.append((path, variable.replace(array)))
+        filled.append((keys, variable.replace(array)))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
     if problems:
         raise UserError(
@@ -120,7 +122,9 @@ def arrange(
     return nnx.from_flat_state(filled)
 
 
-def _take(left: dict, path: tuple, shape: tuple, antialias: bool) -> tuple[dict, tuple]:
+def _take(
+    left: dict[str, np.ndarray], path: tuple[str, ...], shape: tuple[int, ...], antialias: bool
+) -> tuple[dict[str, np.ndarray | None], tuple[int, ...]]:
     """Takes from `left` the tensors of one parameter: by name, None if missing; and their shape."""
     names = [".".join(path)]
     if path[0] == "blocks":
