@@ -3,7 +3,6 @@
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 
@@ -13,6 +12,7 @@ from noah_jax.errors import UserError
 from noah_jax.report import comparison, tables
 from noah_jax.runtime import processes
 from noah_jax.runtime.workdir import fresh
+from noah_jax.training.result import Result
 
 
 def places(
@@ -64,7 +64,7 @@ def run(
     workdirs: Sequence[pathlib.Path],
     common: pathlib.Path,
     command: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """Checks all runs, then runs each in turn, and prints their table; one that fails stops none.
 
     Args:
@@ -79,7 +79,8 @@ def run(
         that some failed.
       Preempted: a signal came; what could be saved is.
     """
-    finished, failed = {}, []
+    finished: dict[pathlib.Path, Result] = {}
+    failed = []
     with data.opened_once():
         check(zip(configs, workdirs, strict=True))
         for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
@@ -106,7 +107,7 @@ def run(
 
 def _tell(
     configs: Sequence[Config],
-    finished: dict[pathlib.Path, dict[str, Any]],
+    finished: dict[pathlib.Path, Result],
     failed: list[str],
     common: pathlib.Path,
 ) -> None:

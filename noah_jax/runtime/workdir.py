@@ -12,7 +12,7 @@ import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 import filelock
@@ -142,7 +142,7 @@ def read_json(path: pathlib.Path, say: Say | None = None) -> Any:
     return processes.from_main(read)
 
 
-def read_json_here(path: pathlib.Path) -> dict[str, Any] | None:
+def read_json_here(path: pathlib.Path) -> Any:
     """Reads as `read_json` does, for the main process alone.
 
     Raises:
@@ -202,11 +202,11 @@ def discard(path: pathlib.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a line a key, the checksum last; see `write_bytes`."""
     if not processes.is_main():
         return
-    values = values | {_CHECKSUM: _checksum(json.loads(json.dumps(values)))}
+    values = {**values, _CHECKSUM: _checksum(json.loads(json.dumps(values)))}
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
