@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 import filelock
 
@@ -93,7 +93,7 @@ def refuse_if_claimed(workdir: pathlib.Path) -> None:
             _lock(file, workdir)
 
 
-def _lock(file: TextIO, workdir: pathlib.Path) -> bool:
+def _lock(file: IO[str], workdir: pathlib.Path) -> bool:
     """Locks the file until it is closed; False where the file system has no locks.
 
     The file is ours, not filelock's: it tells who has the lock.
