@@ -6,6 +6,7 @@ A file that does not fit is refused with one message that lists all that is wron
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -83,14 +84,15 @@ def _file(name_or_path: str) -> pathlib.Path:
 def arrange(
     abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str, antialias: bool = False
 ) -> nnx.State:
-    """`tensors` arranged like the state `abstract`: blocks stacked, the position table resized.
+    """`tensors` arranged like the state `abstract`, the position table resized to its length.
+
+    Blocks are stacked, unless they have their own entries in `abstract`, as in a `CompactViT`.
 
     Raises:
       UserError: tensors are missing, left over, not finite or of another shape; all are listed.
     """
     left, problems, filled = dict(tensors), [], []
-    for keys, variable in nnx.to_flat_state(abstract):
-        path = tuple(map(str, keys))
+    for path, variable in nnx.to_flat_state(abstract):
         found, expected = _take(left, path, tuple(variable.shape), antialias)
         complaints = [
             f"missing {name} {list(expected)}"
@@ -104,15 +106,16 @@ def arrange(
             continue
         # Stacked one parameter at a time, so that no second copy of a big model exists.
         arrays = [tensor for tensor in found.values() if tensor is not None]  # all, by now
-        array = np.stack(arrays) if path[0] == "blocks" else arrays[0]
+        name = ".".join(map(str, path))
+        array = arrays[0] if name in found else np.stack(arrays)
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
-            problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
+            problems.append(f"{name} holds {array.dtype}, expected {variable.dtype}")
             continue
         with np.errstate(all="ignore"):
             array = array.astype(variable.dtype, copy=False)
         if not np.isfinite(array).all():
-            problems.append(f"{'.'.join(path)} has values that are not finite")
-        filled.append((keys, variable.replace(array)))
+            problems.append(f"{name} has values that are not finite")
+        filled.append((path, variable.replace(array)))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
     if problems:
         raise UserError(
@@ -123,11 +126,11 @@ def arrange(
 
 
 def _take(
-    left: dict[str, np.ndarray], path: tuple[str, ...], shape: tuple[int, ...], antialias: bool
+    left: dict[str, np.ndarray], path: tuple[Any, ...], shape: tuple[int, ...], antialias: bool
 ) -> tuple[dict[str, np.ndarray | None], tuple[int, ...]]:
     """Takes from `left` the tensors of one parameter: by name, None if missing; and their shape."""
-    names = [".".join(path)]
-    if path[0] == "blocks":
+    names = [".".join(map(str, path))]
+    if path[0] == "blocks" and not isinstance(path[1], int):
         names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
         shape = shape[1:]
     found = {name: left.pop(name, None) for name in names}
