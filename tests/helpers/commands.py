@@ -114,5 +114,14 @@ def _as_at_start():
         signal.signal(signal.SIGINT, sigint)
         root.handlers[:] = handlers
         root.setLevel(level)
-        flagsaver.restore_flag_values(saved)
+        loaded = flagsaver.save_flag_values()  # some by modules that stay, as Grain
+        kept = {name: loaded[name] for name in loaded if not _is_the_programs(name)}
+        flagsaver.restore_flag_values(kept | saved)
         flags.FLAGS.unparse_flags()
+
+
+def _is_the_programs(flag: str) -> bool:
+    return flag.split(".")[0] == "config" or (
+        flags.FLAGS.find_module_defining_flag(flag)
+        == flags.FLAGS.find_module_defining_flag("workdir")
+    )
