@@ -160,13 +160,13 @@ class Ours:
         return self.epoch.lower(*self._inputs(genomes)).compile().as_text()
 
     def _inputs(self, genomes):
-        none, steps = np.zeros(len(genomes), np.float32), np.array([0, len(genomes)], np.int32)
-        numbers = np.int32(0), steps, np.uint32(0)
-        return self.state, none, self.network.frozen, *self.data, genomes[:, None], *numbers
+        none = np.zeros(len(genomes), np.float32)
+        span = step_lib.Span.of(0, start=0, stop=len(genomes), seed=0)
+        return self.state, none, self.network.frozen, self.data, genomes[:, None], span
 
     def evaluate(self, genomes):
         classes = np.ones(_CLASSES, bool)
-        inputs = self.state[0], self.network.frozen, *self.batch
+        inputs = self.state.params, self.network.frozen, *self.batch
         results = (self.judge(*inputs, genome[None], classes) for genome in genomes)
         for result in evaluation.one_late(results):
             jax.block_until_ready(result)

@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--retrain", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    backend.use()
-    runs = [ranking.prepare(workdir) for workdir in arguments.workdirs]
+    backend.keep_compiled_programs()
+    runs = [ranking.open_run(workdir) for workdir in arguments.workdirs]
     first = runs[0]
     for run in runs[1:]:
         if _shared(run) != _shared(first):
@@ -59,16 +59,16 @@ def measure(run: Run, genomes: np.ndarray, images: int, retrain: int) -> dict:
     some = loader.subset(test, np.arange(min(images, len(test))))
     accuracies = {}
     for name, params in weights.items():
-        judge = evaluation.population_evaluator(
+        evaluate = evaluation.population_evaluator(
             network, params, run.batches(some), run.config.search, run.mesh
         )
-        accuracies[name] = _joined(accuracy for accuracy, _ in judge(genomes))
+        accuracies[name] = _joined(accuracy for accuracy, _ in evaluate(genomes))
     retrained = []
     for genome in genomes[:retrain]:
         with tempfile.TemporaryDirectory() as folder:
             everything, home = run.source.splits["trainval"], pathlib.Path(folder)
             params, subnet = run.fit_genome("retrain", genome, everything, home, start)
-        accuracy, _ = run.judge(subnet, params, genome, test)
+        accuracy, _ = run.evaluate(subnet, params, genome, test)
         retrained.append(float(accuracy[0]))
     return {"folds": run.config.search.folds, "accuracies": accuracies, "retrained": retrained}
 

@@ -118,9 +118,9 @@ class _Work:
         def run():
             nonlocal state
             for number in range(epochs):
-                numbers = np.int32(number * steps), np.array([0, steps], np.int32), np.uint32(0)
+                span = step_lib.Span.of(number * steps, start=0, stop=steps, seed=0)
                 genomes = self.draw(steps)[:, None]
-                state, losses = epoch(state, none, self.network.frozen, *data, genomes, *numbers)
+                state, losses = epoch(state, none, self.network.frozen, data, genomes, span)
             return losses
 
         run.jitted = epoch
@@ -238,14 +238,15 @@ def _compile_times(arguments) -> list[dict]:
         network = machine.abstract_network(deep, _MAX_SIZES, mesh)
         steps, batch = 12, arguments.compile_batch
         optimizer = _optimizer(batch, steps)
-        state = network.params, jax.eval_shape(optimizer.init, network.params)
+        optimizer_state = jax.eval_shape(optimizer.init, network.params)
+        state = step_lib.TrainState(network.params, optimizer_state)
         epoch = step_lib.make_epoch(network, optimizer, batch, mesh)
         shape = steps * batch, deep.image_size, deep.image_size, 3
         data = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[:1], np.int32)
         genomes = np.zeros((steps, 1, depth, len(MODULES)), np.int32)
-        losses, span = np.zeros(steps, np.float32), np.array([0, steps], np.int32)
-        numbers = np.int32(0), span, np.uint32(0)
-        inputs = state, losses, network.frozen, *data, genomes, *numbers
+        losses = np.zeros(steps, np.float32)
+        span = step_lib.Span.of(0, start=0, stop=steps, seed=0)
+        inputs = state, losses, network.frozen, data, genomes, span
         _, seconds = machine.compile_timed(epoch, *inputs)
         rows.append({"blocks": depth, **seconds})
     return rows

@@ -2,7 +2,7 @@
 
     python -m bench.equal_size WORKDIR --genomes=48 --out=FILE.json
 
-`WORKDIR` holds a run with a supernet. Genomes that its search admits are judged with the weights
+`WORKDIR` holds a run with a supernet. Genomes that its search admits are evaluated with the weights
 that they inherit, as a search does: by the validation images, and by five equal parts of the first
 `--images` test images. Where what one part says of the genomes is not what another says of them,
 no search can climb it. How far the best genome is above the mean, where one or more parts choose
@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    backend.use()
-    run = ranking.prepare(arguments.workdir)
+    backend.keep_compiled_programs()
+    run = ranking.open_run(arguments.workdir)
     genomes = draw(run, arguments.genomes)
     images = min(arguments.images, len(run.source.splits["test"])) // _PARTS * _PARTS
-    accuracies, losses = judge(run, genomes, images)
+    accuracies, losses = evaluate(run, genomes, images)
     settings = run.config.search
     found = {
         "task": run.config.task,
@@ -58,7 +58,7 @@ def draw(run: Run, count: int) -> np.ndarray:
     return search.propose(run.space, settings, np.random.default_rng(1), [])
 
 
-def judge(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy and mean loss of each, `[1 + parts, genomes]`, the validation's first.
 
     Args:
@@ -69,11 +69,11 @@ def judge(run: Run, genomes: np.ndarray, images: int) -> tuple[np.ndarray, np.nd
     for part in range(_PARTS):
         rows = np.arange(part, images, _PARTS)
         splits.append(loader.subset(run.source.splits["test"], rows))
-    judged = []
+    found = []
     for split in splits:
-        evaluate = supernet.judge(run, trained, split)
-        judged.append([np.concatenate(part) for part in zip(*evaluate(genomes), strict=True)])
-    accuracies, losses = zip(*judged, strict=True)
+        inherited = supernet.evaluator(run, trained, split)
+        found.append([np.concatenate(part) for part in zip(*inherited(genomes), strict=True)])
+    accuracies, losses = zip(*found, strict=True)
     return np.array(accuracies), np.array(losses)
 
 
@@ -81,7 +81,7 @@ def summary(accuracies: np.ndarray, losses: np.ndarray) -> dict:
     """What the parts agree on, and what the validation says of the test's accuracy.
 
     Args:
-      accuracies, losses: as from `judge`.
+      accuracies, losses: as from `evaluate`.
     """
     test = accuracies[1:].mean(axis=0)
     return {

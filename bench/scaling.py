@@ -166,17 +166,17 @@ def _state(network, mesh):
 
 def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):
     optimizer, state = _state(network, mesh)
-    images, labels = sharding.replicate(mesh, loader.load(split, 32))
+    data = sharding.replicate(mesh, loader.load(split, 32))
     epoch = step_lib.make_epoch(network, optimizer, _SCHEDULE.batch_size, mesh)
-    inputs = network.frozen, images, labels, genomes
-    none, whole = sharding.replicate(mesh, np.zeros(_STEPS, np.float32)), np.array([0, _STEPS])
-    numbers = whole.astype(np.int32), np.uint32(0)
-    compiled = epoch.lower(state, none, *inputs, np.int32(0), *numbers).compile()
+    inputs = network.frozen, data, genomes
+    none = sharding.replicate(mesh, np.zeros(_STEPS, np.float32))
+    spans = [step_lib.Span.of(first, start=0, stop=_STEPS, seed=0) for first in (0, _STEPS)]
+    compiled = epoch.lower(state, none, *inputs, spans[0]).compile()
     losses = []
-    for number in range(2):
-        state, loss = epoch(state, none, *inputs, np.int32(number * _STEPS), *numbers)
+    for span in spans:
+        state, loss = epoch(state, none, *inputs, span)
         losses += np.asarray(loss).tolist()
-    return state[0], losses, collectives(compiled.as_text(), _STEPS)
+    return state.params, losses, collectives(compiled.as_text(), _STEPS)
 
 
 def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
@@ -187,9 +187,9 @@ def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
     losses = sharding.replicate(mesh, np.zeros(len(genomes), np.float32))
     compiled = None
     for number, drawn in enumerate(genomes):
-        batch = [sharding.from_local_rows(mesh, part, size) for part in next(batches)]
-        numbers = np.int32(0), np.int32(number), np.uint32(0)
-        inputs = state, losses, network.frozen, *batch, drawn, *numbers
+        batch = tuple(sharding.from_local_rows(mesh, part, size) for part in next(batches))
+        span = step_lib.Span.of(0, start=number, stop=number + 1, seed=0)
+        inputs = state, losses, network.frozen, batch, drawn, span
         compiled = compiled or step.lower(*inputs).compile()
         state, losses = step(*inputs)
     batches.close()
@@ -202,17 +202,10 @@ def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace
     accuracy, loss = map(np.concatenate, zip(*judge(_sample(space, 7, _POPULATION)), strict=True))
     rows = sharding.local_rows(mesh, _EVAL_BATCH)
     test = loader.Split(split.names[:_TEST_IMAGES], split.read)
-    *_, (_, totals, _) = evaluation.score_stream(
-        network,
-        params,
-        loader.batches(test, 32, _EVAL_BATCH, rows=rows),
-        _TEST_IMAGES,
-        _EVAL_BATCH,
-        _sample(space, 8, 1)[0],
-        (),
-        evaluation.make_evaluator(network, mesh),
-        mesh,
-    )
+    test_batches = loader.batches(test, 32, _EVAL_BATCH, rows=rows)
+    images = evaluation.Remaining(test_batches, _EVAL_BATCH, _TEST_IMAGES)
+    evaluate, genome = evaluation.make_evaluator(network, mesh), _sample(space, 8, 1)[0]
+    *_, (_, totals, _) = evaluation.score_stream(network, params, genome, images, evaluate, mesh)
     return [*accuracy.tolist(), *loss.tolist()], totals.tolist()
 
 
@@ -314,11 +307,12 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     images = jax.ShapeDtypeStruct((128, config.image_size, config.image_size, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((128,), jnp.int32)
     genomes = jax.ShapeDtypeStruct((2, 1, config.depth, len(MODULES)), jnp.int32)
-    first_step, seed = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.uint32))
-    losses, span = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
-    state = placed((network.params, jax.eval_shape(optimizer.init, network.params)))
+    losses = jax.ShapeDtypeStruct((2,), jnp.float32)
+    span = step_lib.Span.of(0, start=0, stop=2, seed=0)
+    optimizer_state = jax.eval_shape(optimizer.init, network.params)
+    state = placed(step_lib.TrainState(network.params, optimizer_state))
     epoch = step_lib.make_epoch(network, optimizer, 64, mesh)
-    inputs = placed((images, labels, genomes, first_step, span, seed))
+    inputs = placed(((images, labels), genomes, span))
     return epoch.lower(state, placed(losses), frozen, *inputs).compile()
 
 

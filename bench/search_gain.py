@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
     arguments = parser.parse_args(argv)
-    backend.use()
-    run = ranking.prepare(arguments.workdir)
+    backend.keep_compiled_programs()
+    run = ranking.open_run(arguments.workdir)
     least, largest = (run.space.count(g) / 1e6 for g in (run.space.smallest(), run.space.largest()))
     if not all(least <= budget < largest for budget in arguments.budgets):
         parser.error(f"--budgets: expected {least:.4f} to {largest:.4f}, as the space has them")
@@ -65,23 +65,25 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
     And test accuracies `{method: [seed][place] → accuracy}` of the first few by validation.
     """
     trained = supernet.train(run)
-    judge, seconds = supernet.judge(run, trained), []
+    inherited, seconds = supernet.evaluator(run, trained), []
     images = min(images, len(run.source.splits["test"]))
-    test = supernet.judge(run, trained, loader.subset(run.source.splits["test"], np.arange(images)))
-    known: dict[bytes, tuple[float, float]] = {}  # what one search judged, the next need not
+    test = supernet.evaluator(
+        run, trained, loader.subset(run.source.splits["test"], np.arange(images))
+    )
+    known: dict[bytes, tuple[float, float]] = {}  # what one search evaluated, the next need not
 
     def evaluate(genomes):
         new = np.array([genome for genome in genomes if genome.tobytes() not in known])
         if len(new):
             start = time.perf_counter()
-            results = [np.concatenate(part) for part in zip(*judge(new), strict=True)]
+            results = [np.concatenate(part) for part in zip(*inherited(new), strict=True)]
             seconds.append((time.perf_counter() - start) / len(new))
             known.update(zip(map(np.ndarray.tobytes, new), zip(*results, strict=True), strict=True))
         found = [known[genome.tobytes()] for genome in genomes]
         yield tuple(np.array(part) for part in zip(*found, strict=True))
 
     def evolve(name: str, seed: int, **changes) -> list[list[candidates.Candidate]]:
-        """The candidates in the order in which they were judged, and best first."""
+        """The candidates in the order in which they were evaluated, and best first."""
         settings = dataclasses.replace(run.config.search, **changes)
         home = folder / f"{name}-{seed}"
         home.mkdir()
@@ -94,8 +96,8 @@ def measure(run: Run, seeds: int, budgets: list[float], images: int, folder: pat
     fronts = []
     for seed in range(seeds):
         for name, changes in (("search", {}), ("random", {"mutations": 0, "crossovers": 0})):
-            judged, ranked = evolve(name, seed, objective="accuracy", **changes)
-            curves[name].append(np.maximum.accumulate([c.accuracy for c in judged]).tolist())
+            in_order, ranked = evolve(name, seed, objective="accuracy", **changes)
+            curves[name].append(np.maximum.accumulate([c.accuracy for c in in_order]).tolist())
             best = test(np.stack([candidate.genome for candidate in ranked[:_TESTED]]))
             tests[name].append(np.concatenate([accuracy for accuracy, _ in best]).tolist())
         if budgets:

@@ -51,8 +51,9 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
 
     def score(split):
         batches = loader.batches(split, size, 100, crop=True)
-        counted = batches, len(split), 100, genome, split.classes
-        return list(evaluation.score_stream(network, network.params, *counted, evaluate, mesh))
+        images = evaluation.Remaining(batches, 100, len(split), split.classes)
+        inputs = network, network.params, genome, images, evaluate, mesh
+        return list(evaluation.score_stream(*inputs))
 
     score(folders.file_split(folder, rows[:100]))  # compiles
     before = memory.host_peak_mb()

@@ -34,7 +34,7 @@ from ml_collections import config_flags
 
 from bench import machine, study_tables
 from noah_jax import config as config_lib
-from noah_jax import pipeline, pretrained
+from noah_jax import data, pipeline, pretrained, sweep
 from noah_jax.config import Config, differences
 from noah_jax.errors import UserError
 from noah_jax.runtime import backend, preemption
@@ -64,10 +64,11 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"there are no results in {arguments.out}")
     else:
         configs = _configs(rest)
-        backend.use()
+        backend.keep_compiled_programs()
         head = machine.describe("bench.study", argv) | _head(configs, study["runs"])
         study = head | {"runs": study["runs"]}
-        failed = _run(study, configs, arguments.workdir, arguments.out)
+        with data.opened_once():
+            failed = _run(study, configs, arguments.workdir, arguments.out)
     print(study_tables.tables(study, arguments.markdown), flush=True)
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(failed)}")
@@ -154,14 +155,7 @@ def _run(
     """
     there = _identities(study["runs"])
     left = [config for config in configs if _identity(config) not in there]
-    problems = []
-    for config in left:
-        try:
-            pipeline.check(_sharing(config, workdirs), _workdir(config, workdirs))
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+    sweep.check((_sharing(config, workdirs), _workdir(config, workdirs)) for config in left)
     if done := len(configs) - len(left):
         print(f"{done} of {len(configs)} runs are in {out}")
     failed = []
@@ -269,4 +263,4 @@ if __name__ == "__main__":
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except preemption.Preempted as stopped:
-        preemption.leave(stopped.number, stopped.saved)
+        preemption.leave(stopped)

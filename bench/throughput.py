@@ -144,13 +144,13 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
         mesh, machine.examples((steps * batch,), _CLASSES, arguments.image_size)
     )
     losses = sharding.replicate(mesh, np.zeros(steps, np.float32))
-    numbers = np.int32(0), np.array([0, steps], np.int32), np.uint32(0)
-    inputs = state, losses, network.frozen, *data, draw(), *numbers
+    span = step_lib.Span.of(0, start=0, stop=steps, seed=0)
+    inputs = state, losses, network.frozen, data, draw(), span
     compiled, seconds = machine.compile_timed(epoch, *inputs)
 
     def call():
         nonlocal state, losses
-        state, losses = compiled(state, losses, network.frozen, *data, draw(), *numbers)
+        state, losses = compiled(state, losses, network.frozen, data, draw(), span)
         return losses
 
     times = machine.repeat(call, arguments.repeats)
@@ -205,13 +205,14 @@ def _test(network, arguments, mesh, genome) -> dict:
     )
     inputs = *placed, genome[None], np.ones(_CLASSES, bool)
     compiled, seconds = machine.compile_timed(evaluate, network.params, network.frozen, *inputs)
-    counted = batches, arguments.eval_batch * _TEST_BATCHES, arguments.eval_batch, genome, ()
+    count = arguments.eval_batch * _TEST_BATCHES
+    stream = evaluation.Remaining(batches, arguments.eval_batch, count)
 
     def call():
-        return list(evaluation.score_stream(network, network.params, *counted, compiled, mesh))
+        inputs = network, network.params, genome, stream, compiled, mesh
+        return list(evaluation.score_stream(*inputs))
 
     times = machine.repeat(call, arguments.repeats)
-    count = arguments.eval_batch * _TEST_BATCHES
     return {
         "compile_seconds": seconds,
         "images_per_second": machine.spread([count / time for time in times]),

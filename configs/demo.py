@@ -10,9 +10,9 @@ standard error is 0.5 points for the upper four):
     linear   0.0000 M   79.67 %     adapter  0.0784 M   97.62 %     NOAH  0.1080 M   98.49 %
     LoRA-8   0.1475 M   98.62 %     VPT-10   0.0461 M   97.62 %
 
-in 5 to 7 minutes. Other rounding, as on another kind of processor, or other random numbers change
-the genome that is found: it had 97.24, 97.74, 97.87 and 98.62 %, too. The linear probe is far
-from converged: more epochs (`--config.retrain.epochs=…`) help it most.
+in 5 to 7 minutes. Another processor's rounding, or other random numbers, lead to another genome:
+NOAH has reached 97.24, 97.74, 97.87 and 98.62 %, too. The linear probe is far from converged: more
+epochs (`--config.retrain.epochs=…`) help it most.
 """
 
 from ml_collections import ConfigDict

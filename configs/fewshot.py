@@ -13,11 +13,11 @@ the images that NOAH or CoOp published, put the dataset into `<dir>/<task>` and 
 
 (for several tasks, as above: a folder that holds these as `<task>` or `<task>.json`).
 TFDS lacks fgvc_aircraft, so `all` needs lists: unpack its archive to `<dir>/fgvc_aircraft`, and
-give its `data` folder as `lists`. TFDS's address of stanford_cars is dead: the command says which
-files to put where.
+give its `data` folder as `lists`. TFDS's address of stanford_cars is dead: the first command says
+which files to put where.
 
 Published mean test accuracy of the five (NOAH, ViT-B/16 IN-21k) at 1, 2, 4, 8, 16 shots: 41.0,
-50.7, 59.1, 67.8, 76.5 %. Ours: not measured yet, it needs the backbone's download and an
+50.7, 59.1, 67.8, 76.5 %. Ours: not measured yet; it needs the backbone's download and an
 accelerator.
 """
 

@@ -1,14 +1,14 @@
 """Your own images: `--config=configs/folder.py:<dir>[,method=…,seed=…]`.
 
 `<dir>` holds either VTAB-1k lists (train800.txt, val200.txt, train800val200.txt, test.txt, lines
-`images/… label`) or one folder per class, of which a fifth becomes the test set and a fifth of the
-rest the validation set, drawn with `split_seed`. Several folders, side by side, are joined by +;
-`shots=8` trains on 8 images a class.
+`images/… label`) or one folder per class. Of the images of a class a fifth is for the test, and a
+fifth of the rest to validate with, drawn with `split_seed`. Several folders, side by side, are
+joined by +; `shots=8` trains on 8 images a class.
 
-Measured on two CPU cores in float32, seed 0, before the last block computed the class token alone
-(which draws other random numbers), with schedules of an eighth of the paper's or less, by
-this command for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and
-DIR/cifar10 (1,000 of 10 classes, 2,000 for the test):
+Measured on two CPU cores in float32, seed 0, with an eighth of the paper's epochs or fewer. Since
+then the last block computes the class token alone, which draws other random numbers. The command,
+for DIR/caltech101 (1,000 training images of 102 classes, 1,000 for the test) and DIR/cifar10 (1,000
+of 10 classes, 2,000 for the test):
 
     python -m noah_jax.main --config=configs/folder.py:DIR/caltech101,method=linear+lora+noah \\
       --config.image_size=98 --config.supernet.epochs=12 --config.supernet.warmup_epochs=1 \\
@@ -33,28 +33,16 @@ Few images, on the same two cores, seed 0: LoRA-8 on 16 images a class of cifar1
 paper's strong augmentation costs more than it brings.
 """
 
-import os
-import pathlib
-
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults
-from noah_jax.errors import UserError
+from noah_jax.config import configure, defaults, in_one_folder
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     config = defaults()
     config.backbone = "dinov2_vits14_saliency"  # fetched from the package index, small
     config = configure(config, argument, first="task")
-    if not config.task:
-        return config
-    names = [os.path.abspath(os.path.expanduser(name)) for name in config.task.split("+")]
-    if missing := [name for name in names if not os.path.isdir(name)]:
-        raise UserError(f"there is no folder {', '.join(missing)}")
-    folders = [pathlib.Path(name).resolve() for name in names]
-    if len(parents := {folder.parent for folder in folders}) > 1:
-        raise UserError(
-            f"several tasks must be in one folder, not in {', '.join(map(str, parents))}"
-        )
-    config.data_dir, config.task = str(parents.pop()), "+".join(folder.name for folder in folders)
+    if config.task:
+        names, config.data_dir = in_one_folder(config.task.split("+"))
+        config.task = "+".join(names)
     return config

@@ -1,4 +1,4 @@
-"""Does a searched mix beat what one would do by hand? For `bench.study`, which runs and compares:
+"""Compares a searched mix with what one would do by hand; `bench.study` runs it:
 
     python -m bench.study --out=bench/results/study_cpu2.json \\
       --config=configs/study.py:DIR/caltech101+DIR/cifar10+digits
@@ -6,15 +6,15 @@
 Tasks are folders, side by side, joined by + (see folder.py for what they hold), and scikit-learn's
 `digits`, unless there is a folder of that name. All have the same small images, short schedules,
 and the same budget: every method finds a genome of 0.0735 to 0.0785 M parameters. Of single modules
-that are as large in every block only LoRA-4 (0.0737 M), Adapter-8 (0.0784 M) and VPT-16 (0.0737 M)
-have so many: `lora`, `adapter` and `vpt`, with nothing left to tune. In float32 on every machine,
-so that a study can be continued on another.
+with one size in every block only LoRA-4 (0.0737 M), Adapter-8 (0.0784 M) and VPT-16 (0.0737 M) have
+as many: `lora`, `adapter` and `vpt`, with nothing left to tune. All compute in float32 on every
+machine, so that a study can be continued on another.
 
-On caltech101 and cifar10, seed 0, things were tried whose test accuracies were seen. Single modules
-trained for 10 epochs are best at a learning rate of 3e-3 (batches of 32), where a supernet may not
-learn at all. A module is in all blocks or in none: see "Shapes of equal size" in bench/README.md.
-What a search finds begins with the supernet's weights (retrain.inherit) at a third of that rate:
-see "Inherited weights" there.
+These settings were tried on caltech101 and cifar10, seed 0, and their test accuracies were seen.
+Single modules trained for 10 epochs are best at a learning rate of 3e-3 (batches of 32), where a
+supernet may not learn at all. A module is in all blocks or in none: see "Shapes of equal size" in
+bench/README.md. A genome from a search begins with the supernet's weights (retrain.inherit) at a
+third of that rate: see "Inherited weights" there.
 
 One H200, 112 px in bfloat16, seeds 1 to 5, mean of the three tasks: NOAH 84.18, random search
 84.32, LoRA-4 83.32, Adapter-8 82.65, sensitivity score 81.67, VPT-16 78.24 %: see "NOAH against
@@ -22,11 +22,10 @@ others" there.
 """
 
 import os
-import pathlib
 
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults
+from noah_jax.config import configure, defaults, in_one_folder
 from noah_jax.errors import UserError
 
 
@@ -46,25 +45,12 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.search.update(population=24, generations=5, parents=6, mutations=12, crossovers=8)
     config.search.update(budget_millions=0.0785, least_millions=0.0735)
     config = configure(config, argument, first="task")
-    if config.task:
-        config.task, config.data_dir = _placed(config.task.split("+"), config.data_dir)
+    tasks = config.task.split("+") if config.task else []
+    folders = [task for task in tasks if task != "digits" or os.path.isdir(task)]
+    if folders:
+        names, config.data_dir = in_one_folder(folders)
+        config.task = "+".join(dict(zip(folders, names, strict=True)).get(x, x) for x in tasks)
+    inside = os.path.join(config.data_dir, "digits")
+    if len(folders) < len(tasks) and config.data_dir and os.path.isdir(inside):
+        raise UserError(f"digits is scikit-learn's, or {inside}: rename or name that folder")
     return config
-
-
-def _placed(tasks: list[str], data_dir: str) -> tuple[str, str]:
-    """The tasks by their names alone, and the folder that they are in."""
-    built_in = [task for task in tasks if task == "digits" and not os.path.isdir(task)]
-    folders = {
-        task: pathlib.Path(os.path.abspath(os.path.expanduser(task)))
-        for task in tasks
-        if task not in built_in
-    }
-    if missing := [str(folder) for folder in folders.values() if not folder.is_dir()]:
-        raise UserError(f"there is no folder {', '.join(missing)}")
-    parents = {folder.parent.resolve() for folder in folders.values()}
-    if len(parents) > 1:
-        raise UserError(f"tasks must be in one folder, not {', '.join(map(str, sorted(parents)))}")
-    parent = str(parents.pop()) if parents else data_dir
-    if built_in and parent and os.path.isdir(os.path.join(parent, "digits")):
-        raise UserError(f"digits is scikit-learn's, or {parent}/digits: rename or name that folder")
-    return "+".join(folders[task].name if task in folders else task for task in tasks), parent

@@ -15,8 +15,8 @@ modules' sizes are `--config.baseline.<module>=…`. The paper's table, three se
 Images come from TFDS, or from `<data_dir>/<task>` in VTAB-1k's list layout.
 
 Published test accuracy of NOAH (ViT-B/16 IN-21k): cifar100 69.6 %, caltech101 92.7 %, mean of the
-19 tasks 73.2 %, mean of the three groups 75.5 %; all others are in `noah_jax/tasks.py`. Ours: not
-measured yet, it needs the backbone's download and an accelerator.
+19 tasks 73.2 %, mean of the three groups 75.5 %; all others are in `noah_jax/data/tasks.py`. Ours:
+not measured yet; it needs the backbone's download and an accelerator.
 """
 
 from ml_collections import ConfigDict

@@ -9,9 +9,9 @@
 #   --tasks=a+b  --seeds=N   the array: N seeds of each task, from 0 on
 #   --dry-run                prints the command and the job's script, submits nothing
 # After it: flags of the program. A job that reaches its time limit, or has to make room for another,
-# saves, is queued again, and goes on in its workdir under runs/. Makes .venv from
-# launch/requirements-cuda.txt first, or from $NOAH_JAX_REQUIREMENTS. The images have to be there:
-# compute nodes often cannot reach the net.
+# saves, is queued again, and goes on in its workdir under runs/. Makes .venv first, with what
+# launch/requirements-cuda.txt lists, or $NOAH_JAX_REQUIREMENTS. The images have to be there: compute
+# nodes often cannot reach the net.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

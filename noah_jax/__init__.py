@@ -10,25 +10,50 @@ For use in other programs:
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from noah_jax.api import find_subnet
+    from noah_jax.config import defaults
+    from noah_jax.interop.predict import classify
+    from noah_jax.interop.subnet import read as load_subnet
+    from noah_jax.interop.subnet import read as read_subnet
+    from noah_jax.space import SearchSpace
+    from noah_jax.vit import ViT, ViTConfig
 
+__version__ = "0.2.0"
+
+__all__ = [
+    "SearchSpace",
+    "ViT",
+    "ViTConfig",
+    "classify",
+    "defaults",
+    "find_subnet",
+    "load_subnet",
+    "read_subnet",
+]
 _PLACES = {
     "find_subnet": ("api", "find_subnet"),
     "defaults": ("config", "defaults"),
-    "load_subnet": ("interop.subnet", "load"),
+    "load_subnet": ("interop.subnet", "read"),
     "read_subnet": ("interop.subnet", "read"),
     "classify": ("interop.predict", "classify"),
     "ViT": ("vit", "ViT"),
     "ViTConfig": ("vit", "ViTConfig"),
     "SearchSpace": ("space", "SearchSpace"),
 }
-__all__ = [*_PLACES]
 
 
-def __getattr__(name: str):
-    """Loads a part when it is asked for, so that a program starts with what it needs."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not TYPE_CHECKING:  # it has an answer for any name, where a checker should know the eight
+
+    def __getattr__(name: str):
+        """Loads a part when it is asked for, so that a program starts with what it needs."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module, attribute = _PLACES[name]
+        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

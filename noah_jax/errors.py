@@ -1,7 +1,7 @@
 """The error a user can put right."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -18,9 +18,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def listed(lines: Iterable[str], most: int = 20) -> str:
-    """For a message: each on an indented line; of many the first, and how many more there are."""
+    """Puts each line of a message on an indented line; of many the first, and how many more."""
     lines = list(dict.fromkeys(lines))
-    shown = [line if line.isprintable() else repr(line) for line in lines[:most]]
+    shown = [_printable(line) for line in lines[:most]]
     if len(lines) > most:
         shown.append(f"… and {len(lines) - most:,} more")
     return "".join(f"\n  {line}" for line in shown)
+
+
+def joined(items: Sequence, most: int = 10) -> str:
+    """Puts items of a message on one line; of many the first, and how many more."""
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(_printable(str(item)) for item in items[:most]) + more
+
+
+def _printable(text: str) -> str:
+    """The text as it is, or escaped if it could write on a terminal what it likes."""
+    return text if text.isprintable() else repr(text)

@@ -6,27 +6,26 @@ Exit code 0 if all that was asked for was done, 2 for what the user can put righ
 SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
+
 import logging as python_logging
 import pathlib
-import signal
 import sys
 import traceback
 from typing import NoReturn
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from noah_jax import config as config_lib
-from noah_jax import pipeline
-from noah_jax.config import recipes
+from noah_jax import sweep
+from noah_jax.config import installed
 from noah_jax.errors import UserError
-from noah_jax.report import comparison, status, tables
+from noah_jax.report import status
 from noah_jax.runtime import backend, preemption, processes
-from noah_jax.runtime.workdir import fresh
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the modules below are loaded
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(
@@ -46,67 +45,27 @@ def main(_) -> None:
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
-    backend.use()
-    configs = config_lib.expand(_CONFIG.value)
-    name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
-    if len(configs) == 1:
-        workdirs = [_fresh(_WORKDIR.value or f"runs/{name}-{configs[0].name}")]
-    elif _WORKDIR.value:
-        folder = _fresh(_WORKDIR.value)
-        workdirs, common = [folder / config.name for config in configs], folder
-    elif _FRESH.value:
-        raise UserError("--fresh starts several runs anew in one folder: name it by --workdir=DIR")
-    else:
-        workdirs = [pathlib.Path(f"runs/{name}-{config.name}") for config in configs]
-        common = pathlib.Path(f"runs/{name}-{recipes.Config.common_name(configs)}")
-    problems = []
-    for config, workdir in zip(configs, workdirs, strict=True):  # all before the first starts
-        try:
-            pipeline.check(config, workdir)
-        except UserError as error:
-            if processes.several():  # the others have gone on to the next look at a workdir
-                raise
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
-    command = ["python", "-m", "noah_jax.main", *sys.argv[1:]]
-    results, failed, finished = [], [], []
-    for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
-        try:
-            result = pipeline.run(config, workdir, command=command)
-        except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # the last: out of memory
-            if len(configs) == 1 or not processes.all_come(f"failed/{number}"):
-                raise
-            if processes.is_main():
-                print(f"error in {workdir}: {error}", file=sys.stderr)
-            failed.append(str(workdir))
-            continue
-        if result is not None:
-            results.append(result)
-            finished.append(workdir)
-            if processes.is_main():
-                accuracy = 100 * result["test_accuracy"]
-                print(f"{workdir}/result.json: test accuracy {accuracy:.2f} %")
-    if results and processes.is_main():
-        alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
-        one_number = alike and not any(result["more_tests"] for result in results)
-        if len(configs) > 1:
-            try:
-                print(f"side by side: {comparison.write(common, finished, failed)}")
-            except (UserError, OSError) as error:  # the results are there, and told below
-                print(f"warning: no comparison.html: {error}", file=sys.stderr)
-        print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
-    if failed:
-        raise UserError(f"{len(failed)} of {len(configs)} runs failed: {', '.join(failed)}")
+    backend.keep_compiled_programs()
+    configs, name = config_lib.expand(_CONFIG.value), _name(flags.FLAGS["config"].config_filename)
+    workdirs, common = sweep.places(configs, name, _WORKDIR.value, _FRESH.value)
+    advice = preemption.SAME_COMMAND
+    if _FRESH.value:
+        advice = f"--workdir={common} in the place of --fresh goes on"
+    with preemption.advising(advice):
+        sweep.run(configs, workdirs, common, ["python", "-m", "noah_jax.main", *sys.argv[1:]])
 
 
-def _fresh(folder: str) -> pathlib.Path:
-    path = pathlib.Path(folder).expanduser()
-    return fresh(path) if _FRESH.value else path
+def _name(config_file: str) -> str:
+    """The name of a file that was given as `FILE` or `FILE:ARGUMENT`, without its suffix."""
+    return pathlib.Path(config_file.split(":", 1)[0]).stem
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Flags, with one clear message for what is wrong with them."""
+    """Reads the flags; one clear message says what is wrong with them."""
+    if not {"--help", "-help", "-h"}.isdisjoint(argv[1:]):
+        ours = flags.FLAGS.module_help(sys.modules[__name__])
+        print(__doc__, ours, "", config_lib.explained(), sep="\n")
+        sys.exit()
     logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell every step, and errors twice
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # so does Orbax's loop
     try:
@@ -123,14 +82,14 @@ def _parse(argv: list[str]) -> list[str]:
         config_lib.expand(_CONFIG.value)
         return rest
     except preemption.Preempted as stopped:
-        preemption.leave(stopped.number, stopped.saved)
+        preemption.leave(stopped)
     except Exception as error:  # the config file is the user's code, it can raise anything
         _fail(error, "--debug" in argv)
 
 
 def _flags(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(installed.find(argv))
     except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
         key = str(error).strip("\"'")
         raise UserError(f"there is no configuration key {key}") from error
@@ -145,7 +104,7 @@ def _run(argv: list[str]) -> None:
     except (UserError, OSError) as error:
         _fail(error, _DEBUG.value)
     except preemption.Preempted as stopped:
-        preemption.leave(stopped.number, stopped.saved)
+        preemption.leave(stopped)
     except Exception as error:
         if not processes.several():
             raise
@@ -157,5 +116,10 @@ def _fail(error: Exception, debug: bool, code: int = 2) -> NoReturn:
     processes.leave(code, f"error: {error}", trace)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command; it ends with the exit codes above."""
     app.run(_run, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    cli()

@@ -30,7 +30,7 @@ from tests.helpers import models
 from tests.helpers.images import write_colours, write_imagenet
 from tests.helpers.models import MAX_SIZES, TINY
 
-backend.use()
+backend.keep_compiled_programs()
 # What the tests start is to hear Ctrl-C, even where they run in a shell's background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

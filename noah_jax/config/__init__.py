@@ -1,6 +1,23 @@
-"""Settings: the recipes, what changes them, what can be wrong with them."""
+"""Settings: all keys with their explanations, the recipes, and complaints about them."""
 
-from noah_jax.config.recipes import configure, defaults, expand, few_shot_defaults, from_json
+from noah_jax.config.recipes import (
+    configure,
+    defaults,
+    expand,
+    explained,
+    few_shot_defaults,
+    from_json,
+    in_one_folder,
+)
 from noah_jax.config.settings import Config
 
-__all__ = ["Config", "configure", "defaults", "expand", "few_shot_defaults", "from_json"]
+__all__ = [
+    "Config",
+    "configure",
+    "defaults",
+    "expand",
+    "explained",
+    "few_shot_defaults",
+    "from_json",
+    "in_one_folder",
+]

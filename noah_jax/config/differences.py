@@ -1,4 +1,4 @@
-"""Where two runs differ in what they compute."""
+"""Compares the settings of two runs by what these compute."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
 
-# Keys that change how, not what is computed: a run may go on with others.
+# Keys that change how a run computes, not its result: it may go on with others.
 _FREE_KEYS = (
     "stage",
     "attention",
@@ -18,9 +18,9 @@ _FREE_KEYS = (
     "search.genomes_per_call",
     "supernet_from",
 )
-# What a genome that is found without a supernet depends on, of the search's settings.
+# The search's settings that a genome found without a supernet depends on.
 _BOUNDS = ("search.budget_millions", "search.least_millions")
-# What a supernet depends on, besides its own settings.
+# Keys that a supernet depends on; one with a dot at its end stands for all below it.
 _SUPERNET_KEYS = (
     *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "image_size"),
     *("normalisation", "split_seed", "shots", "lists", "whole_val", "augmentation", "center_crop"),
@@ -29,7 +29,9 @@ _SUPERNET_KEYS = (
 
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
-    """Where a run whose settings were saved as JSON would come to another result, a line each."""
+    """Lists where a run whose settings were saved as JSON would come to another result."""
+    read: tuple[str, ...]
+    unread: tuple[str, ...]
     if config.method in SEARCHED:
         read, unread = (), ("baseline.",)
     elif config.method == "sensitivity":
@@ -50,7 +52,7 @@ def differences(saved: dict[str, Any], config: Config) -> list[str]:
 
 
 def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:
-    """Where that run's supernet would be another one than this run's, a line each."""
+    """Lists where that run's supernet would be another one than this run's."""
     return _differences(saved, config, lambda key: key.startswith(_SUPERNET_KEYS))
 
 
@@ -64,7 +66,7 @@ def _differences(saved, config, matters) -> list[str]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, dict)
         flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}

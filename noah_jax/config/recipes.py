@@ -1,100 +1,59 @@
-"""Settings as users give them: the defaults (NOAH's recipes), what changes them, which runs."""
+"""Settings as users give them: NOAH's two recipes, changes to them, and the runs they stand for."""
 
 import dataclasses
 import itertools
+import os
 import re
+import textwrap
 import typing
+from collections.abc import Sequence
 from operator import attrgetter
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from noah_jax.config.fields import Setting, walk
 from noah_jax.config.settings import Config
 from noah_jax.config.validation import complaints
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed, nearest
 
+_SEVERAL = {"shots": "0", "seeds": 1}  # keys that users give in another form than a run has them
+_SEEDS = Setting("how many runs, with seed, seed + 1, …", least=1)
 _MOST_RUNS = 10_000  # all of VTAB-1k, six methods, three seeds: 342
 
 
 def defaults() -> ConfigDict:
     """All keys, at the values of NOAH's published VTAB-1k recipe."""
-    schedule = {"batch_size": 64, "weight_decay": 1e-4, "warmup_epochs": 10}
-    return ConfigDict(
-        {
-            "task": "",  # or several joined by "+"
-            "method": "noah",  # one of METHODS, or several joined by "+"
-            "stage": "all",  # or the last stage to run: supernet, search, retrain; or report
-            "seed": 0,
-            "seeds": 1,  # how many runs, with seed, seed + 1, …
-            "backbone": "vit_b16_in21k",  # a name from pretrained.BACKBONES, or e.g. vit_l16
-            "weights": "",  # a file to use instead of the named backbone's own
-            "image_size": 224,
-            "normalisation": "",  # empty: the backbone's own; "imagenet" is the paper's setting
-            "data_dir": "",  # <data_dir>/<task> is a folder of images; else TFDS's data folder
-            "split_seed": 0,  # of splits that are made here: digits, one folder per class
-            "shots": "0",  # training images a class, drawn with the seed; 0 = all; joined by "+"
-            "lists": "",  # published few-shot lists, see folders.py, to use instead of drawing
-            "whole_val": False,  # few-shot: validate with all that is left, as the original did
-            "augmentation": "none",  # or "randaugment", with erasing, mixup, cutmix, smoothing
-            "center_crop": False,  # of images that are not augmented, enlarged by 8/7
-            "genome": "",  # a file, JSON or one of NOAH's YAMLs: skips supernet and search
-            "supernet_from": "",  # a workdir of the same seed whose supernet to use: saves its time
-            "dtype": "auto",  # of the computation: bfloat16 on TPU and GPU, float32 on CPU
-            "attention": "auto",  # cuDNN's on a single GPU, in bfloat16; or "plain"
-            "rematerialise": False,  # blocks are computed again backwards: less memory, slower
-            "drop_path": 0.1,
-            "dropout": 0.1,
-            "eval_batch_size": 100,
-            "checkpoint_seconds": 60.0,  # between checkpoints, which cost little
-            "trackers": "",  # tensorboard, wandb, or both joined by "+"
-            "weight_shards": 1,  # devices that share one copy of the frozen matrices
-            "space": {
-                "vpt": (1, 5, 10),
-                "lora": (1, 5, 10),
-                "adapter": (1, 5, 10),
-                "parallel": (),  # sizes of an adapter beside the MLP
-                "scales": (),  # powers of ten that multiply LoRA's and the adapters' outputs
-                "depths": (3, 6, 9, 12),  # a 0 among sizes allows gaps
-            },
-            "baseline": {
-                **{"vpt": 100, "lora": 8, "adapter": 8, "parallel": 8},  # sizes of single modules
-                "tuned": (1, 2, 4, 8, 16, 32),  # the sizes to choose from by validation
-            },
-            "supernet": {
-                "epochs": 500,
-                "learning_rate": 5e-4,
-                "genomes_per_step": 1,
-                "sampling": "random",  # or "fair" or "broad", see supernet.py
-                "sandwich": False,  # the largest and the smallest genome in every step
-                "distillation": 0.0,  # share of the others' loss that is against the largest's
-                **schedule,
-            },
-            "retrain": {
-                "epochs": 100,
-                "learning_rate": 1e-3,
-                "inherit": 0.0,  # else begin with the supernet's weights, at this share of the rate
-                **schedule,
-            },
-            "search": {
-                "population": 50,
-                "generations": 15,
-                "parents": 10,
-                "mutations": 25,
-                "crossovers": 25,
-                "m_prob": 0.2,
-                "s_prob": 0.4,
-                "budget_millions": 0.64,
-                "least_millions": 0.0,
-                "operators": "block",  # or "paper"
-                "objective": "accuracy",  # or "loss"; or "pareto", a front over all budgets
-                "folds": 1,  # else train + val is cut into so many, with a supernet for each
-                "genomes_per_call": 4,  # side by side on each device, over eval_batch_size images
-            },
-        }
-    )
+    return ConfigDict(dataclasses.asdict(Config()) | _SEVERAL)
+
+
+def explained() -> str:
+    """The text of `--help`: all keys with their defaults and what each means, in groups."""
+    groups: dict[str, list[str]] = {"": [Config.__doc__ or ""]}
+    for key, (default, known) in _settings().items():
+        group = key.rpartition(".")[0]
+        if group not in groups:
+            groups[group] = [getattr(Config(), group).__doc__]
+        if isinstance(default, tuple):
+            default = f'"({",".join(map(str, default))})"'
+        expected = f" ({known.expected})" if known.expected else ""
+        text = textwrap.fill(known.explanation + expected, 94)
+        groups[group] += [f"  --config.{key}={default}", textwrap.indent(text, " " * 6)]
+    return "\n\n".join("\n".join(lines) for lines in groups.values())
+
+
+def _settings() -> dict[str, tuple[Any, Setting]]:
+    """Default and `Setting` of each key."""
+    found = {}
+    for key, default, known in walk(Config()):
+        found[key] = _SEVERAL.get(key, default), known
+        if key == "seed":
+            found["seeds"] = _SEVERAL["seeds"], _SEEDS
+    return found
 
 
 def few_shot_defaults() -> ConfigDict:
-    """The same at the values of its recipe for few-shot and ImageNet."""
+    """All keys, at the values of NOAH's recipe for few-shot and ImageNet."""
     config = defaults()
     config.shots = "16"
     config.augmentation = "randaugment"
@@ -106,37 +65,45 @@ def few_shot_defaults() -> ConfigDict:
 
 
 def expand(values: ConfigDict) -> list[Config]:
-    """The runs that a configuration stands for: its tasks × shots × methods × seeds, in that order.
+    """The runs that a configuration stands for: tasks × shots × methods × seeds, in that order.
 
     Raises:
       UserError: one message with all complaints about all of them.
     """
-    flat, problems = values.to_dict(), []
-    tasks, shots, methods = (
-        dict.fromkeys(str(flat.get(key, "")).split("+")) for key in ("task", "shots", "method")
-    )
-    if not all(re.fullmatch("[0-9]{1,9}", number) for number in shots):
-        problems.append(f"shots={flat.get('shots')!r}: expected numbers of images joined by +")
-        shots = ["0"]
-    if type(seeds := flat.pop("seeds", 1)) is not int or seeds < 1:
-        problems.append(f"seeds={seeds!r}: expected how many, at least 1")
-        seeds = 1
-    runs = len(tasks) * len(shots) * len(methods) * seeds
-    if runs > _MOST_RUNS:
-        problems.append(f"it stands for {runs} runs: expected at most {_MOST_RUNS}")
-        tasks, shots, methods, seeds = list(tasks)[:1], list(shots)[:1], list(methods)[:1], 1
+    flat = values.to_dict()
+    problems: list[str] = []
+    tasks, shots, methods, seeds = _axes(flat, problems)
     configs = []
     for task, number, method, i in itertools.product(tasks, shots, methods, range(seeds)):
         run = flat | {"task": task, "shots": int(number), "method": method}
         if type(run.get("seed")) is int:
             run["seed"] += i
-        config = _build(Config, run, "", mistyped := [])
+        mistyped: list[str] = []
+        config = _build(Config, run, "", mistyped)
         problems += mistyped or complaints(config)
         configs.append(config)
     if problems:
-        lines = "\n  ".join(dict.fromkeys(problems))
-        raise UserError(f"the configuration is not valid:\n  {lines}")
+        raise UserError(f"the configuration is not valid:{listed(problems)}")
     return configs
+
+
+def _axes(flat, problems):
+    """Tasks, shots, methods and the number of seeds; `seeds` is taken out of `flat`."""
+    tasks, shots, methods = (
+        list(dict.fromkeys(str(flat.get(key, "")).split("+")))
+        for key in ("task", "shots", "method")
+    )
+    if not all(re.fullmatch("[0-9]{1,9}", number) for number in shots):
+        problems.append(f"shots={flat.get('shots')!r}: expected numbers of images joined by +")
+        shots = ["0"]
+    if type(seeds := flat.pop("seeds", 1)) is not int or _SEEDS.complaint("seeds", seeds):
+        problems.append(f"seeds={seeds!r}: expected how many, {_SEEDS.expected}")
+        seeds = 1
+    runs = len(tasks) * len(shots) * len(methods) * seeds
+    if runs > _MOST_RUNS:
+        problems.append(f"it stands for {runs} runs: expected at most {_MOST_RUNS}")
+        return tasks[:1], shots[:1], methods[:1], 1
+    return tasks, shots, methods, seeds
 
 
 def from_json(values: dict) -> Config:
@@ -145,9 +112,10 @@ def from_json(values: dict) -> Config:
     Raises:
       UserError: they are not those of this version of the program.
     """
-    config = _build(Config, values, "", problems := [])
+    problems: list[str] = []
+    config = _build(Config, values, "", problems)
     if problems:
-        raise UserError("the saved configuration is not valid:\n  " + "\n  ".join(problems))
+        raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config
 
 
@@ -171,10 +139,25 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
             config.update_from_flattened_dict({key: parse(value)})
         except (KeyError, AttributeError, TypeError, ValueError):
             raise UserError(
-                f"cannot set {key}={value} in the config string: expected one of the keys "
-                f"{', '.join(sorted(config))} and a value of its type; more with --config.KEY=VALUE"
+                f"cannot set {key}={value} in the config string{nearest(key, _settings())}: "
+                "expected a key and a value of its type, which --help lists"
             ) from None
     return config
+
+
+def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
+    """The names of tasks that are given as folders, side by side, and the path of their parent.
+
+    Raises:
+      UserError: a folder is not there, or they have several parents.
+    """
+    folders = [os.path.abspath(os.path.expanduser(task)) for task in tasks]
+    if missing := [folder for folder in folders if not os.path.isdir(folder)]:
+        raise UserError(f"there is no folder {', '.join(missing)}")
+    parents = {os.path.realpath(os.path.dirname(folder)) for folder in folders}
+    if len(parents) > 1:
+        raise UserError(f"several tasks must be in one folder, not in {', '.join(sorted(parents))}")
+    return [os.path.basename(folder) for folder in folders], parents.pop()
 
 
 def _build(cls, values, prefix, problems):
@@ -184,7 +167,7 @@ def _build(cls, values, prefix, problems):
         return None
     hints, built = typing.get_type_hints(cls), {}
     problems += [
-        f"unknown key {prefix}{key}; known are {', '.join(sorted(hints))}"
+        f"unknown key {prefix}{key}{nearest(str(key), hints)}; known are {', '.join(sorted(hints))}"
         for key in values
         if key not in hints
     ]

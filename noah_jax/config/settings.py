@@ -1,12 +1,21 @@
-"""Settings in their frozen form; what can be wrong with them is in validation.py."""
+"""All settings, each with its default, its bounds and its explanation; frozen, as a run has them.
+
+This is the only place that knows them: `recipes.defaults`, the complaints about single values and
+`--help` come from it. What two settings may not be together is in validation.py.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from noah_jax.pretrained import BACKBONES
-from noah_jax.space import SearchSpace
+from noah_jax.config.fields import setting
+from noah_jax.pretrained import NORMALISATIONS
+from noah_jax.pretrained.backbones import arch_of
+from noah_jax.runtime.trackers import TRACKERS
+from noah_jax.space import OPERATORS, SearchSpace
+from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import ALL_MODULES, MODULES
 from noah_jax.vit import ViTConfig
 
@@ -14,140 +23,247 @@ SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
 METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
-OBJECTIVES = ("accuracy", "loss", "pareto")
-SAMPLINGS = ("random", "fair", "broad")
-AUGMENTATIONS = ("none", "randaugment")
 SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # of what trains
 STAGES = ("supernet", "search", "retrain", "report")
+
+_LAST_SEED = 2**32 - 1
+_MOST_SIZE = 10_000  # of a prompt module, as in files of genomes: its memory is taken at once
+
+
+def _epochs(default: int):
+    return setting(default, "passes through the training images", least=1)
+
+
+def _learning_rate(default: float):
+    explanation = "the peak, after the warm-up and before the cosine"
+    return setting(default, explanation, above=0, below=math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_epochs: int
+    epochs: int = _epochs(100)
+    batch_size: int = setting(64, "images in a step", least=1)
+    learning_rate: float = _learning_rate(1e-3)
+    weight_decay: float = setting(
+        1e-4, "AdamW's, for all but biases and norms", least=0, below=math.inf
+    )
+    warmup_epochs: int = setting(
+        10, "the first epochs, in which the learning rate grows; fewer than epochs", least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrainSchedule(Schedule):
-    """Of the subnet that was found; see `defaults` for `inherit`."""
+    """The training of the subnet that was found, or of a baseline."""
 
-    inherit: float
+    inherit: float = setting(
+        0.0,
+        "begin with the supernet's weights, at this share of the learning rate; 0 = fresh weights",
+        least=0,
+        most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class SupernetSchedule(Schedule):
-    """See `supernet.py`."""
+    """The training of the supernet."""
 
-    genomes_per_step: int
-    sampling: str
-    sandwich: bool
-    distillation: float
+    epochs: int = _epochs(500)
+    learning_rate: float = _learning_rate(5e-4)
+    genomes_per_step: int = setting(
+        1, "genomes that share a batch in equal parts; batch_size is a multiple of it", least=1
+    )
+    sampling: str = setting(
+        "random",
+        "how a step's genomes are drawn; broad leaves out whole modules, too; random as the paper",
+        choices=("random", "broad"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """The evolution (NOAH, section 3.3)."""
+    """The evolution (NOAH, section 3.3), and the budget of all methods that find a genome."""
 
-    population: int
-    generations: int  # after the first, random one
-    parents: int
-    mutations: int
-    crossovers: int
-    m_prob: float
-    s_prob: float
-    budget_millions: float
-    least_millions: float
-    operators: str
-    objective: str
-    folds: int
-    genomes_per_call: int
+    population: int = setting(50, "genomes in a generation", least=1)
+    generations: int = setting(15, "generations after the first, random one", least=0)
+    parents: int = setting(10, "the best genomes so far, from which new ones come", least=1)
+    mutations: int = setting(25, "children by mutation in a generation", least=0)
+    crossovers: int = setting(25, "children of two parents in a generation", least=0)
+    m_prob: float = setting(0.2, "probability that a mutation draws a size anew", least=0, most=1)
+    s_prob: float = setting(
+        0.4, "probability that a mutation draws a module's depth anew", least=0, most=1
+    )
+    budget_millions: float = setting(
+        0.64,
+        "the most parameters of a genome in millions, without the head",
+        above=0,
+        below=math.inf,
+    )
+    least_millions: float = setting(
+        0.0,
+        "the fewest parameters of a genome in millions; at most budget_millions",
+        least=0,
+        below=math.inf,
+    )
+    operators: str = setting(
+        "block",
+        "how mutation and crossover work: on single blocks, or as the paper's",
+        choices=OPERATORS,
+    )
+    objective: str = setting(
+        "accuracy",
+        "what is sought: the highest validation accuracy, or a front over all budgets (pareto)",
+        choices=("accuracy", "pareto"),
+    )
+    folds: int = setting(
+        1,
+        "parts of train + val, each judged by a supernet of the others; 1 = judge by val",
+        least=1,
+    )
+    genomes_per_call: int = setting(4, "genomes that each device evaluates side by side", least=1)
 
     @property
-    def budget(self) -> int:
-        """Parameters that a genome may have, head excluded."""
-        return round(self.budget_millions * 1e6)
-
-    @property
-    def least(self) -> int:
-        """Parameters that a genome must have, head excluded."""
-        return round(self.least_millions * 1e6)
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        return self.least, self.budget
+    def limits(self) -> Budget:
+        """The budget in whole parameters."""
+        return Budget(round(self.least_millions * 1e6), round(self.budget_millions * 1e6))
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
     """Sizes of the single modules, and those among which the tuned methods choose."""
 
-    vpt: int
-    lora: int
-    adapter: int
-    parallel: int
-    tuned: tuple[int, ...]
+    vpt: int = setting(100, "prompts in each block for method=vpt", most=_MOST_SIZE)
+    lora: int = setting(8, "rank for method=lora", most=_MOST_SIZE)
+    adapter: int = setting(8, "width for method=adapter", most=_MOST_SIZE)
+    parallel: int = setting(8, "width for method=parallel", most=_MOST_SIZE)
+    tuned: tuple[int, ...] = setting(
+        (1, 2, 4, 8, 16, 32),
+        "sizes that the tuned methods try, as far as they fit the budget",
+        least=1,
+        most=_MOST_SIZE,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    vpt: tuple[int, ...]
-    lora: tuple[int, ...]
-    adapter: tuple[int, ...]
-    parallel: tuple[int, ...]
-    scales: tuple[int, ...]
-    depths: tuple[int, ...]
+    """The search space: sizes to choose from for each module, and depths."""
+
+    vpt: tuple[int, ...] = setting(
+        (1, 5, 10),
+        "numbers of prompts; of any module: () = not used, a 0 = single blocks may lack it",
+        most=_MOST_SIZE,
+    )
+    lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA", most=_MOST_SIZE)
+    adapter: tuple[int, ...] = setting(
+        (1, 5, 10), "widths of the adapter after the MLP", most=_MOST_SIZE
+    )
+    parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP", most=_MOST_SIZE)
+    depths: tuple[int, ...] = setting(
+        (3, 6, 9, 12), "how many of the first blocks a module may be in"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A complete, checked set of settings; the comments in `defaults` say what each means."""
+    """The settings of a run; after the colon of --config, KEY=VALUE sets one, too."""
 
-    task: str
-    method: str
-    stage: str
-    seed: int
-    backbone: str
-    weights: str
-    image_size: int
-    normalisation: str
-    data_dir: str
-    split_seed: int
-    shots: int
-    lists: str
-    whole_val: bool
-    augmentation: str
-    center_crop: bool
-    genome: str
-    supernet_from: str
-    dtype: str
-    attention: str
-    rematerialise: bool
-    drop_path: float
-    dropout: float
-    eval_batch_size: int
-    checkpoint_seconds: float
-    weight_shards: int
-    trackers: str
-    space: Choices
-    baseline: Baseline
-    supernet: SupernetSchedule
-    retrain: RetrainSchedule
-    search: Search
+    task: str = setting("", "a benchmark's task, or a folder in data_dir; several joined by +")
+    method: str = setting("noah", "how the genome is found", choices=METHODS, joined=True)
+    stage: str = setting(
+        "all", "the last stage to run; report = write the report anew", choices=("all", *STAGES)
+    )
+    seed: int = setting(
+        0,
+        "where all random numbers of a run come from; the first run's, if there are several",
+        least=0,
+        most=_LAST_SEED,
+    )
+    backbone: str = setting(
+        "vit_b16_in21k",
+        "a name from configs/README.md, or for a file of weights a shape, e.g. vit_l16",
+    )
+    weights: str = setting("", "a file to use instead of the backbone's own")
+    image_size: int = setting(224, "pixels, a multiple of the backbone's patch size", least=1)
+    normalisation: str = setting(
+        "",
+        "mean and deviation of pixel values; empty = the backbone's own; imagenet = the paper's",
+        choices=("", *NORMALISATIONS),
+    )
+    data_dir: str = setting(
+        "", "the folder in which each task has its folder; otherwise TFDS's data folder"
+    )
+    split_seed: int = setting(
+        0,
+        "draws the splits of digits, and of data with one folder per class",
+        least=0,
+        most=_LAST_SEED,
+    )
+    shots: int = setting(
+        0, "training images a class, drawn with the seed; 0 = all; several joined by +", least=0
+    )
+    lists: str = setting(
+        "", "published few-shot lists, used instead of drawing; see configs/fewshot.py"
+    )
+    whole_val: bool = setting(
+        False, "few-shot: validate with all images that are left, as the original did"
+    )
+    augmentation: str = setting(
+        "none",
+        "of training images; randaugment = with erasing, mixup, cutmix and label smoothing, too",
+        choices=("none", "randaugment"),
+    )
+    center_crop: bool = setting(
+        False, "images that are not augmented are enlarged by 8/7 and cropped"
+    )
+    genome: str = setting("", "a file, JSON or one of NOAH's YAMLs, instead of supernet and search")
+    supernet_from: str = setting(
+        "", "a workdir of the same seed whose supernet to use instead of training one"
+    )
+    dtype: str = setting(
+        "auto",
+        "of the computation; auto = bfloat16 on TPU and GPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    attention: str = setting(
+        "auto",
+        "auto = cuDNN's on a single GPU in bfloat16, otherwise plain",
+        choices=("auto", "plain"),
+    )
+    rematerialise: bool = setting(
+        False, "compute each block again in the backward pass: less memory, slower"
+    )
+    drop_path: float = setting(
+        0.1,
+        "probability that training skips the last block; it grows linearly from 0 at the first",
+        least=0,
+        below=1,
+    )
+    dropout: float = setting(0.1, "probability inside the prompt modules", least=0, below=1)
+    eval_batch_size: int = setting(
+        100, "images that are evaluated at once, by all devices together", least=1
+    )
+    checkpoint_seconds: float = setting(60.0, "time between two checkpoints", least=0)
+    weight_shards: int = setting(1, "devices that share one copy of the frozen matrices", least=1)
+    trackers: str = setting(
+        "", "other places that show the metrics; empty = none", choices=("", *TRACKERS), joined=True
+    )
+    space: Choices = Choices()
+    baseline: Baseline = Baseline()
+    supernet: SupernetSchedule = SupernetSchedule()
+    retrain: RetrainSchedule = RetrainSchedule()
+    search: Search = Search()
 
     @property
     def name(self) -> str:
-        """Of the run, among those of one configuration."""
+        """The run's name among those of one configuration."""
         shots = f"-{self.shots}shot" if self.shots else ""
         return f"{self.task}{shots}-{self.method}-s{self.seed}"
 
     @staticmethod
     def common_name(configs: Sequence["Config"]) -> str:
-        """Of several runs together: what they share, and how many others where those are many."""
+        """The name of several runs together: their values, or of many how many."""
         parts = []
         for key, several in (("task", "tasks"), ("shots", "shots"), ("method", "methods")):
             values = [str(x) for x in dict.fromkeys(getattr(config, key) for config in configs)]
@@ -159,8 +275,8 @@ class Config:
 
     @property
     def arch(self) -> str:
-        """The ViT's name: the named backbone's, or `backbone` itself."""
-        return BACKBONES[self.backbone].arch if self.backbone in BACKBONES else self.backbone
+        """The name of the ViT's shape."""
+        return arch_of(self.backbone)
 
     def vit(self, num_classes: int, dtype: str) -> ViTConfig:
         return ViTConfig.named(
@@ -183,17 +299,16 @@ class Config:
         return self.has_supernet and self.retrain.inherit > 0
 
     def search_space(self) -> SearchSpace:
-        """What the method may choose from; a single point for those that choose nothing."""
+        """All that the method may choose from; a single point if it chooses nothing."""
         vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
-            depths, scales = tuple(self.space.depths), tuple(self.space.scales)
-            return SearchSpace(sizes, depths, vit.depth, vit.width, scales)
-        sizes = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
-        return SearchSpace.single(sizes, vit.depth, vit.width)
+            return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
+        single = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
+        return SearchSpace.single(single, vit.depth, vit.width)
 
     def candidates(self) -> dict[str, np.ndarray]:
-        """What a tuned method tries: by name the genomes of single modules that fit the budget.
+        """By name the genomes that a tuned method tries: single modules within the budget.
 
         Raises:
           ValueError: none does.
@@ -206,25 +321,24 @@ class Config:
             for size in self.baseline.tuned
         }
         genomes = {name: space.smallest() for name, space in spaces.items()}
-        least, most = self.search.bounds
+        budget = self.search.limits
         fit = {
             name: genome
             for name, genome in genomes.items()
-            if least <= spaces[name].count(genome) <= most
+            if budget.admits(spaces[name].count(genome))
         }
         if not fit:
-            raise ValueError(
-                f"none of {', '.join(genomes)} has {least / 1e6:.4f} to {most / 1e6:.4f} M "
-                "parameters: change search.least_millions, search.budget_millions, baseline.tuned"
-            )
+            raise ValueError(budget.refusal(f"none of {', '.join(genomes)}") + " or baseline.tuned")
         return fit
 
 
 def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Schedule, int]:
-    """How to train in that stage, and on how many images: few can be less than a batch.
+    """How to train in that stage, and on how many images.
+
+    A batch of a few-shot run is no larger than the images that there are.
 
     Args:
-      counts: of the images of each split.
+      counts: images in each split.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
     if stage == "retrain" and config.inherits:

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Generator
 
-import grain
 import numpy as np
 import PIL.Image
 from PIL import ImageEnhance, ImageOps
@@ -62,6 +61,8 @@ def stream(
     Raises:
       UserError: an image cannot be read; it is named.
     """
+
+    import grain  # here, as it loads JAX, and `import noah_jax.data` must not
 
     def read(index, rng):
         try:

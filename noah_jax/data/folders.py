@@ -68,6 +68,7 @@ def file_split(
         lambda index: (open_file(folder / rows[index][0], upright), rows[index][1]),
         classes,
         [label for _, label in rows],
+        folder,
     )
 
 

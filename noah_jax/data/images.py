@@ -5,7 +5,6 @@ Pillow makes of them without colour profiles, as in the reference code.
 """
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import stat
@@ -16,6 +15,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 from PIL.ExifTags import Base as Tag
+
+from noah_jax.digests import file_sha256
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # others start programs, e.g. EPS
 _MAX_PIXELS = 89_478_485  # Pillow's own limit
@@ -111,8 +112,7 @@ def glance(image: PIL.Image.Image) -> tuple[str, bool]:
     """
     image.draft("RGB", (8, 8))
     np.asarray(rgb(image).reduce(8))
-    with open(image.filename, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(image.filename)
     try:
         several = getattr(image, "is_animated", False)  # of GIF looks at the second frame
     except Exception:

@@ -1,26 +1,29 @@
-"""What a folder's data is looked at for, before anything starts: each image, and the labels."""
+"""Looks at a folder's data before anything starts: at each image, and at the labels."""
 
 import dataclasses
+import os
 import pathlib
-from collections.abc import Sequence
 
 from noah_jax.data.images import glance
 from noah_jax.data.loader import Source, Split, decode, fingerprint
-from noah_jax.errors import UserError, listed
+from noah_jax.errors import UserError, joined, listed
 
-_Seen = dict[tuple[pathlib.Path, str], tuple[str, bool]]
+_Glance = tuple[str, bool]
+_Version = tuple[str, int, int, int]
 
-_SEEN: _Seen = {}  # what `glance` said of the images that were looked at in this process
+# Several runs look at the same test images. A file that was written since has another version.
+_GLANCES: dict[_Version, _Glance] = {}
 
 
-def check(source: Source, origin: pathlib.Path) -> Source:
+def inspect_images(source: Source, origin: pathlib.Path) -> Source:
     """The source with warnings and fingerprint, if its images open and its labels are in range.
 
     It is warned of classes that are not trained on, of copies among what is trained on and tested
     with, and of images with several frames.
 
     Args:
-      origin: the folder; it and the image's name say which images are known already.
+      source: its splits are read from files, see `Split.folder`.
+      origin: the folder, for messages.
 
     Raises:
       UserError: all that is wrong; also if images to train on are in the test.
@@ -33,14 +36,12 @@ def check(source: Source, origin: pathlib.Path) -> Source:
         for name, label in zip(split.names, split.labels, strict=True)
         if not 0 <= label < source.num_classes
     ]
-    broken = [line for split in splits.values() for line in _look(split, origin)]
+    seen = {name: _glances(split) for name, split in splits.items()}
+    broken = [found for glances in seen.values() for found in glances if isinstance(found, str)]
     both = sorted({*source.splits["trainval"].names} & {*source.splits["test"].names})
-    shared = [f"{len(both)} images are in trainval and in the test: {_some(both)}"] if both else []
+    shared = [f"{len(both)} images are in trainval and in the test: {joined(both)}"] if both else []
     if problems := listed(empty) + listed(shared) + listed(outside) + listed(broken):
         raise UserError(f"the data in {origin} cannot be used:{problems}")
-    seen = {
-        name: [_SEEN[origin, example] for example in split.names] for name, split in splits.items()
-    }
     digests = {name: [digest for digest, _ in found] for name, found in seen.items()}
     warnings = _absent(source) + _copies(splits, digests) + _frames(splits, seen)
     content = {
@@ -50,31 +51,42 @@ def check(source: Source, origin: pathlib.Path) -> Source:
     return dataclasses.replace(source, warnings=tuple(warnings), fingerprint=fingerprint(content))
 
 
-def _look(split: Split, origin: pathlib.Path) -> list[str]:
-    """Notes in `_SEEN` what is new; returns a line for each image that cannot be read."""
-    new = [index for index, name in enumerate(split.names) if (origin, name) not in _SEEN]
-    broken = []
+def _glances(split: Split) -> list[_Glance | str]:
+    """The `glance` at each image, or a line for one that cannot be read."""
+    versions = [_version(split.folder / name) for name in split.names]
+    found: list = [_GLANCES.get(version) for version in versions]
+    new = [index for index, glance in enumerate(found) if glance is None]
     for index, result in zip(new, decode(split, new, glance) if new else (), strict=True):
-        if isinstance(result, str):
-            broken.append(result)
-        else:
-            _SEEN[origin, split.names[index]], _ = result
-    return broken
+        found[index] = result if isinstance(result, str) else result[0]
+        if not isinstance(result, str) and (version := versions[index]):
+            _GLANCES[version] = result[0]
+    return found
+
+
+def _version(path: pathlib.Path) -> _Version | None:
+    """It changes with each write, even one whose time is set back; None = there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _absent(source: Source) -> list[str]:
-    """Of classes that no image to train with shows."""
+    """Warns of classes that no image to train with shows."""
     lines = {}
     for name in ("train", "trainval"):
         absent = sorted({*range(source.num_classes)} - {*source.splits[name].labels})
         if absent:
-            line = f"no image of {len(absent)} of the {source.num_classes} classes: {_some(absent)}"
+            line = (
+                f"no image of {len(absent)} of the {source.num_classes} classes: {joined(absent)}"
+            )
             lines.setdefault(line, []).append(name)
     return [f"{' and '.join(names)}: {line}" for line, names in lines.items()]
 
 
 def _copies(splits: dict[str, Split], digests: dict[str, list[str]]) -> list[str]:
-    """Of images to validate or test with whose files are also among those to train with."""
+    """Warns of images to validate or test with that are copies of images to train with."""
     lines = []
     for name in [name for name in splits if name not in ("train", "trainval")]:
         others = ("train",) if name == "val" else ("train", "val", "trainval")
@@ -92,12 +104,13 @@ def _copies(splits: dict[str, Split], digests: dict[str, list[str]]) -> list[str
             use = "train" if name == "val" else "train or validate"
             lines.append(
                 f"{name}: {len(pairs)} of the {len(splits[name])} images are copies of images to "
-                f"{use} with: {_some(pairs)}"
+                f"{use} with: {joined(pairs)}"
             )
     return lines
 
 
 def _frames(splits: dict[str, Split], seen: dict[str, list[tuple[str, bool]]]) -> list[str]:
+    """Warns of images of which more than the first frame would be lost."""
     several = dict.fromkeys(
         example
         for name, split in splits.items()
@@ -108,12 +121,5 @@ def _frames(splits: dict[str, Split], seen: dict[str, list[tuple[str, bool]]]) -
         return []
     return [
         f"{len(several)} images have several frames or pages, of which the first is used: "
-        f"{_some(list(several))}"
+        f"{joined(list(several))}"
     ]
-
-
-def _some(items: Sequence, most: int = 10) -> str:
-    """For a line: of many the first, and how many more there are."""
-    shown = [text if (text := str(item)).isprintable() else repr(text) for item in items[:most]]
-    more = f" and {len(items) - most:,} more" if len(items) > most else ""
-    return ", ".join(shown) + more

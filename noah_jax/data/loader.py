@@ -11,10 +11,10 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 import PIL.Image
 
@@ -31,12 +31,14 @@ class Split:
       read: index → image and class; may raise anything on a broken one.
       classes: the classes to choose among, where they are not all that the task has.
       labels: of all examples, where they are known without reading them.
+      folder: where `names` are paths of files in it.
     """
 
     names: Sequence[str]
     read: Callable[[int], tuple[PIL.Image.Image, int]]
     classes: tuple[int, ...] = ()
     labels: Sequence[int] = ()
+    folder: pathlib.Path | None = None
 
     def __len__(self):
         return len(self.names)
@@ -160,6 +162,8 @@ def decode(
                 return prepare(image), label
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
             return f"{split.names[index]}: {reason(error)}"
+
+    import grain  # here, as it loads JAX, and `import noah_jax.data` must not
 
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)

@@ -1,8 +1,12 @@
 """Where a task's images come from: folders, arrays, scikit-learn's digits, TFDS."""
 
+import contextlib
+import contextvars
+import dataclasses
 import hashlib
 import pathlib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import PIL.Image
@@ -10,11 +14,31 @@ import PIL.Image
 from noah_jax.data import tasks
 from noah_jax.data.folders import open_folder, split_classes
 from noah_jax.data.imagenet import open_imagenet
-from noah_jax.data.inspection import check
+from noah_jax.data.inspection import inspect_images
 from noah_jax.data.loader import Source, Split, fingerprint
 from noah_jax.data.shots import Shots
 from noah_jax.data.tfds import open_tfds
 from noah_jax.errors import UserError, nearest
+
+_Key = tuple[str, str, int, Shots | None]
+
+# The data that `opened_once` shares; it ends with that.
+_OPENED: contextvars.ContextVar[dict[_Key, Source] | None] = contextvars.ContextVar(
+    "opened", default=None
+)
+
+
+@contextlib.contextmanager
+def opened_once() -> Iterator[None]:
+    """Within, what several runs ask `open_source` for is opened once; at the end it is let go.
+
+    A folder that changes within is not seen to change; after it, it is.
+    """
+    token = _OPENED.set({})
+    try:
+        yield
+    finally:
+        _OPENED.reset(token)
 
 
 def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None = None) -> Source:
@@ -27,6 +51,16 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     Raises:
       UserError: no such task, files or labels; all that is wrong with a folder is listed.
     """
+    opened, key = _OPENED.get(), (task, data_dir, split_seed, shots)
+    if opened is None:
+        return _open(*key)
+    if key not in opened:
+        opened[key] = _open(*key)
+    return opened[key]
+
+
+def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Source:
+    """See `open_source`."""
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
     in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)
@@ -35,8 +69,8 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
     if in_folder:
         if task in tasks.IMAGENET:
-            return check(open_imagenet(folder.parent, shots), folder)
-        return check(open_folder(folder, facts, split_seed, shots), folder)
+            return inspect_images(open_imagenet(folder.parent, shots), folder)
+        return inspect_images(open_folder(folder, facts, split_seed, shots), folder)
     if shots and shots.lists:
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
     if shots and (task in tasks.VTAB or task == "digits"):
@@ -59,22 +93,13 @@ def _digits(seed: int) -> Source:
     pixels, labels = load_digits(return_X_y=True)
     images = np.round(pixels.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     order = np.random.default_rng(seed).permutation(len(images))
-
-    def split(rows):
-        return Split(
-            [f"digit {row}" for row in rows],
-            lambda index: (PIL.Image.fromarray(images[rows[index]]), int(labels[rows[index]])),
-        )
-
     parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
-    splits = {name: split(rows) for name, rows in (parts | {"test": order[1000:]}).items()}
-    names = {name: split.names for name, split in splits.items()}
-    digest, digits = fingerprint(names), tuple("0123456789")
-    return Source(splits, 10, "array", fingerprint=digest, class_names=digits)
+    parts["test"] = order[1000:]
+    return _in_memory(images, labels, parts, "digit", tuple("0123456789"))
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
-    """Whether this is a dataset's folder inside TFDS's data folder.
+    """Tells a dataset's folder inside TFDS's data folder from one of images.
 
     It holds versions, or what a killed preparation leaves, incomplete.XXXXXX_<version>.
     """
@@ -83,7 +108,17 @@ def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
     return any(re.fullmatch(r"(incomplete\.\w+_)?\d+\.\d+\.\d+", path.name) for path in versions)
 
 
-def from_arrays(images, labels, class_names, seed: int) -> Source:
+def from_arrays(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int
+) -> Source:
+    """Images in memory as a source; see `find_subnet` for them and for the splits.
+
+    Args:
+      seed: for the splits.
+
+    Raises:
+      UserError: all that is wrong with them.
+    """
     images, labels = np.asarray(images), np.asarray(labels)
     problems = []
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -100,21 +135,30 @@ def from_arrays(images, labels, class_names, seed: int) -> Source:
         problems.append(f"class_names: expected {labels.max() + 1}, got {len(class_names)}")
     if problems:
         raise UserError("\n".join(problems))
+    classes = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
     digest = hashlib.sha256(images.tobytes())
     digest.update(labels.astype(np.int64).tobytes())
+    source = _in_memory(images, labels, split_classes(classes, seed), "image", tuple(class_names))
+    return dataclasses.replace(source, fingerprint=digest.hexdigest())
+
+
+def _in_memory(
+    images: np.ndarray,
+    labels: np.ndarray,
+    parts: Mapping[str, Sequence[int]],
+    noun: str,
+    class_names: tuple[str, ...],
+) -> Source:
+    """The source whose splits are the rows `parts` of the arrays; `noun` names an image."""
 
     def split(rows):
         return Split(
-            [f"image {row}" for row in rows],
+            [f"{noun} {row}" for row in rows],
             lambda index: (PIL.Image.fromarray(images[rows[index]]), int(labels[rows[index]])),
             labels=[int(labels[row]) for row in rows],
         )
 
-    classes = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
-    return Source(
-        {name: split(rows) for name, rows in split_classes(classes, seed).items()},
-        len(classes),
-        "array",
-        fingerprint=digest.hexdigest(),
-        class_names=tuple(class_names),
-    )
+    splits = {name: split(rows) for name, rows in parts.items()}
+    digest = fingerprint({name: split.names for name, split in splits.items()})
+    num_classes = int(labels.max()) + 1
+    return Source(splits, num_classes, "array", fingerprint=digest, class_names=class_names)

@@ -3,6 +3,7 @@
 Preparation writes array_record, whose records are read one by one in any order.
 """
 
+import importlib.util
 import io
 import pathlib
 import shlex
@@ -204,26 +205,42 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
             print(f"{name} is prepared already, in {builder.data_path}")
         else:
             todo[name] = builder
-    sizes = {name: GIGABYTES.get(facts[name].tfds.split(":")[0], 0.0) for name in todo}
+    if todo and importlib.util.find_spec("tensorflow") is None:
+        problems.append(
+            f"{', '.join(todo)}: TensorFlow is missing. Run `pip install 'noah-jax[prepare]'`, or "
+            "`pip install -r launch/requirements-prepare.txt` in a clone"
+        )
+        todo = {}
     if todo:
-        print(f"{', '.join(todo)}: {sum(sizes.values()):.2f} GB to download", flush=True)
+        size = sum(_gigabytes(facts[name]) for name in todo)
+        print(f"{', '.join(todo)}: {size:.2f} GB to download", flush=True)
     for name, builder in todo.items():
-        manual = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
-        wanted = MANUAL.get(facts[name].tfds.split(":")[0], ())
-        missing = [file for file in wanted if not (manual / file).exists()]
-        if missing:
-            steps = textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip()
-            problems.append(f"{name}: put {', '.join(missing)} into {manual}.\n{steps}")
-            continue
-        print(f"preparing {name} ({sizes[name]:.2f} GB) in {builder.data_path}", flush=True)
-        try:
-            builder.download_and_prepare()
-        except Exception as error:  # TFDS and the network raise many kinds
-            problems.append(f"{name}: {type(error).__name__}: {error}")
-            if files := [info.filename for info in builder.url_infos.values() if info.filename]:
-                problems[-1] += (
-                    f"\nFiles that can be had elsewhere are taken from {manual}, if they have the "
-                    f"names {', '.join(files)}."
-                )
+        if problem := _prepare(name, facts[name], builder):
+            problems.append(f"{name}: {problem}")
     if problems:
         raise UserError("not prepared:\n\n" + "\n\n".join(problems))
+
+
+def _gigabytes(task: Task) -> float:
+    return GIGABYTES.get(task.tfds.split(":")[0], 0.0)
+
+
+def _prepare(name: str, task: Task, builder) -> str | None:
+    """Prepares one dataset; returns what is wrong, and what to do, if it cannot."""
+    manual = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
+    wanted = MANUAL.get(task.tfds.split(":")[0], ())
+    if missing := [file for file in wanted if not (manual / file).exists()]:
+        steps = textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip()
+        return f"put {', '.join(missing)} into {manual}.\n{steps}"
+    print(f"preparing {name} ({_gigabytes(task):.2f} GB) in {builder.data_path}", flush=True)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS and the network raise many kinds
+        problem = f"{type(error).__name__}: {error}"
+        if files := [info.filename for info in builder.url_infos.values() if info.filename]:
+            problem += (
+                f"\nFiles that can be had elsewhere are taken from {manual}, if they have the "
+                f"names {', '.join(files)}."
+            )
+        return problem
+    return None

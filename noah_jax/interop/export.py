@@ -21,9 +21,9 @@ import safetensors.numpy
 from jax import export as jax_export
 
 from noah_jax.interop import layouts
-from noah_jax.interop.subnet import Subnet, as_saved, load, write
+from noah_jax.interop import subnet as subnet_lib
+from noah_jax.interop.subnet import Subnet, as_saved, read
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
-from noah_jax.space.genomes import ALL_MODULES
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -37,8 +37,8 @@ def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
     Raises:
       UserError: the run is not finished, or something cannot be written.
     """
-    subnet = load(workdir)
-    write(subnet, folder)
+    subnet = read(workdir)
+    subnet_lib.export(subnet, folder)
     merged = subnet.merged()
     write_bytes(folder / "model.stablehlo", stablehlo(merged))
     lines = [
@@ -60,7 +60,7 @@ def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
         f"{folder}/huggingface: `transformers.AutoModelForImageClassification.from_pretrained`",
         f"{folder}/timm: `timm.models.VisionTransformer(**arguments)` of model.json",
     ]
-    if subnet.genome[:, ALL_MODULES.index("lora")].any():
+    if subnet.sizes["lora"].any():
         base = _without_lora(subnet)
         _write(
             folder / "peft/base", layouts.to_hugging_face(base), layouts.hugging_face_files(subnet)
@@ -74,10 +74,9 @@ def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
 def stablehlo(subnet: Subnet) -> bytes:
     """JAX's export of uint8 images `[b, h, w, 3]` of any b → float32 logits, weights included."""
     model, config = subnet.model(), subnet.config
-    mean, std = (jnp.array(subnet.facts[name], jnp.float32) for name in ("mean", "std"))
 
     def logits(images):
-        return model((images / jnp.float32(255) - mean[None, None, None]) / std[None, None, None])
+        return model(subnet.normalise(images))
 
     shape = jax_export.symbolic_shape(f"b, {config.image_size}, {config.image_size}, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.uint8)
@@ -86,10 +85,7 @@ def stablehlo(subnet: Subnet) -> bytes:
 
 def _why_not_plain(subnet: Subnet) -> str | None:
     config = subnet.config
-    present = subnet.genome[:, : len(ALL_MODULES)].any(axis=0)
-    others = [
-        name for name, used in zip(ALL_MODULES, present, strict=True) if used and name != "lora"
-    ]
+    others = [name for name, sizes in subnet.sizes.items() if sizes.any() and name != "lora"]
     if others:
         return f"there is more than LoRA in it: {', '.join(others)}"
     if config.registers or config.pre_norm or config.quick_gelu:

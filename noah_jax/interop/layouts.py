@@ -1,83 +1,29 @@
 """Layouts in which other programs read a subnet: timm, Hugging Face, PEFT.
 
-Only plain ViTs have one: no registers, no CLIP, and no prompt modules but LoRA. `formats.py` has
-the names for the way in.
+Only plain ViTs have one: no registers, no CLIP, and no prompt modules but LoRA. The names are those
+of `pretrained/name_tables.py`.
 """
 
 import numpy as np
 
 from noah_jax.interop.subnet import Subnet
-from noah_jax.space.genomes import ALL_MODULES
+from noah_jax.pretrained.name_tables import HUGGING_FACE, TIMM, rename, torch_layers
 
 _BICUBIC = 3  # as Pillow numbers it
-
-# Hugging Face's names on disk, by ours in a block; the parts of qkv one by one.
-_HF_LAYER = "vit.encoder.layer.{}."
-_HF_BLOCK = {
-    "norm1": "layernorm_before",
-    "proj": "attention.output.dense",
-    "norm2": "layernorm_after",
-    "fc1": "intermediate.dense",
-    "fc2": "output.dense",
-}
-_TIMM_BLOCK = {
-    "norm1": "norm1",
-    "qkv": "attn.qkv",
-    "proj": "attn.proj",
-    "norm2": "norm2",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-
-
-def _convolution(kernel: np.ndarray, patch_size: int) -> np.ndarray:  # [p·p·3 d] -> [d 3 p p]
-    return kernel.reshape(patch_size, patch_size, 3, -1).transpose(3, 2, 0, 1)
-
-
-def _layer(tensors, ours: str) -> dict[str, np.ndarray]:
-    """PyTorch's weight and bias of one of our layers."""
-    weight = tensors[f"{ours}.scale"] if "norm" in ours else tensors[f"{ours}.kernel"].T
-    return {"weight": weight, "bias": tensors[f"{ours}.bias"]}
+_CLASSIFIER = torch_layers({"head": "classifier"})
 
 
 def to_timm(subnet: Subnet) -> dict[str, np.ndarray]:
     """All weights of a plain ViT under timm's names."""
-    tensors, config = subnet.tensors, subnet.config
-    found = {
-        "cls_token": tensors["cls_token"],
-        "pos_embed": tensors["pos_embed"],
-        "patch_embed.proj.weight": _convolution(tensors["patch_embed.kernel"], config.patch_size),
-        "patch_embed.proj.bias": tensors["patch_embed.bias"],
-    }
-    layers = {"norm": "norm", "head": "head"}
-    for i in range(config.depth):
-        layers |= {f"blocks.{i}.{ours}": f"blocks.{i}.{name}" for ours, name in _TIMM_BLOCK.items()}
-    for ours, name in layers.items():
-        found |= {f"{name}.{part}": x for part, x in _layer(tensors, ours).items()}
-    return found
+    return rename(TIMM | torch_layers({"head": "head"}), subnet.tensors)
 
 
 def to_hugging_face(subnet: Subnet) -> dict[str, np.ndarray]:
     """All weights of a plain ViT under the names of Hugging Face's ViTForImageClassification."""
-    tensors, config = subnet.tensors, subnet.config
-    embeddings = "vit.embeddings."
-    projection = embeddings + "patch_embeddings.projection."
-    found = {
-        embeddings + "cls_token": tensors["cls_token"],
-        embeddings + "position_embeddings": tensors["pos_embed"],
-        projection + "weight": _convolution(tensors["patch_embed.kernel"], config.patch_size),
-        projection + "bias": tensors["patch_embed.bias"],
+    renamed = rename(HUGGING_FACE | _CLASSIFIER, subnet.tensors)
+    return {
+        name if name.startswith("classifier.") else f"vit.{name}": x for name, x in renamed.items()
     }
-    layers = {"norm": "vit.layernorm", "head": "classifier"}
-    for i in range(config.depth):
-        layer = _HF_LAYER.format(i)
-        layers |= {f"blocks.{i}.{ours}": layer + name for ours, name in _HF_BLOCK.items()}
-        for part, x in _layer(tensors, f"blocks.{i}.qkv").items():
-            for name, third in zip(("query", "key", "value"), np.split(x, 3), strict=True):
-                found[f"{layer}attention.attention.{name}.{part}"] = third
-    for ours, name in layers.items():
-        found |= {f"{name}.{part}": x for part, x in _layer(tensors, ours).items()}
-    return found
 
 
 def hugging_face_files(subnet: Subnet) -> dict[str, dict]:
@@ -139,11 +85,9 @@ _PEFT_PARTS = ("q_proj", "k_proj", "v_proj")  # in memory, from transformers 5 o
 
 def to_peft(subnet: Subnet) -> dict[str, np.ndarray]:
     """LoRA's tensors under PEFT's names, and the classifier: A is the same for q, k and v."""
-    found = {
-        f"base_model.model.classifier.{part}": x
-        for part, x in _layer(subnet.tensors, "head").items()
-    }
-    for i in np.flatnonzero(subnet.genome[:, ALL_MODULES.index("lora")]):
+    head = {name: subnet.tensors[name] for name in ("head.kernel", "head.bias")}
+    found = {f"base_model.model.{name}": x for name, x in rename(_CLASSIFIER, head).items()}
+    for i in np.flatnonzero(subnet.sizes["lora"]):
         a, b = (subnet.tensors[f"blocks.{i}.lora.{part}"] for part in "ab")
         for name, third in zip(_PEFT_PARTS, np.split(b, 3, axis=1), strict=True):
             module = f"base_model.model.vit.layers.{i}.attention.{name}."
@@ -152,7 +96,7 @@ def to_peft(subnet: Subnet) -> dict[str, np.ndarray]:
 
 
 def peft_config(subnet: Subnet) -> dict:
-    ranks = subnet.genome[:, ALL_MODULES.index("lora")]
+    ranks = subnet.sizes["lora"]
     blocks = [int(i) for i in np.flatnonzero(ranks)]
     parts = "|".join(_PEFT_PARTS)
     pattern = {rf"layers\.{i}\.attention\.({parts})": int(ranks[i]) for i in blocks}

@@ -10,21 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
-from noah_jax.pretrained.loading import fit
+from noah_jax.pretrained.loading import arrange
 from noah_jax.pretrained.weights import convert
+from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.vit import ViT
-
-# For each tensor of a block's prompt modules: ours, and how its first `size` rows or columns
-# become ours. PyTorch's linear layers are [out in].
-_PROMPTS = {
-    "visual_prompt_token": ("vpt", "tokens", lambda x, size: x.squeeze(0)[:size]),  # [1 r d]
-    "attn.LoRA_a.weight": ("lora", "a", lambda x, size: x.T[:, :size]),  # [r d]
-    "attn.LoRA_b.weight": ("lora", "b", lambda x, size: x.T[:size]),  # [3d r]
-    "adapter.ln1.weight": ("adapter", "down", lambda x, size: x.T[:, :size]),  # [r d]
-    "adapter.ln1.bias": ("adapter", "down_bias", lambda x, size: x[:size]),
-    "adapter.ln2.weight": ("adapter", "up", lambda x, size: x.T[:size]),  # [d r]
-    "adapter.ln2.bias": ("adapter", "up_bias", lambda x, size: x),
-}
 
 # What the original's output does not depend on: the model-level prompt, which block 0 replaces;
 # prefix tokens, allocated where the YAML's SUPERNET.PREFIX_DIM is not 0; a second name of ln2.bias.
@@ -65,19 +54,26 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     theirs = {name: x for name, x in tensors.items() if not re.fullmatch(_DEAD, name)}
     ours = {}
     for i in range(model.config.depth):
-        for part, (module, param, cut) in _PROMPTS.items():
-            name = f"blocks.{i}.{part}"
-            try:
-                tensor = cut(np.asarray(theirs[name]), sizes[module])
-            except (KeyError, ValueError, IndexError):
-                continue  # absent or of a wrong rank: `fit` reports it
-            del theirs[name]
-            if sizes[module]:
-                ours[f"blocks.{i}.{module}.{param}"] = tensor
+        for module, facts in PROMPT_MODULES.items():
+            for param, part in facts.noah_tensors.items():
+                if (x := theirs.pop(f"blocks.{i}.{part}", None)) is not None and sizes[module]:
+                    tensor = _first(np.asarray(x), sizes[module], facts.sized_axis[param])
+                    ours[f"blocks.{i}.{module}.{param}"] = tensor
     head = {"head.weight": "head.kernel", "head.bias": "head.bias"}
     ours |= {head[name]: np.asarray(theirs[name]).T for name in head if name in theirs}
     source = "NOAH's state dict"
     backbone = convert(
         {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
     )
-    nnx.update(model, fit(nnx.state(model), backbone | ours, source))
+    nnx.update(model, arrange(nnx.state(model), backbone | ours, source))
+
+
+def _first(theirs: np.ndarray, size: int, axis: int | None) -> np.ndarray:
+    """The first `size` along our `axis`, None = all, of a tensor of theirs.
+
+    PyTorch's linear layers are `[out, in]`; prompt tokens have an axis of examples, `[1, r, d]`.
+    """
+    ours = theirs[0] if theirs.ndim == 3 and len(theirs) == 1 else theirs.T
+    if axis is None or axis >= ours.ndim:  # `arrange` says what is wrong with the latter
+        return ours
+    return ours[(slice(None),) * axis + (slice(size),)]

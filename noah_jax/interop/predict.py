@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 from flax import nnx
@@ -65,14 +64,12 @@ def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray]:
     Raises:
       UserError: an image cannot be read.
     """
-    mean, std = (jnp.array(subnet.facts[name], jnp.float32) for name in ("mean", "std"))
     graphdef, weights = nnx.split(subnet.model())
     weights = jax.device_put(weights)
 
     @jax.jit
     def evaluate(weights, images):
-        x = (images.astype(jnp.float32) / 255.0 - mean[None, None, None]) / std[None, None, None]
-        return jax.nn.softmax(nnx.merge(graphdef, weights)(x))
+        return jax.nn.softmax(nnx.merge(graphdef, weights)(subnet.normalise(images)))
 
     size, crop = subnet.config.image_size, subnet.facts["center_crop"]
     batch = min(_BATCH, len(split))

@@ -1,13 +1,12 @@
-"""A subnet by itself: what a finished run found, with only the sizes that are live.
+"""A subnet by itself: what a run trained, with only the sizes that are live.
 
-`load` reads it back from a run's workdir; `write` and `read` are for the folder that an export is:
+A run leaves the first two files in its workdir, an export has all three:
 
     subnet.json          what it is: the ViT's shape, the genome, the classes, how images are read
     subnet.safetensors   what was trained: prompt modules and head
     model.safetensors    all weights, LoRA merged into them; without it the backbone is fetched
 
-Tensors are named like the parameters, a name a block: `blocks.3.lora.a`. Output scales are
-multiplied into them.
+Tensors are named like the parameters, a name a block: `blocks.3.lora.a`.
 """
 
 import dataclasses
@@ -22,27 +21,19 @@ import safetensors.numpy
 from flax import nnx
 
 from noah_jax import pretrained
-from noah_jax.config import from_json
-from noah_jax.config.settings import schedule
 from noah_jax.errors import UserError
 from noah_jax.pretrained import checksums
-from noah_jax.runtime import sharding
-from noah_jax.runtime.checkpoint import Checkpoints
-from noah_jax.runtime.workdir import make_folder, read_json_here, write_bytes, write_text
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, complete, max_sizes
-from noah_jax.training import loop
-from noah_jax.training import step as step_lib
-from noah_jax.training.run import checkpoint_purpose
-from noah_jax.vit import ViTConfig, network
+from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
+from noah_jax.space.genomes import ALL_MODULES, by_module
+from noah_jax.space.modules import PROMPT_MODULES
+from noah_jax.vit import ViTConfig
 from noah_jax.vit.compact import CompactViT
+from noah_jax.vit.network import normalise
 
-_SHAPE = (
+SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
     *("width", "depth", "heads", "patch_size", "image_size", "num_classes"),
     *("registers", "pre_norm", "quick_gelu", "epsilon"),
 )
-# Along which axis the size of a module counts, of each of its parameters.
-_SIZED = {"tokens": 0, "a": 1, "b": 0, "down": 1, "down_bias": 0, "up": 0, "up_bias": None}
-_LAST = ("b", "up", "up_bias")  # those that make the output, which a scale multiplies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +51,37 @@ class Subnet:
     trained: frozenset[str] = frozenset()
 
     @property
-    def genome(self) -> np.ndarray:
-        """int32 `[depth, 7]`."""
-        return complete(np.array(self.facts["genome"], np.int32))
+    def sizes(self) -> dict[str, np.ndarray]:
+        """The genome by module: each block's size, int64 `[depth]`."""
+        return by_module(np.array(self.facts["genome"], np.int32))
 
     @property
     def config(self) -> ViTConfig:
+        """The ViT's shape."""
         return ViTConfig(**self.facts["vit"])
 
     @property
     def class_names(self) -> list[str]:
-        """Numbers where no names are known."""
+        """The classes in order; numbers where no names are known."""
         return self.facts["class_names"] or [str(i) for i in range(self.config.num_classes)]
 
     def model(self) -> CompactViT:
-        """Raises UserError if the tensors are not those of such a ViT."""
-        sizes = self.genome[:, : len(ALL_MODULES)].copy()
-        if not any(".lora." in name for name in self.tensors):  # merged
-            sizes[:, ALL_MODULES.index("lora")] = 0
-        model = nnx.eval_shape(lambda: CompactViT(self.config, sizes, rngs=nnx.Rngs(0)))
+        """The ViT of this genome alone.
+
+        Raises:
+          UserError: the tensors are not those of such a ViT; all that is wrong is listed.
+        """
+        sizes = dict(self.sizes)
+        if not any(".lora." in name for name in self.tensors):
+            sizes["lora"] = np.zeros_like(sizes["lora"])  # it is merged
+        genome = np.stack(list(sizes.values()), axis=1)
+        model = nnx.eval_shape(lambda: CompactViT(self.config, genome, rngs=nnx.Rngs(0)))
         graphdef, state = nnx.split(model)
         return nnx.merge(graphdef, _fill(state, self.tensors))
+
+    def normalise(self, images):
+        """uint8 images `[b, h, w, 3]` as the model takes them, float32."""
+        return normalise(images, self.facts["mean"], self.facts["std"])
 
     def merged(self) -> "Subnet":
         """The same with LoRA added to the weights that it changes."""
@@ -92,110 +93,98 @@ class Subnet:
         return Subnet(self.facts, tensors)
 
 
-def load(workdir: str | pathlib.Path) -> Subnet:
-    """The subnet that a finished run retrained.
+def write(facts: dict[str, Any], trained: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
+    """Writes `subnet.json` and `subnet.safetensors`.
 
     Raises:
-      UserError: the run is not finished, or the backbone's weights are not those it had.
+      UserError: they cannot be written.
     """
-    workdir = pathlib.Path(workdir)
-    result, saved = (read_json_here(workdir / name) for name in ("result.json", "config.json"))
-    if result is None or saved is None:
-        raise UserError(f"{workdir} holds no finished run: there is no result.json or config.json")
-    inputs = saved.pop("inputs", {})
-    config, genome = from_json(saved), np.array(result["genome"], np.int32)
-    source = config.weights or config.backbone
-    if pretrained.fingerprint(source) != inputs.get("weights"):
-        raise UserError(f"the weights of {source} are not those that the run in {workdir} had")
-    width = config.vit(1, "float32").width
-    vit = config.vit(result["head_params"] // (width + 1), "float32")
-    mean, std = pretrained.NORMALISATIONS[result["normalisation"]]
-    mesh, backbone = sharding.make_mesh(), pretrained.backbone(config.vit(1, "float32"), source)
-    sizes, method = max_sizes(genome), config.method
-    net = network.make_network(vit, sizes, backbone, (mean, std), method, 0, mesh)
-    plan, images = schedule(config, result["images"], "retrain")
-    checkpoints = Checkpoints(workdir / "retrain", print, checkpoint_purpose(genome))
-    steps = step_lib.steps_per_epoch("retrain", plan, images)
-    params = loop.trained(net, plan, steps, checkpoints, mesh)
-    facts = {
-        "vit": {name: getattr(vit, name) for name in _SHAPE},
-        "genome": genome.tolist(),
-        "class_names": result.get("class_names", []),
-        "mean": mean,
-        "std": std,
-        "center_crop": config.center_crop,
-        "backbone": source,
-        **{name: result[name] for name in ("task", "method", "seed")},
-        **{name: result[name] for name in ("test_accuracy", "params", "versions")},
-    }
-    tensors = by_name(params, genome)
-    trained = frozenset(tensors)
-    return Subnet(facts, tensors | by_name(net.frozen, genome), trained)
+    write_tensors(folder / "subnet.safetensors", {name: trained[name] for name in sorted(trained)})
+    write_text(folder / "subnet.json", json.dumps(facts, indent=1))
 
 
-def write(subnet: Subnet, folder: pathlib.Path) -> None:
-    """Raises UserError if it cannot be written."""
+def export(subnet: Subnet, folder: pathlib.Path) -> None:
+    """Writes all three files, into a folder that is made.
+
+    Raises:
+      UserError: they cannot be written.
+    """
     make_folder(folder, parents=True)
-    own = {name: subnet.tensors[name] for name in sorted(subnet.trained)}
-    for name, tensors in (("subnet", own), ("model", subnet.merged().tensors)):
-        path = folder / f"{name}.safetensors"
-        write_bytes(path, safetensors.numpy.save({n: as_saved(x) for n, x in tensors.items()}))
-        checksums.write_note(path)
-    write_text(folder / "subnet.json", json.dumps(subnet.facts, indent=1))
+    write(subnet.facts, {name: subnet.tensors[name] for name in subnet.trained}, folder)
+    write_tensors(folder / "model.safetensors", subnet.merged().tensors)
+
+
+def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file and the note of its checksum."""
+    write_bytes(path, safetensors.numpy.save({name: as_saved(x) for name, x in tensors.items()}))
+    checksums.write_note(path)
 
 
 def as_saved(tensor: np.ndarray) -> np.ndarray:
-    """safetensors writes the memory of an array, whatever its order."""
+    """The tensor as safetensors needs it, which writes an array's memory whatever its order."""
     return np.ascontiguousarray(tensor, np.float32)
 
 
 def read(folder: str | pathlib.Path) -> Subnet:
-    """What `write` wrote.
+    """Reads the subnet that a finished run left in its workdir, or an export.
 
     Raises:
-      UserError: something is missing or damaged, or the backbone cannot be fetched.
+      UserError: something is missing or damaged, the backbone cannot be fetched, or its file is not
+        the one that the run had.
     """
     folder = pathlib.Path(folder)
+    if not (folder / "subnet.json").is_file():
+        raise UserError(
+            f"{folder} holds no subnet.json: expected the workdir of a finished run, or an export"
+        )
     try:
         facts = json.loads((folder / "subnet.json").read_bytes())
         found = Subnet(facts, {})
-        found.config, found.genome, found.class_names  # noqa: B018  (they raise)
+        found.config, found.sizes, found.class_names  # noqa: B018  (they raise)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is no export: subnet.json cannot be read: {error}") from error
-    path = folder / "model.safetensors"
-    if path.is_file():
+        raise UserError(f"{folder / 'subnet.json'} cannot be read: {error}") from error
+    if (path := folder / "model.safetensors").is_file():
         return Subnet(facts, _read_tensors(path))
-    backbone = pretrained.backbone(found.config, facts["backbone"])
-    frozen = by_name(backbone, found.genome)
     own = _read_tensors(folder / "subnet.safetensors")
-    return Subnet(facts, frozen | own, frozenset(own))
+    return Subnet(facts, _frozen(found, own) | own, frozenset(own))
+
+
+def _frozen(subnet: Subnet, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The backbone's tensors; none where they were trained, too."""
+    if "cls_token" in own:
+        return {}
+    source = subnet.facts["backbone"]
+    if pretrained.fingerprint(source) != subnet.facts.get("weights"):
+        raise UserError(f"the weights of {source} are not those that the subnet was trained on")
+    return by_name(pretrained.backbone(subnet.config, source), subnet.sizes)
 
 
 def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        checksums.check(path)
+        checksums.verify(path)
         return safetensors.numpy.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def by_name(state: nnx.State, genome: np.ndarray) -> dict[str, np.ndarray]:
-    """A ViT's state, or a part of it, with a name a block, and of prompt modules what is live."""
-    tensors, rows = {}, complete(genome)
+def by_name(state: nnx.State, sizes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A ViT's state, or a part of it, with a name a block, and of prompt modules what is live.
+
+    Args:
+      sizes: of each module in each block, see `Subnet.sizes`.
+    """
+    tensors = {}
     for path, variable in nnx.to_flat_state(state):
         value = np.asarray(variable[...], np.float32)
         if path[0] != "blocks":
             tensors[".".join(path)] = value
             continue
-        for i, (part, row) in enumerate(zip(value, rows, strict=True)):
+        for i, part in enumerate(value):
             if path[1] in ALL_MODULES:
-                sizes = dict(zip(COLUMNS, row.tolist(), strict=True))
-                if not (size := sizes[path[1]]):
+                if not (size := int(sizes[path[1]][i])):
                     continue
-                if (axis := _SIZED[path[2]]) is not None:
+                if (axis := PROMPT_MODULES[path[1]].sized_axis[path[2]]) is not None:
                     part = np.take(part, range(size), axis)
-                if path[2] in _LAST:
-                    part = part * np.float32(10.0 ** sizes[f"{path[1]}_scale"])
             tensors[f"blocks.{i}." + ".".join(path[1:])] = part
     return tensors
 

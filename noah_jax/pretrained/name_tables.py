@@ -1,22 +1,48 @@
 """Layouts of weight files: how their tensors map to ours.
 
-Every layout has a name table: for each tensor of ours the source tensors it is made from, and how.
-Ours are named like the ViT's parameters, one entry per block: `blocks.3.qkv.kernel`; and
-`blocks.3.proj.layer_scale` is a factor on the outputs of `proj`.
+Every layout has a name table: for each tensor of ours the source tensors it is made from, how, and
+how they are made from ours again. Ours are named like the ViT's parameters, one entry per block:
+`blocks.3.qkv.kernel`; and `blocks.3.proj.layer_scale` is a factor on the outputs of `proj`.
 """
 
 import dataclasses
+import functools
+import math
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class _From:
-    """How one of our tensors is made from those of a file."""
+class _Entry:
+    """One of our tensors and those of a file that hold the same numbers.
+
+    Attributes:
+      names: theirs.
+      ours: makes ours from theirs.
+      theirs: makes theirs, a list, from ours; None in layouts that are only read.
+    """
 
     names: tuple[str, ...]
-    convert: Callable[..., np.ndarray]
+    ours: Callable[..., np.ndarray]
+    theirs: Callable[[np.ndarray], list[np.ndarray]] | None = None
+
+
+def rename(table: Mapping[str, _Entry], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our tensors under the names of a layout, and as it shapes them; `weights.convert` reads them.
+
+    Raises:
+      KeyError: the layout has no place for one of them.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        block = re.match(r"blocks\.(\d+)\.", name)
+        number = block[1] if block else ""
+        entry = table[re.sub(r"^blocks\.\d+", "blocks.{i}", name)]
+        names = (theirs.replace("{i}", number) for theirs in entry.names)
+        renamed |= zip(names, entry.theirs(tensor), strict=True)
+    return renamed
 
 
 def _columns(*parts):  # [in, out] each -> [in, all out]
@@ -27,33 +53,51 @@ def _linear(*parts):  # [out in] each -> [in, all out]
     return _columns(*(part.T for part in parts))
 
 
+def _unlinear(count, x):
+    return np.split(x.T, count)
+
+
 def _join(*parts):
     return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def _unjoin(count, x):
+    return np.split(x, count)
 
 
 def _conv(x):  # [out 3 p p] -> [p·p·3, out]
     return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
 
 
+def _unconv(x):  # [p·p·3, out] -> [out 3 p p]
+    side = math.isqrt(len(x) // 3)
+    return [x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)]
+
+
 def _last(x):  # [..., out] -> [in, out]
     return x.reshape(-1, x.shape[-1])
 
 
-def _same(names: Mapping[str, str]) -> dict[str, _From]:
-    return {ours: _From((theirs,), lambda x: x) for ours, theirs in names.items()}
+def _same(names: Mapping[str, str]) -> dict[str, _Entry]:
+    return {ours: _Entry((theirs,), lambda x: x, lambda x: [x]) for ours, theirs in names.items()}
 
 
-def _torch(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, _From]:
+def torch_layers(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, _Entry]:
     """PyTorch's layers, each a weight and a bias; several of theirs lie side by side in ours."""
     table = {}
     for ours, theirs in layers.items():
         theirs = (theirs,) if isinstance(theirs, str) else theirs
-        weights = tuple(f"{name}.weight" for name in theirs)
+        weights, biases = (
+            tuple(f"{name}.{part}" for name in theirs) for part in ("weight", "bias")
+        )
+        unjoin, unlinear = (functools.partial(f, len(theirs)) for f in (_unjoin, _unlinear))
         if "norm" in ours:
-            table[f"{ours}.scale"] = _From(weights, _join)
+            table[f"{ours}.scale"] = _Entry(weights, _join, unjoin)
+        elif ours == "patch_embed":
+            table[f"{ours}.kernel"] = _Entry(weights, _conv, _unconv)
         else:
-            table[f"{ours}.kernel"] = _From(weights, _conv if ours == "patch_embed" else _linear)
-        table[f"{ours}.bias"] = _From(tuple(f"{name}.bias" for name in theirs), _join)
+            table[f"{ours}.kernel"] = _Entry(weights, _linear, unlinear)
+        table[f"{ours}.bias"] = _Entry(biases, _join, unjoin)
     return table
 
 
@@ -63,11 +107,11 @@ def _with_position(token, table):  # [1 1 d], [1 n d] -> [1 1 d]; no others, the
     return token + table[:, 1:2]
 
 
-def _distilled(token: str, positions: str) -> dict[str, _From]:
+def _distilled(token: str, positions: str) -> dict[str, _Entry]:
     """DeiT's distillation token: second in the position table, a register of ours."""
     return {
-        "register_tokens": _From((token, positions), _with_position),
-        "pos_embed": _From((positions,), lambda table: np.delete(table, 1, axis=1)),
+        "register_tokens": _Entry((token, positions), _with_position),
+        "pos_embed": _Entry((positions,), lambda table: np.delete(table, 1, axis=1)),
     }
 
 
@@ -91,25 +135,25 @@ _GOOGLE = _same(
         "norm.bias": "Transformer/encoder_norm/bias",
     }
 ) | {
-    "patch_embed.kernel": _From(("embedding/kernel",), _last),
-    "blocks.{i}.qkv.kernel": _From(
+    "patch_embed.kernel": _Entry(("embedding/kernel",), _last),
+    "blocks.{i}.qkv.kernel": _Entry(
         tuple(f"{_ATTENTION}{part}/kernel" for part in ("query", "key", "value")),
         lambda *parts: _columns(*(x.reshape(len(x), -1) for x in parts)),
     ),
-    "blocks.{i}.qkv.bias": _From(
+    "blocks.{i}.qkv.bias": _Entry(
         tuple(f"{_ATTENTION}{part}/bias" for part in ("query", "key", "value")), _join
     ),
-    "blocks.{i}.proj.kernel": _From((_ATTENTION + "out/kernel",), _last),
+    "blocks.{i}.proj.kernel": _Entry((_ATTENTION + "out/kernel",), _last),
 }
 
-_TIMM = _same(
+TIMM = _same(
     {
         "cls_token": "cls_token",
         "pos_embed": "pos_embed",
         "blocks.{i}.proj.layer_scale": "blocks.{i}.ls1.gamma",
         "blocks.{i}.fc2.layer_scale": "blocks.{i}.ls2.gamma",
     }
-) | _torch(
+) | torch_layers(
     {
         "patch_embed": "patch_embed.proj",
         "norm_pre": "norm_pre",
@@ -122,17 +166,17 @@ _TIMM = _same(
         "norm": "norm",
     }
 )
-_TIMM_REGISTERS = _TIMM | {
-    "register_tokens": _From(("reg_token",), lambda x: x),
+_TIMM_REGISTERS = TIMM | {
+    "register_tokens": _Entry(("reg_token",), lambda x: x),
     # The class token has its position added already.
-    "pos_embed": _From(("pos_embed",), lambda table: np.pad(table, ((0, 0), (1, 0), (0, 0)))),
+    "pos_embed": _Entry(("pos_embed",), lambda table: np.pad(table, ((0, 0), (1, 0), (0, 0)))),
 }
 
 _LAYER = "encoder.layer.{i}."
 _QKV = tuple(f"{_LAYER}attention.attention.{part}" for part in ("query", "key", "value"))
-_HUGGING_FACE = _same(
+HUGGING_FACE = _same(
     {"cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings"}
-) | _torch(
+) | torch_layers(
     {
         "patch_embed": "embeddings.patch_embeddings.projection",
         "blocks.{i}.norm1": _LAYER + "layernorm_before",
@@ -145,7 +189,7 @@ _HUGGING_FACE = _same(
     }
 )
 _DINOV2 = (
-    _HUGGING_FACE
+    HUGGING_FACE
     | _same(
         {
             "register_tokens": "embeddings.register_tokens",
@@ -153,7 +197,7 @@ _DINOV2 = (
             "blocks.{i}.fc2.layer_scale": _LAYER + "layer_scale2.lambda1",
         }
     )
-    | _torch(
+    | torch_layers(
         {
             "blocks.{i}.norm1": _LAYER + "norm1",
             "blocks.{i}.norm2": _LAYER + "norm2",
@@ -166,8 +210,8 @@ _DINOV2 = (
 # An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous, `containers.py` names them.
 _MATRIX = "matrix.{i}."
 _ONNX = _DINOV2 | {
-    "pos_embed": _From(("position.class", "position.grid"), _columns),
-    "blocks.{i}.qkv.kernel": _From(
+    "pos_embed": _Entry(("position.class", "position.grid"), _columns),
+    "blocks.{i}.qkv.kernel": _Entry(
         tuple(_MATRIX + part for part in ("query", "key", "value")), _columns
     ),
     **_same({f"blocks.{{i}}.{name}.kernel": _MATRIX + name for name in ("proj", "fc1", "fc2")}),
@@ -175,9 +219,9 @@ _ONNX = _DINOV2 | {
 
 _CLIP_LAYER = "encoder.layers.{i}."
 _CLIP = {
-    "cls_token": _From(("embeddings.class_embedding",), lambda x: x[None, None]),
-    "pos_embed": _From(("embeddings.position_embedding.weight",), lambda table: table[None]),
-} | _torch(
+    "cls_token": _Entry(("embeddings.class_embedding",), lambda x: x[None, None]),
+    "pos_embed": _Entry(("embeddings.position_embedding.weight",), lambda table: table[None]),
+} | torch_layers(
     {
         "patch_embed": "embeddings.patch_embedding",
         "norm_pre": "pre_layrnorm",
@@ -193,11 +237,11 @@ _CLIP = {
 
 _OPEN_CLIP_BLOCK = "visual.transformer.resblocks.{i}."
 _OPEN_CLIP = {
-    "cls_token": _From(("visual.class_embedding",), lambda x: x[None, None]),
-    "pos_embed": _From(("visual.positional_embedding",), lambda table: table[None]),
-    "blocks.{i}.qkv.kernel": _From((_OPEN_CLIP_BLOCK + "attn.in_proj_weight",), _linear),
-    "blocks.{i}.qkv.bias": _From((_OPEN_CLIP_BLOCK + "attn.in_proj_bias",), _join),
-} | _torch(
+    "cls_token": _Entry(("visual.class_embedding",), lambda x: x[None, None]),
+    "pos_embed": _Entry(("visual.positional_embedding",), lambda table: table[None]),
+    "blocks.{i}.qkv.kernel": _Entry((_OPEN_CLIP_BLOCK + "attn.in_proj_weight",), _linear),
+    "blocks.{i}.qkv.bias": _Entry((_OPEN_CLIP_BLOCK + "attn.in_proj_bias",), _join),
+} | torch_layers(
     {
         "patch_embed": "visual.conv1",
         "norm_pre": "visual.ln_pre",
@@ -216,8 +260,8 @@ _HUGGING_FACE_REST = r"(\w*classifier|pooler|decoder)\..*|embeddings\.mask_token
 FORMATS = (  # the first whose mark is in the file; its table; what else there may be, not for us
     ("embedding/kernel", _GOOGLE, r"(head|pre_logits)/.*"),
     ("reg_token", _TIMM_REGISTERS, _TIMM_REST),
-    ("dist_token", _TIMM | _distilled("dist_token", "pos_embed"), _TIMM_REST),
-    ("patch_embed.proj.weight", _TIMM, _TIMM_REST),
+    ("dist_token", TIMM | _distilled("dist_token", "pos_embed"), _TIMM_REST),
+    ("patch_embed.proj.weight", TIMM, _TIMM_REST),
     ("position.grid", _ONNX, r"decoder\..*"),
     ("visual.class_embedding", _OPEN_CLIP, r"(?!visual\.).*|visual\.proj"),
     (
@@ -228,9 +272,9 @@ FORMATS = (  # the first whose mark is in the file; its table; what else there m
     ("encoder.layer.0.layer_scale1.lambda1", _DINOV2, _HUGGING_FACE_REST),
     (
         "embeddings.distillation_token",
-        _HUGGING_FACE
+        HUGGING_FACE
         | _distilled("embeddings.distillation_token", "embeddings.position_embeddings"),
         _HUGGING_FACE_REST,
     ),
-    ("embeddings.position_embeddings", _HUGGING_FACE, _HUGGING_FACE_REST),
+    ("embeddings.position_embeddings", HUGGING_FACE, _HUGGING_FACE_REST),
 )

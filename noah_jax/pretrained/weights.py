@@ -1,4 +1,4 @@
-"""Weight files, read under our names; `formats.py` has the names."""
+"""Weight files, read under our names; `name_tables.py` has the names."""
 
 import pathlib
 import re
@@ -24,7 +24,7 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: the file cannot be read, is of no known layout, or is not what its note says.
     """
     try:
-        checksums.check(path)
+        checksums.verify(path)
         with open_tensors(path) as raw:
             return convert(raw, path)
     except UserError:
@@ -59,20 +59,20 @@ def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
         for i in blocks if "{i}" in pattern else [0]:
             names = [name.replace("{i}", str(i)) for name in source.names]
             if not all(name in raw for name in names):
-                continue  # `fit` reports ours missing
+                continue  # `arrange` reports ours missing
             parts = [_float32(name, raw[name]()) for name in names]
             try:
-                tensors[pattern.replace("{i}", str(i))] = source.convert(*parts)
+                tensors[pattern.replace("{i}", str(i))] = source.ours(*parts)
                 left -= set(names)
             except (ValueError, TypeError, IndexError):
-                pass  # of a wrong rank: `fit` reports ours missing, theirs left over
+                pass  # of a wrong rank: `arrange` reports ours missing, theirs left over
     for name in [name for name in tensors if name.endswith(".layer_scale")]:
         layer = [name.replace("layer_scale", part) for part in ("kernel", "bias")]
         if all(
             ours in tensors and tensors[name].shape == tensors[ours].shape[-1:] for ours in layer
         ):
             scale = tensors.pop(name)
-            with np.errstate(all="ignore"):  # `fit` refuses what is not finite
+            with np.errstate(all="ignore"):  # `arrange` refuses what is not finite
                 tensors |= {ours: tensors[ours] * scale for ours in layer}
     return tensors | {name: raw[name]() for name in left}
 
@@ -80,5 +80,5 @@ def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
 def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
     if not jax.dtypes.issubdtype(tensor.dtype, np.floating):  # bfloat16 is
         raise TypeError(f"{name} holds {tensor.dtype}, expected floating-point numbers")
-    with np.errstate(all="ignore"):  # `fit` refuses what is not finite
+    with np.errstate(all="ignore"):  # `arrange` refuses what is not finite
         return np.asarray(tensor, np.float32)

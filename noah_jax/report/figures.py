@@ -1,7 +1,7 @@
 """The drawings of a report: each with the numbers that it shows.
 
-Small, so that they stay readable on a phone; made without pyplot, which would keep them, and need a
-display on some systems.
+They are small, so that they stay readable on a phone. They are made without pyplot, which would
+keep them and need a display on some systems.
 """
 
 import dataclasses
@@ -13,18 +13,16 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES, complete, count_params
+from noah_jax.pretrained.backbones import arch_of
+from noah_jax.space.genomes import MODULES, by_module
+from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.training.predictions import Predictions
+from noah_jax.training.result import Result
+from noah_jax.vit import ViTConfig
 
 INK = "#222222"  # the page changes it where it is dark
-COLOURS = {"vpt": "#3b76c4", "lora": "#d9822b", "adapter": "#4aa564", "parallel": "#9a66c0"}
-TITLES = {
-    "vpt": "Visual prompts",
-    "lora": "LoRA",
-    "adapter": "Adapter",
-    "parallel": "Parallel adapter",
-}
 RED, GREY = "#d0453a", "#8a8a8a"
+BLUE, GREEN = PROMPT_MODULES["vpt"].colour, PROMPT_MODULES["adapter"].colour
 _WIDTH, _MOST_BARS, _MOST_CELLS, _MOST_MARKS, _LONGEST_NAME = 4.8, 30, 20, 60, 22
 
 STYLE = {
@@ -49,7 +47,7 @@ Rows = list[tuple[Any, ...]]  # the first names the columns
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure, the name of its files, what it shows in words, and its numbers."""
+    """A figure, the name of its files, what it shows in words, and the numbers that it shows."""
 
     name: str
     figure: matplotlib.figure.Figure
@@ -57,13 +55,13 @@ class Drawing:
     numbers: Rows
 
 
-def shown(name: str) -> str:
-    """A name of somebody's folder, as it can stand beside an axis."""
+def short_name(name: str) -> str:
+    """A class name, which is anybody's choice, cut and made printable for the side of an axis."""
     name = name if name.isprintable() else repr(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def figure_of(height: float, rows: int = 1, columns: int = 1, **options):
+def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
     """A figure of a report's width, `height` in inches, and its axes `[rows · columns]`."""
     figure = matplotlib.figure.Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
@@ -72,67 +70,67 @@ def figure_of(height: float, rows: int = 1, columns: int = 1, **options):
     return figure, axes
 
 
-def architecture(result: Mapping[str, Any], file: str = "architecture") -> Drawing:
-    """As the paper draws a subnet: a row a module, a bar a block, and what these cost."""
-    genome = complete(result["genome"])
-    columns = dict(zip(COLUMNS, genome.T, strict=True))
-    names = ALL_MODULES if columns["parallel"].any() else MODULES
-    blocks, costs = np.arange(1, len(genome) + 1), _block_params(genome, width(result))
-    heights = [0.85 if columns[name].any() else 0.15 for name in names] + [0.85]
+# --- Architecture --------------------------------------------------------------------------------
+
+
+def token_width(result: Result) -> int:
+    """The width of the ViT that the result's backbone is."""
+    return ViTConfig.named(arch_of(result["backbone"])).width
+
+
+def architecture(result: Result, file: str = "architecture") -> Drawing:
+    """A subnet as the paper draws it: a row a module, a bar a block, and what these cost."""
+    genome = np.array(result["genome"])
+    sizes = by_module(genome)
+    sizes = {name: row for name, row in sizes.items() if name in MODULES or row.any()}
+    width = token_width(result)
+    costs = {name: PROMPT_MODULES[name].params(row, width) for name, row in sizes.items()}
+    heights = [0.85 if row.any() else 0.15 for row in sizes.values()] + [0.85]
     ratios = {"gridspec_kw": {"height_ratios": heights}}
-    figure, axes = figure_of(
+    figure, axes = new_figure(
         sum(heights) + 0.22 * len(heights) + 0.45, len(heights), sharex=True, **ratios
     )
-    for axis, name in zip(axes, names, strict=False):
-        sizes, powers = columns[name], columns.get(f"{name}_scale", 0) * (columns[name] > 0)
-        labels = list(map(_label, sizes, powers))
-        bars = axis.bar(blocks, sizes, width=0.76, color=COLOURS[name])
-        size = 66 * _WIDTH / len(blocks) / (0.75 * max(map(len, map(str, sizes))))
-        stands = powers.any() or size < 6  # a label that is too long to lie
-        options = {"rotation": 90, "padding": 2} if stands else {"padding": 1}
-        axis.bar_label(bars, labels, fontsize=min(8.5, 8 if stands else size), **options)
-        absent = blocks[sizes == 0]
-        axis.scatter(absent, np.zeros(len(absent)), s=7, color=GREY, zorder=3, clip_on=False)
-        axis.set_title(TITLES[name], loc="left", color=COLOURS[name], fontweight="bold", pad=4)
-        axis.set_ylim(0, max(sizes.max(), 1) * (1.9 if stands else 1.35))
-        axis.spines["left"].set_visible(False)
-        axis.tick_params(bottom=False, left=False, labelleft=False)
-    below = np.zeros(len(blocks))
-    for name in names:
-        axes[-1].bar(blocks, costs[name] / 1e3, width=0.76, bottom=below, color=COLOURS[name])
-        below += costs[name] / 1e3
-    axes[-1].set_title("Parameters in each block (thousands)", loc="left", pad=4)
-    axes[-1].set_ylim(0, 1.15 * below.max() or 1)
-    axes[-1].set(xlabel="block", xlim=(0.4, len(blocks) + 0.6))
-    axes[-1].set_xticks(blocks[:: max(1, len(blocks) // 12)])
-    means = ", ".join(f"{TITLES[name]} {columns[name].mean():.1f}" for name in names)
-    alt = f"Size of each module in each of {len(blocks)} blocks; on average {means}."
-    header = ("block", *COLUMNS, *(f"{name}_params" for name in names))
-    parts = [columns[name] for name in COLUMNS] + [costs[name] for name in names]
-    rows = map(tuple, np.column_stack([blocks, *parts]).tolist())
-    return Drawing(file, figure, alt, [header, *rows])
+    for axis, (name, row) in zip(axes, sizes.items(), strict=False):
+        _draw_sizes(axis, name, row)
+    _draw_costs(axes[-1], costs)
+    titles = {name: PROMPT_MODULES[name].title for name in sizes}
+    means = ", ".join(f"{titles[name]} {row.mean():.1f}" for name, row in sizes.items())
+    alt = f"Size of each module in each of {len(genome)} blocks; on average {means}."
+    header = ("block", *sizes, *(f"{name}_params" for name in costs))
+    blocks = np.arange(1, len(genome) + 1)
+    table = np.column_stack([blocks, *sizes.values(), *costs.values()]).tolist()
+    return Drawing(file, figure, alt, [header, *map(tuple, table)])
 
 
-def _label(size: int, power: int) -> str:
-    """What stands on a bar: the size and, unless it is 1, the factor of the output."""
-    factor = f" ×{10.0**power:g}" if power else ""
-    return f"{size}{factor}" if size else ""
+def _draw_sizes(axis, name: str, sizes: np.ndarray) -> None:
+    """Draws the size of one module in each block; a dot where it is absent."""
+    blocks = np.arange(1, len(sizes) + 1)
+    bars = axis.bar(blocks, sizes, width=0.76, color=PROMPT_MODULES[name].colour)
+    font = 66 * _WIDTH / len(blocks) / (0.75 * max(map(len, map(str, sizes))))
+    upright = font < 6  # labels that are too long to lie
+    options = {"rotation": 90, "padding": 2} if upright else {"padding": 1}
+    labels = [str(size) if size else "" for size in sizes]
+    axis.bar_label(bars, labels, fontsize=8 if upright else min(8.5, font), **options)
+    absent = blocks[sizes == 0]
+    axis.scatter(absent, np.zeros(len(absent)), s=7, color=GREY, zorder=3, clip_on=False)
+    module = PROMPT_MODULES[name]
+    axis.set_title(module.title, loc="left", color=module.colour, fontweight="bold", pad=4)
+    axis.set_ylim(0, max(sizes.max(), 1) * (1.9 if upright else 1.35))
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(bottom=False, left=False, labelleft=False)
 
 
-def width(result: Mapping[str, Any]) -> int:
-    """The token width, which follows from how many parameters the genome has; 0 if it has none."""
-    none, one = (int(count_params(np.array(result["genome"]), width)) for width in (0, 1))
-    return (result["params"] - none) // (one - none) if one > none else 0
-
-
-def _block_params(genome: np.ndarray, width: int) -> dict[str, np.ndarray]:
-    """Of each module in each block."""
-    found = {}
-    for column, name in enumerate(ALL_MODULES):
-        alone = np.zeros_like(genome)
-        alone[:, column] = genome[:, column]
-        found[name] = count_params(alone[:, None], width)
-    return found
+def _draw_costs(axis, costs: Mapping[str, np.ndarray]) -> None:
+    """Draws the parameters of each block, module upon module."""
+    total = np.zeros(len(next(iter(costs.values()))))
+    blocks = np.arange(1, len(total) + 1)
+    for name, params in costs.items():
+        axis.bar(blocks, params / 1e3, width=0.76, bottom=total, color=PROMPT_MODULES[name].colour)
+        total += params / 1e3
+    axis.set_title("Parameters in each block (thousands)", loc="left", pad=4)
+    axis.set_ylim(0, 1.15 * total.max() or 1)
+    axis.set(xlabel="block", xlim=(0.4, len(blocks) + 0.6))
+    axis.set_xticks(blocks[:: max(1, len(blocks) // 12)])
 
 
 # --- Training ------------------------------------------------------------------------------------
@@ -142,9 +140,9 @@ Curves = Mapping[str, Mapping[int, float]]  # stage → epoch → mean training 
 
 def training(curves: Curves) -> Drawing:
     """The training loss by epoch, a panel a stage."""
-    figure, axes = figure_of(2.6, 1, len(curves))
+    figure, axes = new_figure(2.6, 1, len(curves))
     for axis, (name, losses) in zip(axes, curves.items(), strict=True):
-        draw_losses(axis, losses, color=COLOURS["vpt"], marker="o")
+        draw_losses(axis, losses, color=BLUE, marker="o")
         axis.set_title(name, loc="left")
         axis.xaxis.get_major_locator().set_params(nbins=5)
     axes[0].set_ylabel("cross-entropy")
@@ -159,7 +157,7 @@ def training(curves: Curves) -> Drawing:
 
 
 def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> None:
-    """Losses by epoch, each with its mark unless they are many."""
+    """Draws losses by epoch, each with its mark unless they are many."""
     marks = {"marker": marker, "markersize": 3} if len(losses) <= _MOST_MARKS else {}
     axis.plot(list(losses), list(losses.values()), **marks, **options)
     axis.set_xlabel("epoch")
@@ -171,22 +169,22 @@ def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> No
 # --- Classes -------------------------------------------------------------------------------------
 
 
-def classes(found: Predictions) -> Drawing:
-    """The accuracy of each class, best first: bars with names or, of many classes, a profile."""
-    rows = sorted(found.by_class(), key=lambda row: (-row[2] / row[1], row[0]))
+def classes(test: Predictions) -> Drawing:
+    """The accuracy of each class, best first: bars with names or, for many classes, a profile."""
+    rows = sorted(test.by_class(), key=lambda row: (-row[2] / row[1], row[0]))
     shares = np.array([100 * right / images for _, images, right in rows])
     if len(rows) <= _MOST_BARS:
-        figure, (axis,) = figure_of(0.8 + 0.22 * len(rows))
+        figure, (axis,) = new_figure(0.8 + 0.22 * len(rows))
         places = np.arange(len(rows))[::-1]
-        axis.barh(places, shares, color=COLOURS["adapter"], height=0.75)
-        axis.set_yticks(places, [shown(found.name(label)) for label, *_ in rows])
+        axis.barh(places, shares, color=GREEN, height=0.75)
+        axis.set_yticks(places, [short_name(test.name(label)) for label, *_ in rows])
         axis.tick_params(left=False)
         axis.set(xlabel="test accuracy (%)", xlim=(0, 100), ylim=(-0.6, len(rows) - 0.4))
         axis.grid(axis="x", alpha=0.25)
     else:
-        figure, (axis,) = figure_of(2.9)
+        figure, (axis,) = new_figure(2.9)
         edges = np.arange(len(rows) + 1)
-        axis.stairs(shares, edges, fill=True, color=COLOURS["adapter"], alpha=0.85)
+        axis.stairs(shares, edges, fill=True, color=GREEN, alpha=0.85)
         axis.set(xlabel="classes, best first", ylabel="test accuracy (%)", ylim=(0, 101))
         axis.set_xlim(0, len(rows))
         axis.axhline(shares.mean(), color=RED, linewidth=1, label=f"mean {shares.mean():.1f} %")
@@ -194,38 +192,38 @@ def classes(found: Predictions) -> Drawing:
         figure.legend(loc="outside upper right")
     header = ("label", "class", "images", "right", "accuracy")
     table = [
-        (label, found.name(label), images, right, right / images) for label, images, right in rows
+        (label, test.name(label), images, right, right / images) for label, images, right in rows
     ]
     alt = f"Test accuracy of {len(rows)} classes, from {shares[0]:.0f} to {shares[-1]:.0f} %."
     return Drawing("classes", figure, alt, [header, *table])
 
 
-def confusion(found: Predictions) -> Drawing | None:
-    """Labels against predictions; None for more classes than can be seen."""
-    labels = np.union1d(found.labels, found.predicted)
+def confusion(test: Predictions) -> Drawing | None:
+    """Labels against predictions; None where there are too many classes to see."""
+    labels = np.union1d(test.labels, test.predicted)
     if len(labels) > _MOST_CELLS:
         return None
     counts = np.zeros((len(labels), len(labels)), int)
-    places = np.searchsorted(labels, found.labels), np.searchsorted(labels, found.predicted)
+    places = np.searchsorted(labels, test.labels), np.searchsorted(labels, test.predicted)
     np.add.at(counts, places, 1)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, (axis,) = figure_of(4.6)
-    clear = LinearSegmentedColormap.from_list("", [f"{COLOURS['vpt']}00", COLOURS["vpt"]])
+    figure, (axis,) = new_figure(4.6)
+    clear = LinearSegmentedColormap.from_list("", [f"{BLUE}00", BLUE])
     axis.imshow(shares, cmap=clear, vmin=0, vmax=100)
     for row, column in np.argwhere(counts):
         colour = "#ffffff" if shares[row, column] > 55 else INK
         size = min(8.5, 90 / len(labels))
         text = {"ha": "center", "va": "center", "fontsize": size, "color": colour}
         axis.text(column, row, counts[row, column], **text)
-    names = [found.name(int(label)).removeprefix("class ") for label in labels]
-    names = list(map(shown, names))
+    names = [test.name(int(label)).removeprefix("class ") for label in labels]
+    names = list(map(short_name, names))
     turn = {"rotation": 90} if max(map(len, names)) > 3 else {}
     axis.set_xticks(range(len(labels)), names, **turn)
     axis.set_yticks(range(len(labels)), names)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set(xlabel="predicted", ylabel="true class")
-    header = ("true \\ predicted", *map(found.name, labels.tolist()))
-    table = [(found.name(int(k)), *row) for k, row in zip(labels, counts.tolist(), strict=True)]
+    header = ("true \\ predicted", *map(test.name, labels.tolist()))
+    table = [(test.name(int(k)), *row) for k, row in zip(labels, counts.tolist(), strict=True)]
     alt = f"Test images by true and predicted class, {len(labels)} classes."
     return Drawing("confusion", figure, alt, [header, *table])

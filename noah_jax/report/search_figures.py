@@ -1,15 +1,15 @@
 """Drawings of a search: what each generation found, and what the budget cut off."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from noah_jax.report.figures import COLOURS, GREY, RED, Drawing, Rows, figure_of
+from noah_jax.report.figures import BLUE, GREY, RED, Drawing, Rows, new_figure
 from noah_jax.space.candidates import Candidate, pareto_front
+from noah_jax.training.result import Result
 
 _MOST_PANELS = 6
 # Without the ends, which are hard to see on black and on white.
@@ -18,17 +18,15 @@ _BY_GENERATION = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.15
 Generations = Mapping[int, Sequence[Candidate]]
 
 
-def search(
-    generations: Generations, result: Mapping[str, Any], bounds: tuple[float, float]
-) -> Drawing:
-    """All that was evaluated, the front, what was chosen; grey is what the budget cuts off.
+def search(generations: Generations, result: Result, bounds: tuple[float, float]) -> Drawing:
+    """Everything that was evaluated, the front and what was chosen; the budget cuts off the grey.
 
     Args:
       bounds: the fewest and the most parameters, in millions.
     """
-    figure, (axis,) = figure_of(3.6)
-    every = [candidate for found in generations.values() for candidate in found]
-    numbers = [number for number, found in generations.items() for _ in found]
+    figure, (axis,) = new_figure(3.6)
+    every = [one for candidates in generations.values() for one in candidates]
+    numbers = [number for number, candidates in generations.items() for _ in candidates]
     x, y = _places(every)
     points = axis.scatter(x, y, c=numbers, cmap=_BY_GENERATION, s=20, alpha=0.85, linewidths=0)
     _front(axis, every, label="front")
@@ -56,13 +54,13 @@ def by_generation(generations: Generations, bounds: tuple[float, float]) -> Draw
     chosen = np.linspace(0, len(generations) - 1, min(len(generations), _MOST_PANELS))
     names = [sorted(generations)[i] for i in chosen.round().astype(int)]
     rows = -(-len(names) // 2)
-    figure, axes = figure_of(1.75 * rows + 0.5, rows, 2, sharex=True, sharey=True)
-    limits = _limits([one for found in generations.values() for one in found], bounds)
+    figure, axes = new_figure(1.75 * rows + 0.5, rows, 2, sharex=True, sharey=True)
+    limits = _limits([one for candidates in generations.values() for one in candidates], bounds)
     table: Rows = [("generation", "params", "val_accuracy")]
     for axis, name in zip(axes, names, strict=False):
         before = [one for number in generations if number < name for one in generations[number]]
         axis.scatter(*_places(before), s=10, color=GREY, alpha=0.45, linewidths=0)
-        axis.scatter(*_places(generations[name]), s=16, color=COLOURS["vpt"], linewidths=0)
+        axis.scatter(*_places(generations[name]), s=16, color=BLUE, linewidths=0)
         so_far = [*before, *generations[name]]
         _front(axis, so_far)
         axis.set_title(f"generation {name}", loc="left", pad=3)
@@ -76,28 +74,26 @@ def by_generation(generations: Generations, bounds: tuple[float, float]) -> Draw
     return Drawing("generations", figure, alt, table)
 
 
-def progress(generations: Generations, by_loss: bool) -> Drawing:
-    """The best so far and the middle of each generation, of what the search climbs."""
-    figure, (axis,) = figure_of(2.6)
-    what, unit = ("validation loss", 1) if by_loss else ("validation accuracy (%)", 100)
+def progress(generations: Generations) -> Drawing:
+    """The best accuracy so far, and the median of each generation."""
+    figure, (axis,) = new_figure(2.6)
     table: Rows = [("generation", "evaluated", "best_so_far", "best", "median")]
-    bests: list[float] = []
+    so_far = 0.0
     for number in sorted(generations):
-        found = [one for one in generations[number] if one.is_finite]  # others rank last
-        if not found:
-            continue
-        values = [one.loss if by_loss else one.accuracy for one in found]
-        bests.append(min(values) if by_loss else max(values))
-        so_far = min(bests) if by_loss else max(bests)
-        table.append((number, len(values), so_far, bests[-1], float(np.median(values))))
-    x, _, so_far, _, median = map(np.array, zip(*table[1:], strict=True))
-    axis.plot(x, unit * so_far, color=RED, marker="o", markersize=4, label="best so far")
-    axis.plot(x, unit * median, color=GREY, marker="o", markersize=3, label="median of generation")
-    axis.set(xlabel="generation", ylabel=what)
+        finite = [one for one in generations[number] if one.is_finite]  # the others rank last
+        accuracies = [one.accuracy for one in finite]
+        if accuracies:
+            best = max(accuracies)
+            so_far = max(so_far, best)
+            table.append((number, len(accuracies), so_far, best, float(np.median(accuracies))))
+    x, _, bests, _, medians = map(np.array, zip(*table[1:], strict=True))
+    axis.plot(x, 100 * bests, color=RED, marker="o", markersize=4, label="best so far")
+    axis.plot(x, 100 * medians, color=GREY, marker="o", markersize=3, label="median of generation")
+    axis.set(xlabel="generation", ylabel="validation accuracy (%)")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(axis="y", alpha=0.25)
     figure.legend(loc="outside upper left", ncols=2)
-    alt = f"Best {what} by generation: {unit * so_far[-1]:.3g} at the end."
+    alt = f"Best validation accuracy (%) by generation: {100 * so_far:.3g} at the end."
     return Drawing("progress", figure, alt, table)
 
 
@@ -112,7 +108,7 @@ def _front(axis, candidates: Sequence[Candidate], **options) -> None:
 
 
 def _limits(candidates: Sequence[Candidate], bounds: tuple[float, float]) -> tuple[float, float]:
-    """What the axis of parameters shows: the bounds, too, if they are near."""
+    """The range of the axis of parameters; it takes in the bounds where they are near."""
     x, _ = _places(candidates)
     low, high = min(x), max(x)
     near = (high - low) or high or 1.0
@@ -123,7 +119,7 @@ def _limits(candidates: Sequence[Candidate], bounds: tuple[float, float]) -> tup
 
 
 def _shade(axis, bounds: tuple[float, float], limits: tuple[float, float]) -> None:
-    """Grey: what is outside of the bounds."""
+    """Greys what lies outside of the bounds."""
     axis.set_xlim(limits)
     for start, stop in ((limits[0], bounds[0]), (bounds[1], limits[1])):
         if start < stop and stop > 0:

@@ -1,4 +1,4 @@
-"""Where runs are: `python -m noah_jax.main --status=DIR`, beside those that are going on."""
+"""The state of runs, also of those going on: `python -m noah_jax.main --status=DIR`."""
 
 import pathlib
 import time
@@ -11,10 +11,10 @@ from noah_jax.runtime.writer import duration
 
 
 def status(folder: pathlib.Path) -> list[str]:
-    """A line for each run in `folder`: itself, or those in the folders in it.
+    """A line for each run: the one in `folder`, and those in the folders in it.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no run.
     """
     workdirs = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
     workdirs = [path for path in workdirs if (path / "config.json").is_file()]
@@ -45,7 +45,7 @@ def _state(workdir: pathlib.Path) -> str:
 
 
 def _place(config: dict[str, Any], last: dict[str, Any]) -> str:
-    """What the last line of the log says of how far the run is."""
+    """How far the run is, by the last line of its log."""
     stage = last["stage"]
     if "epoch" in last:
         epochs = config[SCHEDULES[stage]]["epochs"]

@@ -1,13 +1,12 @@
 """Tables of results for a terminal: one line a run, or the paper's table of a benchmark."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from noah_jax.data.tasks import FEW_SHOT, FEW_SHOT_MEANS, GROUPS, METRIC, TASKS, VTAB
-
-Result = dict[str, Any]  # what result.json holds
+from noah_jax.training.result import Result
 
 
 def runs(results: Sequence[Result]) -> str:
@@ -36,7 +35,7 @@ def published(result: Result) -> float | None:
 
 
 def _comparable(result: Result) -> bool:
-    """Whether it has the paper's backbone and image size."""
+    """Whether the run had the paper's backbone and image size."""
     return (result["backbone"], result["image_size"]) == ("vit_b16_in21k", 224)
 
 
@@ -107,7 +106,7 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
 
 
 def _mean(cells: Sequence[_Cell | None]) -> _Cell | None:
-    """Seed by seed; None if a cell is missing or has other seeds."""
+    """The mean for each seed; None if a cell is missing or has other seeds."""
     if None in cells or any(cell.scores.keys() != cells[0].scores.keys() for cell in cells):
         return None
     figures = [cell.figure for cell in cells]

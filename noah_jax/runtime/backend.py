@@ -12,7 +12,7 @@ _MAX_BYTES = 4 * 10**9
 _PATIENCE_SECONDS = 10
 
 
-def use() -> None:
+def keep_compiled_programs() -> None:
     """Lets JAX keep what it compiles in `cache_dir()`, the least recently used up to 4 GB.
 
     A process that is killed while JAX writes leaves a program that may be cut off, without the
@@ -40,7 +40,7 @@ def cache_dir() -> pathlib.Path:
 _TPUS = ("/dev/accel0", "/dev/vfio/0")
 
 
-def unused() -> str | None:
+def unused_accelerator() -> str | None:
     """What is there and how it is used; None if there is nothing, or the CPU is asked for."""
     if jax.default_backend() != "cpu" or "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return None
@@ -52,6 +52,7 @@ def unused() -> str | None:
         if there:
             return (
                 f"computing on the CPU, though this machine seems to have a {name}: "
-                f"pip install -r launch/requirements-{kind}.txt, or set JAX_PLATFORMS=cpu"
+                f"pip install -r launch/requirements-{kind}.txt in a clone, pip install "
+                f"'noah-jax[{kind}]' elsewhere, or set JAX_PLATFORMS=cpu"
             )
     return None

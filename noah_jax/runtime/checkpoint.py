@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import pathlib
 import re
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from noah_jax.digests import file_sha256
 from noah_jax.errors import UserError
 from noah_jax.runtime import processes, workdir
 
@@ -165,7 +165,7 @@ def _require_alike(found, expected) -> None:
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
     """Of all files in the folder, by their paths in it."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

@@ -1,9 +1,10 @@
 """How much memory a run takes, on the host and on its devices; what to do where it is too much."""
 
 import contextlib
+import contextvars
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -17,7 +18,7 @@ _GROWS_WITH = {
     "search": "search.genomes_per_call, eval_batch_size",
     "test": "eval_batch_size",
 }
-_plans: list[float] = []  # MB a device, of the programs that were started since `reset`
+_PLANS: contextvars.ContextVar[list[float] | None] = contextvars.ContextVar("plans", default=None)
 
 
 def host_peak_mb() -> float:
@@ -63,7 +64,7 @@ def explained(stage: str):
 
 
 def watch(function: Callable) -> Callable:
-    """The jitted `function`; `stage_peak` will know what the compiler planned for its first call.
+    """The jitted `function`; what the compiler plans for its first call is noted by `noting_plans`.
 
     Nothing is compiled for this: what is compiled here is what the call then runs.
     """
@@ -71,26 +72,32 @@ def watch(function: Callable) -> Callable:
 
     def call(*arguments):
         nonlocal watched
-        if not watched and allocator_peak_mb() is None:
+        plans = _PLANS.get()
+        if not watched and plans is not None and allocator_peak_mb() is None:
             plan = planned_mb(function.lower(*arguments).compile())
-            _plans.extend([] if plan is None else [plan])
+            plans.extend([] if plan is None else [plan])
         watched = True
         return function(*arguments)
 
     return call
 
 
-def reset() -> None:
-    """A stage begins."""
-    _plans.clear()
+@contextlib.contextmanager
+def noting_plans() -> Iterator[list[float]]:
+    """Collects the plans of the programs that `watch` starts within, in MB a device."""
+    token = _PLANS.set(plans := [])
+    try:
+        yield plans
+    finally:
+        _PLANS.reset(token)
 
 
-def stage_peak() -> dict[str, float | str]:
+def stage_peak(plans: list[float]) -> dict[str, float | str]:
     """`device_mb` and where it comes from, `device_source`; empty if nothing knows.
 
     "allocator": the most that a device has held since the process started. "compiler", where there
-    is no such figure, as on a CPU: the largest of the programs of the stage, see `planned_mb`.
+    is no such figure, as on a CPU: the largest of the `plans` of the stage's programs.
     """
     if (peak := allocator_peak_mb()) is not None:
         return {"device_mb": peak, "device_source": "allocator"}
-    return {"device_mb": max(_plans), "device_source": "compiler"} if _plans else {}
+    return {"device_mb": max(plans), "device_source": "compiler"} if plans else {}

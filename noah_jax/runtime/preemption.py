@@ -7,6 +7,7 @@ is told to stop; so all go on from one step.
 """
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -14,51 +15,89 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
-from noah_jax.runtime import processes, workdir
+from noah_jax.runtime import processes
 
-_SECONDS_TO_SAVE = 5.0  # of the ten; several processes need some to tell each other
+_SECONDS_TO_SAVE = 5.0  # the rest of the ten is for several processes to tell each other
 _SECONDS_FOR_MAIN = 3.0  # more, until another process no longer waits for the main one
 _SECONDS_BETWEEN_LOOKS = 0.2  # whether it can be told, while the processes join
-_SECONDS_BETWEEN_TWO = 0.5  # of a user; one Ctrl-C may come twice, from a wrapper or another host
+_SECONDS_BETWEEN_TWO = 0.5  # a single Ctrl-C may come twice, from a wrapper or another host
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-_first: int | None = None  # the signal that came first
-_deferred = _raised = False
-_wake_up: socket.socket  # is to live as long as the process
+SAME_COMMAND = "the same command goes on"
+
+
+@dataclasses.dataclass
+class _Signals:
+    """What this process knows of its signals: it lasts as long as the process, not as a run.
+
+    Attributes:
+      first: the signal that came first.
+      deferred: whether the main thread asks `requested` by itself.
+      raised: whether it was raised in the main thread.
+      advice: see `advising`.
+      wake_up: where Python writes which signals came.
+    """
+
+    first: int | None = None
+    deferred: bool = False
+    raised: bool = False
+    advice: str = SAME_COMMAND
+    wake_up: socket.socket | None = None
+
+
+_signals = _Signals()
 
 
 class Preempted(BaseException):
-    """The run was told to stop, by the signal `number`; `saved` says how far it has got."""
+    """The run was told to stop, by the signal `number`.
+
+    `saved` says how far it has got, `advice` how to go on.
+    """
 
     def __init__(self, number: int, saved: str = ""):
         super().__init__(number, saved)
-        self.number, self.saved = number, saved
+        self.number, self.saved, self.advice = number, saved, _signals.advice
+
+
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Within, messages that a run was stopped end with this in the place of `SAME_COMMAND`."""
+    before, _signals.advice = _signals.advice, advice
+    try:
+        yield
+    finally:
+        _signals.advice = before
+
+
+def advice() -> str:
+    """How to go on with a run that is stopped now."""
+    return _signals.advice
 
 
 def install() -> None:
-    """From now on, for this process; in its main thread."""
-    global _wake_up
+    """Handles the signals of this process from now on; to be called in its main thread."""
     sys.unraisablehook = _unraisable
-    reader, _wake_up = socket.socketpair()
-    _wake_up.setblocking(False)
+    reader, _signals.wake_up = socket.socketpair()
+    _signals.wake_up.setblocking(False)
     for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as of Ctrl-C in a shell's background
+        if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background has no Ctrl-C
             signal.signal(number, _handle)
     # The main thread may sit in a computation, where it hears nothing; this one always does.
-    signal.set_wakeup_fd(_wake_up.fileno(), warn_on_full_buffer=False)
+    signal.set_wakeup_fd(_signals.wake_up.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=[reader], daemon=True).start()
 
 
 def forward(number: int) -> None:
-    """As if the signal had come to this process, unless one has come already."""
-    if _first is None:
+    """Sends the signal on to this process, unless one has come already."""
+    if _signals.first is None:
         os.kill(os.getpid(), number)
 
 
 def requested() -> bool:
-    """Whether to save and leave `deferred`."""
-    return _first is not None and processes.is_main()
+    """Says whether to save and leave `deferred`."""
+    return _signals.first is not None and processes.is_main()
 
 
 @contextlib.contextmanager
@@ -68,44 +107,40 @@ def deferred() -> Iterator[None]:
     Raises:
       Preempted: it was requested, at the end.
     """
-    global _deferred
-    _deferred = True
+    _signals.deferred = True
     try:
         yield
     finally:
-        _deferred = False
+        _signals.deferred = False
     stop_if_requested()
 
 
 def stop_if_requested(saved: str = "") -> None:
     """Raises Preempted if a signal has come; `saved` says how far the run has got."""
     if requested():
-        raise Preempted(_first, saved)
+        raise Preempted(_signals.first, saved)
 
 
-def leave(number: int, saved: str) -> None:
+def leave(stopped: Preempted) -> NoReturn:
     """Ends this process, and all of several, with the exit code that shells know."""
-    name = signal.Signals(number).name
-    processes.leave(
-        128 + number,
-        f"stopped by {name}{': ' if saved else ''}{saved}; {workdir.how_to_go_on()}",
-        at_once=True,
-    )
+    name, saved = signal.Signals(stopped.number).name, f": {stopped.saved}" if stopped.saved else ""
+    said = f"stopped by {name}{saved}; {stopped.advice}"
+    processes.leave(128 + stopped.number, said, at_once=True)
 
 
 def _handle(number: int, _) -> None:
-    global _first, _raised
-    _first = _first or number
-    if _deferred or _raised or not processes.is_main():
+    _signals.first = _signals.first or number
+    if _signals.deferred or _signals.raised or not processes.is_main():
         return
-    _raised = True
+    _signals.raised = True
     raise Preempted(number)
 
 
 def _unraisable(unraisable) -> None:
-    """Where `Preempted` is raised in what Python calls on its own, as when it collects garbage.
+    """Hides the traceback of a `Preempted` that was raised where nothing can catch it.
 
-    There it is lost, which Python would tell in a traceback; `_listen` still ends this process.
+    Python calls some code on its own, as when it collects garbage, and drops what that raises.
+    `_listen` still ends this process.
     """
     if not issubclass(unraisable.exc_type, Preempted):
         sys.__unraisablehook__(unraisable)
@@ -113,10 +148,9 @@ def _unraisable(unraisable) -> None:
 
 def _listen(signals: socket.socket) -> None:
     """Tells the main process; ends this one if it does not end in time, or at a second Ctrl-C."""
-    global _first
     while (number := signals.recv(1)[0]) not in _SIGNALS:
         pass
-    _first, came = _first or number, time.monotonic()
+    _signals.first, came = _signals.first or number, time.monotonic()
     deadline, told = came + _SECONDS_TO_SAVE, False
     if not processes.is_main():
         deadline += _SECONDS_FOR_MAIN
@@ -130,7 +164,7 @@ def _listen(signals: socket.socket) -> None:
             again = signals.recv(1)[0] == signal.SIGINT
             if again and time.monotonic() > came + _SECONDS_BETWEEN_TWO:
                 with contextlib.suppress(OSError):
-                    said = f"stopped at once; {workdir.how_to_go_on()}"
+                    said = f"stopped at once; {_signals.advice}"
                     print(said, file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGINT)
-    leave(number, "it could not be waited for what was running")
+    leave(Preempted(number, "it could not be waited for what was running"))

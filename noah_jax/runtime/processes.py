@@ -7,6 +7,7 @@ ends them all.
 
 import atexit
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -16,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed  # its key-value store has no public name
 from jax.experimental import multihost_utils
 
 from noah_jax.errors import UserError
@@ -29,9 +29,36 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _FOR_EVER_SECONDS = 24 * 3600  # a process that fails ends the waiting, time does not
 _FAILED, _STOP, _END = "noah_jax/failed", "noah_jax/stop", "noah_jax/end"
 
-_ending = threading.Lock()  # taken by whoever ends this process, never given back
-_told = 0  # values that `from_main` gave
-_joined = False
+
+@dataclasses.dataclass
+class _Group:
+    """The processes that this one has joined: it lasts as long as the process, not as a run.
+
+    Attributes:
+      joined: whether they can be asked. Before that, to ask ends this process without a word, and
+        `jax.distributed.is_initialized` is true too early.
+      told: how many values `from_main` gave.
+      ending: is taken by whoever ends this process, and never given back.
+    """
+
+    joined: bool = False
+    told: int = 0
+    ending: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
+_group = _Group()
+
+
+def _service():
+    """JAX's state of the service that the processes share: its `client`, and our `process_id`.
+
+    The client's key-value store has no public name; Orbax, too, reaches it in this way. The
+    process's number has one, `jax.process_index`, but that starts the backend and waits for the
+    others, which must not happen in a signal's handler, or before all have joined.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state
 
 
 def start(stop: Callable[[int], None]) -> None:
@@ -63,11 +90,10 @@ def start(stop: Callable[[int], None]) -> None:
     for timer in waiting:
         timer.daemon = True
         timer.start()
-    global _joined
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=2 * _PATIENCE_SECONDS)
-        _joined = True
-    except Exception as error:  # of whatever kind: sockets, gRPC, values it does not like
+        _group.joined = True
+    except Exception as error:  # it can be of any kind: sockets, gRPC, values it does not like
         raise UserError(f"the processes cannot join: {error}") from error
     finally:
         for timer in waiting:
@@ -78,21 +104,24 @@ def start(stop: Callable[[int], None]) -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes and speaks; a single one does."""
-    return not distributed.global_state.process_id
+    """True in the process that writes and speaks; a single one does."""
+    return not _service().process_id
 
 
 def several() -> bool:
-    return _joined  # before that, to ask for the others ends this process without a word
+    """Whether this process has joined others."""
+    return _group.joined
 
 
 def from_main(read: Callable[[], Any]) -> Any:
-    """What `read` returns in the main process, in all; JSON's types. All must call it in order."""
-    global _told
+    """Returns in all processes what `read` returns in the main one, of JSON's types.
+
+    All must call it in the same order.
+    """
     if not several():
         return read()
-    client, key = distributed.global_state.client, f"noah_jax/told/{_told}"
-    _told += 1
+    client, key = _service().client, f"noah_jax/told/{_group.told}"
+    _group.told += 1
     if is_main():
         value = read()
         client.key_value_set(key, json.dumps(value))
@@ -120,18 +149,18 @@ def require_same(values: Mapping[str, Any]) -> None:
         if main[key] != value
     ]:
         raise UserError(
-            f"process {distributed.global_state.process_id} has other settings or data than "
+            f"process {_service().process_id} has other settings or data than "
             f"process 0, all need the same:\n  " + "\n  ".join(different)
         )
-    all_come(f"same/{_told}", _FOR_EVER_SECONDS)
+    all_come(f"same/{_group.told}", _FOR_EVER_SECONDS)
 
 
 def all_come(name: str, seconds: int = 60) -> bool:
-    """Whether all processes come to the point of that name within so many seconds."""
+    """Waits for all processes at the point of that name; False if some do not come in time."""
     if not several():
         return True
     try:
-        distributed.global_state.client.wait_at_barrier(f"noah_jax/{name}", seconds * 1000)
+        _service().client.wait_at_barrier(f"noah_jax/{name}", seconds * 1000)
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -143,10 +172,10 @@ def end() -> None:
 
 
 def tell_main_to_stop(number: int) -> bool:
-    """That this process has got that signal; False before the processes have joined."""
+    """Tells it that this process has got that signal; False before the processes have joined."""
     if several() and not is_main():
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
-            distributed.global_state.client.key_value_set(_STOP, str(number))
+            _service().client.key_value_set(_STOP, str(number))
     return several()
 
 
@@ -163,11 +192,11 @@ def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> No
             _exit(code, trace + message)
         print(trace + message, file=sys.stderr)
         sys.exit(code)
-    _ending.acquire()
+    _group.ending.acquire()
     try:
-        failed = json.dumps([code, distributed.global_state.process_id, message])
+        failed = json.dumps([code, _service().process_id, message])
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the main process is gone already
-            distributed.global_state.client.key_value_set(_FAILED, failed, allow_overwrite=True)
+            _service().client.key_value_set(_FAILED, failed, allow_overwrite=True)
     finally:  # a signal may come at any time
         _exit(code, trace + message)
 
@@ -177,7 +206,7 @@ def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
     while not over.wait(_SECONDS_BETWEEN_LOOKS):
         if failed := _told_by(_FAILED):
             code, process, message = json.loads(failed)
-            if _ending.acquire(blocking=False):
+            if _group.ending.acquire(blocking=False):
                 _exit(code, f"process {process}: {message}")
             return
         if is_main() and (number := _told_by(_STOP)):
@@ -186,20 +215,20 @@ def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
 
 def _told_by(key: str) -> str | None:
     try:
-        return distributed.global_state.client.key_value_try_get(key)
+        return _service().client.key_value_try_get(key)
     except jax.errors.JaxRuntimeError:  # no such key
         return None
 
 
 def _exit(code: int, message: str) -> NoReturn:
-    """Without Python's and JAX's clean-up, which would wait for the other processes."""
+    """Ends this process without Python's and JAX's clean-up, which would wait for the others."""
     try:
         with contextlib.suppress(OSError):  # nobody reads it any more
             print(message, file=sys.stderr, flush=True)
             sys.stdout.flush()
         if several():
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                client = distributed.global_state.client
+                client = _service().client
                 client.wait_at_barrier(_END, _TO_SAY_GOODBYE_SECONDS * 1000)
             if is_main():
                 time.sleep(_SECONDS_BETWEEN_LOOKS)  # without the store here the others abort

@@ -12,15 +12,16 @@ from typing import Any
 
 from noah_jax.errors import UserError
 
-TRACKERS = ("tensorboard", "wandb")
+_PACKAGES = {"tensorboard": ("tensorboard", "tensorflow"), "wandb": ("wandb",)}
+TRACKERS = (*_PACKAGES,)
 _COUNTS = ("step", "generation", "epoch")  # the first that is there says when
 
 
-def check(names: str) -> None:
+def require_packages(names: str) -> None:
     """Raises UserError if the package of one of `names`, joined by +, is not installed."""
     for name in filter(None, names.split("+")):
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"trackers={name} needs its package: pip install {name}")
+        if not all(map(importlib.util.find_spec, _PACKAGES[name])):
+            raise UserError(f"trackers={name} needs: pip install {' '.join(_PACKAGES[name])}")
 
 
 def open_trackers(names: str, workdir: pathlib.Path, config: Mapping[str, Any]) -> list:

@@ -5,7 +5,6 @@ Of several processes the main one writes, and reads for all.
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -14,23 +13,18 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, TextIO
+
+import filelock
 
 from noah_jax.errors import UserError
-from noah_jax.runtime import processes
+from noah_jax.runtime import preemption, processes
 
-_PATIENCE_SECONDS = 2.0  # with one who only looks whether a workdir is claimed
+_PATIENCE_SECONDS = 1.0  # with one who only looks whether a workdir is claimed
 _CHECKSUM = "sha256"  # the key, in our JSON files, of the rest's
 _LOCK = ".lock"
 
 Say = Callable[[str], None]
-
-_how_to_go_on = "the same command goes on"
-
-
-def how_to_go_on() -> str:
-    """What to tell who is stopped."""
-    return _how_to_go_on
 
 
 def make_folder(path: pathlib.Path, parents: bool = False) -> None:
@@ -48,8 +42,7 @@ def make_folder(path: pathlib.Path, parents: bool = False) -> None:
 
 
 def fresh(path: pathlib.Path) -> pathlib.Path:
-    """`path` if nothing is there, else the first of `path-2`, `path-3`, … that is free."""
-    global _how_to_go_on
+    """Returns `path` if nothing is there, else the first free of `path-2`, `path-3`, …."""
 
     def free():
         number, candidate = 1, path
@@ -59,9 +52,7 @@ def fresh(path: pathlib.Path) -> pathlib.Path:
         return str(candidate)
 
     path = path.resolve() if path.name in ("", "..") else path  # as "." has no name
-    found = pathlib.Path(processes.from_main(free))
-    _how_to_go_on = f"--workdir={found} in the place of --fresh goes on"
-    return found
+    return pathlib.Path(processes.from_main(free))
 
 
 # --- One run at a time ---------------------------------------------------------------------------
@@ -81,12 +72,7 @@ def claim(workdir: pathlib.Path, say: Say) -> Iterator[None]:
     with writing(path):
         file = open(path, "a+")
     with file:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not (locked := _flock(file, fcntl.LOCK_EX)) and locked is not None:
-            if time.monotonic() > deadline:
-                _refuse(workdir, file)
-            time.sleep(0.05)
-        if locked is None:
+        if not _lock(file, workdir):
             say(f"  {workdir} cannot be locked here: see to it that no other run uses it")
         with writing(path):
             file.truncate(0)
@@ -102,35 +88,39 @@ def refuse_if_claimed(workdir: pathlib.Path) -> None:
     """Raises UserError if another run is in the folder; writes nothing."""
     path = workdir / _LOCK
     if processes.is_main() and path.is_file():
-        with writing(path), open(path) as file:
-            if _flock(file, fcntl.LOCK_SH) is False:
-                _refuse(workdir, file)
+        mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks only what can be written
+        with writing(path), open(path, mode) as file:
+            _lock(file, workdir)
 
 
-def _flock(file, kind: int) -> bool | None:
-    """Whether the lock was got; None where the file system has no locks."""
+def _lock(file: TextIO, workdir: pathlib.Path) -> bool:
+    """Locks the file until it is closed; False where the file system has no locks.
+
+    The file is ours, not filelock's: it tells who has the lock.
+
+    Raises:
+      UserError: another run has it.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        while not filelock.lock_descriptor(file.fileno(), blocking=False):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise UserError(
+                    f"{workdir} is in use by another run ({file.read().strip()}): wait for it, or "
+                    "choose another with --workdir=DIR"
+                )
+            time.sleep(0.05)
     except OSError:
-        return None
+        return False
     return True
-
-
-def _refuse(workdir: pathlib.Path, file) -> NoReturn:
-    file.seek(0)
-    raise UserError(
-        f"{workdir} is in use by another run ({file.read().strip()}): wait for it, or choose "
-        "another with --workdir=DIR"
-    )
 
 
 # --- Files ---------------------------------------------------------------------------------------
 
 
 def read_json(path: pathlib.Path, say: Say | None = None) -> Any:
-    """What `write_json` wrote, None if the file is not there.
+    """Reads what `write_json` wrote; None if the file is not there.
 
     Args:
       say: for a file that can be made again: a damaged one is set aside as `<name>.damaged`, which
@@ -153,7 +143,7 @@ def read_json(path: pathlib.Path, say: Say | None = None) -> Any:
 
 
 def read_json_here(path: pathlib.Path) -> dict[str, Any] | None:
-    """As `read_json`, for the main process alone.
+    """Reads as `read_json` does, for the main process alone.
 
     Raises:
       UserError: the file is damaged.
@@ -213,7 +203,7 @@ def discard(path: pathlib.Path) -> None:
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """A line a key, the checksum last; see `write_text`."""
+    """Writes a line a key, the checksum last; see `write_bytes`."""
     if not processes.is_main():
         return
     values = values | {_CHECKSUM: _checksum(json.loads(json.dumps(values)))}
@@ -222,7 +212,7 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """See `write_bytes`."""
+    """Writes a file of text; see `write_bytes`."""
     write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
@@ -285,5 +275,5 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is kept: put "
-            f"that right, and {_how_to_go_on}"
+            f"that right, and {preemption.advice()}"
         ) from error

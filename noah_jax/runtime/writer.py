@@ -58,23 +58,23 @@ class Writer:
     def stage(self, name: str):
         """Announces a stage and logs how long it took, and how much memory."""
         self.say(f"{name} …")
-        memory.reset()
         start = time.perf_counter()
+        with memory.noting_plans() as plans:
 
-        def log():
-            seconds = time.perf_counter() - start
-            peaks = {"host_peak_mb": memory.host_peak_mb(), **memory.stage_peak()}
-            self.log(stage=name, seconds=round(seconds, 2), **peaks)
-            return seconds
+            def log():
+                seconds = time.perf_counter() - start
+                peaks = {"host_peak_mb": memory.host_peak_mb(), **memory.stage_peak(plans)}
+                self.log(stage=name, seconds=round(seconds, 2), **peaks)
+                return seconds
 
-        try:
-            with memory.explained(name):
-                yield
-        except BaseException:
-            with contextlib.suppress(UserError):  # what stopped the stage is what to tell
-                log()
-            raise
-        self.say(f"{name} took {duration(log())}")
+            try:
+                with memory.explained(name):
+                    yield
+            except BaseException:
+                with contextlib.suppress(UserError):  # the first error is the one to tell
+                    log()
+                raise
+            self.say(f"{name} took {duration(log())}")
 
     def stage_seconds(self) -> dict[str, float]:
         """How long each stage took, over all starts of the run."""

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     if arguments.genomes < 3:
         parser.error("--genomes: expected at least 3")
-    backend.use()
+    backend.keep_compiled_programs()
     preemption.install()
     try:
         found = rank(arguments.workdir, arguments.genomes, arguments.retrained)
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except preemption.Preempted as stopped:
-        preemption.leave(stopped.number, stopped.saved)
+        preemption.leave(stopped)
     for name, what in (("tau", "validation accuracy"), ("tau_loss", "validation loss")):
         print(
             f"Kendall's tau of retrained test accuracy and inherited {what}, "

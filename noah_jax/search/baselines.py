@@ -21,7 +21,6 @@ from noah_jax.runtime import sharding, workdir
 from noah_jax.search import evolution
 from noah_jax.space import SearchSpace
 from noah_jax.space.candidates import Candidate
-from noah_jax.space.genomes import ALL_MODULES
 from noah_jax.training.run import Run
 
 
@@ -76,12 +75,11 @@ def allot(space: SearchSpace, scores: np.ndarray, budget: int) -> np.ndarray:
     Returns:
       int32 `[blocks, columns]`.
     """
-    most = np.array([space.max_sizes[name] for name in ALL_MODULES[: scores.shape[1]]])
-    genome = np.zeros((space.blocks, space.num_columns), np.int32)
+    most = np.array([space.max_sizes[name] for name in space.modules])
+    genome = np.zeros(scores.shape, np.int32)
     grows = np.broadcast_to(most > 0, scores.shape).copy()
     while grows.any():
-        sizes = genome[:, : scores.shape[1]]
-        worth = np.where(grows, scores / (sizes + 1), -np.inf)
+        worth = np.where(grows, scores / (genome + 1), -np.inf)
         cell = np.unravel_index(worth.argmax(), worth.shape)
         genome[cell] += 1
         if space.count(genome) > budget:
@@ -110,8 +108,8 @@ def tune(run: Run) -> list[Candidate]:
             params, network = run.fit_genome(
                 "tuning", genome, run.source.splits["train"], run.workdir / "tuning" / name
             )
-            yield run.judge(network, params, genome, run.source.splits["val"])
+            yield run.evaluate(network, params, genome, run.source.splits["val"])
 
-    return evolution.judge_all(
+    return evolution.evaluate_all(
         run.space, np.stack(list(genomes.values())), evaluate, run.workdir / "search", run.writer
     )

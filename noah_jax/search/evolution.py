@@ -1,11 +1,11 @@
-"""The evolutionary search (NOAH, section 3.3): one call evaluates a population.
+"""The evolutionary search (NOAH, section 3.3).
 
-`python -m noah_jax.search rank WORKDIR --genomes=N` tells whether its ranking can be trusted; see
-`ranking.py`.
+`ranking.py` tells whether its order of genomes can be trusted.
 """
 
+import dataclasses
+import functools
 import math
-import operator
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from noah_jax.config.settings import Search
-from noah_jax.config.validation import check_budget
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, workdir
 from noah_jax.runtime.writer import Writer
 from noah_jax.space import SearchSpace
+from noah_jax.space.budget import Budget
 from noah_jax.space.candidates import Candidate, pareto_order
 
 _TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
 _FAILURES = 5  # one after the other to fit a genome, before there counts as none that fits
-_UNFINISHED, _SECONDS_BETWEEN_SAVES = "unfinished.json", 1.0
-
+_SECONDS_BETWEEN_SAVES = 1.0
 
 Evaluate = Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray]]]
 
@@ -50,32 +49,23 @@ def evolve(
       UserError: no genome fits the budget, or none that does has a finite loss.
       Preempted: what is evaluated is saved.
     """
-    check_budget(space, settings)
-    workdir.make_folder(folder)
-    rank = operator.attrgetter("rank_by_loss" if settings.objective == "loss" else "rank")
+    if problem := settings.limits.unreachable(space):
+        raise UserError(problem)
+    generations = _Generations(space, evaluate, folder, writer)
     candidates: list[Candidate] = []
-    generations = settings.generations + 1
-    with (
-        writer.progress("search", generations, 0, "generations") as progress,
-        preemption.deferred(),
-    ):
-        for generation in range(generations):
-            path = folder / f"gen_{generation:03d}.json"
-            if saved := workdir.read_json(path, writer.say):
-                found = [Candidate.from_json(values) for values in saved["candidates"]]
-            else:
-                rng = np.random.default_rng([seed, generation])
-                genomes = propose(space, settings, rng, candidates)
-                if not len(genomes):
-                    writer.say(f"  search: nothing new to evaluate in generation {generation}")
-                    break
-                found = _judge(space, genomes, evaluate, generation, folder, writer)
-                workdir.write_json(path, _to_json(generation, found))
-            candidates = sorted(candidates + found, key=rank)
+    count = settings.generations + 1
+    with writer.progress("search", count, 0, "generations") as progress, preemption.deferred():
+        for number in range(count):
+            rng, known = np.random.default_rng([seed, number]), tuple(candidates)
+            found = generations.get(number, functools.partial(propose, space, settings, rng, known))
+            if not found:
+                writer.say(f"  search: nothing new to evaluate in generation {number}")
+                break
+            candidates = sorted(candidates + found, key=lambda candidate: candidate.rank)
             best = candidates[0]
             writer.log(
                 stage="search",
-                generation=generation,
+                generation=number,
                 evaluated=len(candidates),
                 val_accuracy=best.accuracy,
                 val_loss=best.to_json()["val_loss"],
@@ -83,67 +73,88 @@ def evolve(
             )
             progress.update(1, val_accuracy=best.accuracy, params=best.params)
             preemption.stop_if_requested(
-                f"the search is saved after generation {generation + 1} of {generations}"
+                f"the search is saved after generation {number + 1} of {count}"
             )
-    workdir.discard(folder / _UNFINISHED)
+    generations.finish()
     if not candidates:
-        raise UserError(
-            f"search: no genome found between search.least_millions={settings.least_millions} and "
-            f"search.budget_millions={settings.budget_millions}"
-        )
+        raise UserError(f"search: {settings.limits.refusal('no genome that was found')}")
     if not candidates[0].is_finite:
         raise UserError("search: no genome has a finite loss, so the supernet is of no use")
     return candidates
 
 
-def judge_all(
+def evaluate_all(
     space: SearchSpace,
     genomes: np.ndarray,
     evaluate: Evaluate,
     folder: pathlib.Path,
     writer: Writer,
 ) -> list[Candidate]:
-    """As `evolve`, for a first generation of given genomes, and no others."""
-    workdir.make_folder(folder)
-    path = folder / "gen_000.json"
-    if saved := workdir.read_json(path, writer.say):
-        found = [Candidate.from_json(values) for values in saved["candidates"]]
-    else:
-        with preemption.deferred():
-            found = _judge(space, genomes, evaluate, 0, folder, writer)
-            workdir.write_json(path, _to_json(0, found))
-    workdir.discard(folder / _UNFINISHED)
+    """Evaluates the given genomes as `evolve` does a first generation; best first."""
+    generations = _Generations(space, evaluate, folder, writer)
+    with preemption.deferred():
+        found = generations.get(0, lambda: genomes)
+    generations.finish()
     return sorted(found, key=lambda candidate: candidate.rank)
 
 
-def _judge(space, genomes, evaluate, generation, folder, writer) -> list[Candidate]:
-    """The candidates of one generation; those that an interrupted start evaluated are read."""
-    path, found = folder / _UNFINISHED, []
-    saved = workdir.read_json(path, writer.say)
-    for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
-        if values["genome"] != genome.tolist():  # of another generation
-            break
-        found.append(Candidate.from_json(values))
-    params, saved_at = space.count(genomes), time.monotonic()
-    for results in evaluate(genomes[len(found) :]):
-        for accuracy, loss in zip(*results, strict=True):
-            i, known = len(found), math.isfinite(loss)
-            loss = float(loss) if known else math.inf  # NaN has no order
-            found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
-            if not known:
-                writer.say(f"  search: the genome {genomes[i].tolist()} has no finite loss")
-        if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
-            workdir.write_json(path, _to_json(generation, found))
-            saved_at = time.monotonic()
-            preemption.stop_if_requested(
-                f"the search is saved after {len(found)} of {len(genomes)} genomes of generation "
-                f"{generation + 1}"
-            )
-    return found
+class _Generations:
+    """The generations of one search, evaluated or read from its folder."""
+
+    def __init__(
+        self, space: SearchSpace, evaluate: Evaluate, folder: pathlib.Path, writer: Writer
+    ):
+        workdir.make_folder(folder)
+        self._space, self._evaluate, self._folder = space, evaluate, folder
+        self._writer, self._unfinished = writer, folder / "unfinished.json"
+
+    def get(self, number: int, make: Callable[[], np.ndarray]) -> list[Candidate]:
+        """Its candidates; `make` gives the genomes where it is not saved yet, none = no more."""
+        path = self._folder / f"gen_{number:03d}.json"
+        if saved := workdir.read_json(path, self._writer.say):
+            return [Candidate.from_json(values) for values in saved["candidates"]]
+        if len(genomes := make()):
+            found = self._evaluated(number, genomes)
+            workdir.write_json(path, _to_json(number, found))
+            return found
+        return []
+
+    def finish(self) -> None:
+        """Deletes what was kept of a generation in progress."""
+        workdir.discard(self._unfinished)
+
+    def _evaluated(self, number: int, genomes: np.ndarray) -> list[Candidate]:
+        found = self._known(genomes)
+        params, saved_at = self._space.count(genomes), time.monotonic()
+        for results in self._evaluate(genomes[len(found) :]):
+            for accuracy, loss in zip(*results, strict=True):
+                i, known = len(found), math.isfinite(loss)
+                loss = float(loss) if known else math.inf  # NaN has no order
+                found.append(Candidate(genomes[i], int(params[i]), float(accuracy), loss))
+                if not known:
+                    genome = genomes[i].tolist()
+                    self._writer.say(f"  search: the genome {genome} has no finite loss")
+            if preemption.requested() or time.monotonic() > saved_at + _SECONDS_BETWEEN_SAVES:
+                workdir.write_json(self._unfinished, _to_json(number, found))
+                saved_at = time.monotonic()
+                preemption.stop_if_requested(
+                    f"the search is saved after {len(found)} of {len(genomes)} genomes of "
+                    f"generation {number + 1}"
+                )
+        return found
+
+    def _known(self, genomes: np.ndarray) -> list[Candidate]:
+        """The first of these that an interrupted start evaluated."""
+        saved, found = workdir.read_json(self._unfinished, self._writer.say), []
+        for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
+            if values["genome"] != genome.tolist():  # of another generation
+                break
+            found.append(Candidate.from_json(values))
+        return found
 
 
-def _to_json(generation: int, found: list[Candidate]) -> dict:
-    return {"generation": generation, "candidates": [c.to_json() for c in found]}
+def _to_json(number: int, found: list[Candidate]) -> dict:
+    return {"generation": number, "candidates": [c.to_json() for c in found]}
 
 
 def propose(
@@ -156,51 +167,74 @@ def propose(
 
     Mutations and crossovers of the best so far, and random genomes up to the population; fewer
     than that only when the space has no more to give. The paper's operators draw until a genome
-    fits the budget; the others change single sizes of one that does not until it does.
+    fits the budget; the others repair one that does not.
     """
     pareto, paper = settings.objective == "pareto", settings.operators == "paper"
-    least, most = (0, int(space.count(space.largest()))) if pareto else settings.bounds
-    seen = {candidate.genome.tobytes() for candidate in ranked}
+    budget = Budget(0, int(space.count(space.largest()))) if pareto else settings.limits
+    new = _NewGenomes(space, rng, budget, {each.genome.tobytes() for each in ranked})
     parents = _parents(settings, ranked, pareto)
-    found: list[np.ndarray] = []
+    if len(parents):
+        breeding = _Breeding(space, settings, rng, parents)
+        new.draw(breeding.mutate, settings.mutations, repair=not paper)
+        new.draw(breeding.cross, settings.crossovers, repair=not paper)
+    sample = space.sample if paper else space.sample_broad
+    sample = functools.partial(space.sample_spread if pareto else sample, rng)
+    new.draw(sample, settings.population - len(new.found), repair=not paper)
+    # Where few genomes fit the budget, blind drawing fails.
+    new.draw(sample, settings.population - len(new.found), repair=True)
+    return np.array(new.found, np.int32).reshape(-1, space.blocks, len(space.modules))
 
-    def draw(make, count, fit):
-        wanted, failures = len(found) + count, 0
+
+@dataclasses.dataclass
+class _NewGenomes:
+    """Collects genomes within the budget that are not in `seen`."""
+
+    space: SearchSpace
+    rng: np.random.Generator
+    budget: Budget
+    seen: set[bytes]
+    found: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def draw(self, make: Callable[[int], np.ndarray], count: int, repair: bool) -> None:
+        """Adds up to `count` genomes; those outside the budget are repaired or left out."""
+        wanted, failures = len(self.found) + count, 0
         for _ in range(_TRIES):
             for genome in make(count) if count else ():
-                if len(found) == wanted or failures == _FAILURES:
+                if len(self.found) == wanted or failures == _FAILURES:
                     return
-                if fit:
-                    genome = space.fit(rng, genome, least, most)
+                if repair:
+                    genome = self.space.repair(self.rng, genome, self.budget)
                     failures = failures + 1 if genome is None else 0
-                elif not least <= space.count(genome) <= most:
+                elif not self.budget.admits(self.space.count(genome)):
                     continue
-                if genome is not None and genome.tobytes() not in seen:
-                    seen.add(genome.tobytes())
-                    found.append(genome)
+                if genome is not None and genome.tobytes() not in self.seen:
+                    self.seen.add(genome.tobytes())
+                    self.found.append(genome)
 
-    def choose(n):
-        if pareto:  # binary tournaments; parents are in order
-            return parents[rng.integers(len(parents), size=(2, n)).min(axis=0)]
-        return parents[rng.integers(len(parents), size=n)]
 
-    def mutate(n):
-        return space.mutate(rng, choose(n), settings.operators, settings.m_prob, settings.s_prob)
+@dataclasses.dataclass
+class _Breeding:
+    """Makes children of `parents` `[n, blocks, columns]`, which are best first."""
 
-    def cross(n):
-        return space.crossover(rng, choose(n), choose(n), settings.operators)
+    space: SearchSpace
+    settings: Search
+    rng: np.random.Generator
+    parents: np.ndarray
 
-    def sample(n):
-        if pareto:
-            return space.sample_spread(rng, n)
-        return space.sample(rng, n) if paper else space.sample_broad(rng, n)
+    def mutate(self, n: int) -> np.ndarray:
+        settings = self.settings
+        chances = settings.operators, settings.m_prob, settings.s_prob
+        return self.space.mutate(self.rng, self._choose(n), *chances)
 
-    if len(parents):
-        draw(mutate, settings.mutations, fit=not paper)
-        draw(cross, settings.crossovers, fit=not paper)
-    draw(sample, settings.population - len(found), fit=not paper)
-    draw(sample, settings.population - len(found), fit=True)  # where few fit, blind drawing fails
-    return np.array(found, np.int32).reshape(-1, space.blocks, space.num_columns)
+    def cross(self, n: int) -> np.ndarray:
+        mothers, fathers = self._choose(n), self._choose(n)
+        return self.space.crossover(self.rng, mothers, fathers, self.settings.operators)
+
+    def _choose(self, n: int) -> np.ndarray:
+        """Parents at random; for a front by binary tournaments."""
+        if self.settings.objective == "pareto":
+            return self.parents[self.rng.integers(len(self.parents), size=(2, n)).min(axis=0)]
+        return self.parents[self.rng.integers(len(self.parents), size=n)]
 
 
 def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
@@ -218,10 +252,8 @@ def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candida
     Raises:
       UserError: none does.
     """
-    least, most = settings.bounds
-    if not (fit := [candidate for candidate in ranked if least <= candidate.params <= most]):
-        raise UserError(
-            f"search: no genome between {least / 1e6:.4f} and {most / 1e6:.4f} M parameters was "
-            "evaluated; front.json has the whole front"
-        )
-    return fit
+    budget = settings.limits
+    if not (admitted := [candidate for candidate in ranked if budget.admits(candidate.params)]):
+        refusal = budget.refusal("none of the genomes that were evaluated")
+        raise UserError(f"search: {refusal}; front.json has the whole front")
+    return admitted

@@ -1,11 +1,11 @@
-"""Can the supernet be trusted? `python -m noah_jax.search rank WORKDIR --genomes=N`
+"""Tells how far a supernet can be trusted: `python -m noah_jax.search rank WORKDIR --genomes=N`
 
-Genomes spread evenly over all numbers of parameters up to the budget are judged with the weights
-that they inherit, as the search does, and then each is retrained with fresh ones and tested.
-Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1
-opposite. `WORKDIR` must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained
-already is not again; `--retrained=OTHER` takes what was retrained in another workdir, which may
-have another supernet but must have the same recipe for retraining.
+Genomes spread evenly over all numbers of parameters up to the budget are evaluated with the weights
+that they inherit, as the search does; then each is retrained with fresh weights and tested.
+Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1 opposite. `WORKDIR`
+must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained already is kept;
+`--retrained=OTHER` takes it from another workdir, which may have another supernet but must have the
+same recipe for retraining.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ from noah_jax.runtime.workdir import claim, make_folder, read_json, write_bytes,
 from noah_jax.runtime.writer import Writer
 from noah_jax.search import supernet
 from noah_jax.space.candidates import Candidate
-from noah_jax.training import opening, outcome, run
+from noah_jax.training import opening, outcome
+from noah_jax.training.run import Run
 
 _RESAMPLES = 2000
 
@@ -36,25 +37,25 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
       UserError: the workdir holds no supernet, or something is wrong with its inputs.
       Preempted: what is retrained is saved.
     """
-    made = prepare(workdir)
-    known = _known(made, retrained) | _known(made, workdir)
-    with claim(workdir, made.writer.say):
-        spread = _spread(made, genomes)
-        judge = supernet.judge(made, supernet.train(made))
-        accuracies, losses = (np.concatenate(part) for part in zip(*judge(spread), strict=True))
-        points, recipe = [], {"retrain": _recipe(made)}
+    run = open_run(workdir)
+    known = _known(run, retrained) | _known(run, workdir)
+    with claim(workdir, run.writer.say):
+        spread = _spread(run, genomes)
+        evaluate = supernet.evaluator(run, supernet.train(run))
+        accuracies, losses = (np.concatenate(part) for part in zip(*evaluate(spread), strict=True))
+        points, recipe = [], {"retrain": _recipe(run)}
         make_folder(workdir / "rank")
-        with made.writer.progress("rank", len(spread), 0, "genomes") as progress:
+        with run.writer.progress("rank", len(spread), 0, "genomes") as progress:
             for genome, accuracy, loss in zip(spread, accuracies, losses, strict=True):
-                params, key = int(made.space.count(genome)), _key(genome)
+                params, key = int(run.space.count(genome)), _key(genome)
                 if new := key not in known:
-                    known[key] = _retrain(made, genome, workdir / "rank" / f"{params}")
-                judged = Candidate(genome, params, float(accuracy), float(loss)).to_json()
-                points.append(judged | {"test_accuracy": known[key]})
+                    known[key] = _retrain(run, genome, workdir / "rank" / f"{params}")
+                found = Candidate(genome, params, float(accuracy), float(loss)).to_json()
+                points.append(found | {"test_accuracy": known[key]})
                 if new:
                     write_json(workdir / "rank.json", recipe | _results(points, known))
                 progress.update(1)
-        settings = dataclasses.asdict(made.config)
+        settings = dataclasses.asdict(run.config)
         found = {key: settings[key] for key in ("supernet", "space")} | recipe | summary(points)
         found |= outcome.computed_by() | _results(points, known)
         write_json(workdir / "rank.json", found)
@@ -62,17 +63,17 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
     return found
 
 
-def _spread(made: run.Run, genomes: int) -> np.ndarray:
+def _spread(run: Run, genomes: int) -> np.ndarray:
     """Genomes `[n, blocks, columns]`, smallest first.
 
     Raises:
       UserError: there are fewer than three, of which no order can be told.
     """
-    space, rng = made.space, np.random.default_rng(made.seed("rank"))
+    space, rng = run.space, np.random.default_rng(run.seed("rank"))
     least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
-    spread = space.sample_spread(rng, genomes, least, min(made.config.search.budget, largest))
+    spread = space.sample_spread(rng, genomes, least, min(run.config.search.limits.most, largest))
     if len(spread) < genomes:
-        made.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
+        run.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
     if len(spread) < 3:
         raise UserError("rank: too few genomes; raise search.budget_millions, or widen the space")
     return spread
@@ -110,7 +111,7 @@ def told(tau: dict) -> str:
     return f"{tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})"
 
 
-def prepare(workdir: pathlib.Path) -> run.Run:
+def open_run(workdir: pathlib.Path) -> Run:
     """The run that the workdir belongs to, for its supernet.
 
     Raises:
@@ -120,25 +121,25 @@ def prepare(workdir: pathlib.Path) -> run.Run:
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    return opening.prepare(from_json(saved), workdir)
+    return opening.open_run(from_json(saved), workdir)
 
 
-def _recipe(made: run.Run) -> dict:
+def _recipe(run: Run) -> dict:
     """What the retrained accuracies depend on."""
     keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
-    values: Config = made.config
-    recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": made.inputs}
+    values: Config = run.config
+    recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": run.inputs}
     schedule = {key: value for key, value in vars(values.retrain).items() if key != "inherit"}
-    return recipe | {"schedule": schedule, "dtype": made.vit.dtype}
+    return recipe | {"schedule": schedule, "dtype": run.vit.dtype}
 
 
-def _known(made: run.Run, workdir: pathlib.Path | None) -> dict[str, float]:
+def _known(run: Run, workdir: pathlib.Path | None) -> dict[str, float]:
     """Test accuracies by genome."""
     path = workdir and workdir / "rank.json"
-    saved = read_json(path, made.writer.say) if path else None
+    saved = read_json(path, run.writer.say) if path else None
     if saved is None:
         return {}
-    if saved["retrain"] != _recipe(made):
+    if saved["retrain"] != _recipe(run):
         raise UserError(f"{path} is of another recipe for retraining: {saved['retrain']}")
     known = {_key(np.array(point["genome"])): point["test_accuracy"] for point in saved["points"]}
     return known | saved.get("others", {})
@@ -155,14 +156,14 @@ def _key(genome: np.ndarray) -> str:
     return str(genome.tolist())
 
 
-def _retrain(made: run.Run, genome: np.ndarray, folder: pathlib.Path) -> float:
-    made = dataclasses.replace(made, writer=Writer(folder.parent))  # the workdir's log is the run's
-    start, splits = time.monotonic(), made.source.splits
-    params, network = made.fit_genome("retrain", genome, splits["trainval"], folder)
-    accuracy, _ = made.judge(network, params, genome, splits["test"])
-    made.writer.log(
+def _retrain(run: Run, genome: np.ndarray, folder: pathlib.Path) -> float:
+    run = dataclasses.replace(run, writer=Writer(folder.parent))  # the workdir's log is the run's
+    start, splits = time.monotonic(), run.source.splits
+    params, network = run.fit_genome("retrain", genome, splits["trainval"], folder)
+    accuracy, _ = run.evaluate(network, params, genome, splits["test"])
+    run.writer.log(
         stage="rank",
-        params=int(made.space.count(genome)),
+        params=int(run.space.count(genome)),
         test_accuracy=float(accuracy[0]),
         took=round(time.monotonic() - start, 2),
     )

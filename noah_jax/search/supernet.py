@@ -1,15 +1,13 @@
-"""The supernet (NOAH, section 3.2): genomes to train it with, and what it says of others.
+"""The supernet (NOAH, section 3.2): genomes to train it with, and how it evaluates others.
 
-The original trains one random genome a step. Several can share a batch, in equal parts; with
-`sandwich` the largest and the smallest are always among them, with `distillation` the others learn
-from the largest too (as BigNAS, arXiv 2003.11142, but on parts of one batch). Sampling "random"
-is the paper's: each size as likely as the others. "fair" makes rare sizes train as often as common
-ones. Under both a subnet of one kind of module hardly ever trains, and is judged too low; "broad"
-draws as the search does first, so that what it asks about was trained.
+The original trains one random genome a step; several can share a batch, in equal parts. Sampling
+"random" is the paper's: each size is as likely as the others, so that a subnet of one kind of
+module hardly ever trains and is ranked too low. "broad" draws as the first generation of the search
+does, so that the genomes it asks about were trained.
 
 With several `search.folds` there is a supernet for each part of the training and validation images,
-trained on the others: together they judge a genome by all images. Their weights, which began alike,
-are averaged where a subnet begins with them (as model soups, arXiv 2203.05482).
+trained on the others: together they evaluate a genome on all images. Their weights, which began
+alike, are averaged where a subnet begins with them (as model soups, arXiv 2203.05482).
 """
 
 import pathlib
@@ -32,17 +30,11 @@ from noah_jax.training.run import Run
 def genomes_of_step(
     space: SearchSpace, settings: SupernetSchedule, seed: int
 ) -> Callable[[int], np.ndarray]:
-    """Step → `[genomes_per_step, blocks, columns]`; with a sandwich the largest comes first."""
-    always = [space.largest(), space.smallest()] if settings.sandwich else []
-    drawn = settings.genomes_per_step - len(always)
+    """Step → the genomes that share its batch, `[genomes_per_step, blocks, columns]`."""
+    sample = space.sample_broad if settings.sampling == "broad" else space.sample
 
     def genomes(step: int) -> np.ndarray:
-        if settings.sampling == "fair":
-            others = space.sample_fair(seed, step * drawn, drawn)
-        else:
-            sample = space.sample_broad if settings.sampling == "broad" else space.sample
-            others = sample(np.random.default_rng([seed, step]), drawn)
-        return np.concatenate([np.stack(always), others]) if always else others
+        return sample(np.random.default_rng([seed, step]), settings.genomes_per_step)
 
     return genomes
 
@@ -69,23 +61,24 @@ def train(run: Run) -> list[tuple]:
             network,
             genomes_of_step(run.space, config.supernet, run.seed("genomes", fold)),
             train_split,
-            home / f"fold_{fold}" if len(folds) > 1 else home,
+            run.checkpoints(home / f"fold_{fold}" if len(folds) > 1 else home),
             part=fold,
-            distillation=config.supernet.distillation,
         )
         trained.append((network, params))
     return trained
 
 
-def judge(run: Run, trained: list[tuple], split: loader.Split | None = None) -> evolution.Evaluate:
+def evaluator(
+    run: Run, trained: list[tuple], split: loader.Split | None = None
+) -> evolution.Evaluate:
     """Genomes → accuracy and mean loss, over all folds, of the first few, the next few, ….
 
     Args:
-      split: images that all supernets are asked about; None = what each was not trained on.
+      split: images that all supernets are asked about; None = those that each was not trained on.
     """
     splits = [held_out if split is None else split for _, held_out in _folds(run)]
     images = np.array([len(split) for split in splits])
-    judges = [
+    evaluators = [
         evaluation.population_evaluator(
             network, params, run.batches(split), run.config.search, run.mesh
         )
@@ -93,7 +86,7 @@ def judge(run: Run, trained: list[tuple], split: loader.Split | None = None) -> 
     ]
 
     def evaluate(genomes):
-        for results in zip(*(judge(genomes) for judge in judges), strict=True):
+        for results in zip(*(each(genomes) for each in evaluators), strict=True):
             values = np.array(results)  # [folds, 2, n]
             yield tuple((images[:, None, None] * values).sum(axis=0) / images.sum())
 

@@ -1,4 +1,4 @@
-"""Judged genomes: which is better, and the best at each number of parameters."""
+"""Evaluated genomes: which is better, and the best at each number of parameters."""
 
 import dataclasses
 import math
@@ -23,11 +23,6 @@ class Candidate:
         What has no finite loss comes last.
         """
         return not self.is_finite, -self.accuracy, self.loss, self.params
-
-    @property
-    def rank_by_loss(self):
-        """The same with loss before accuracy."""
-        return not self.is_finite, self.loss, -self.accuracy, self.params
 
     @property
     def is_finite(self) -> bool:

@@ -8,14 +8,14 @@ import numpy as np
 import yaml
 
 from noah_jax.errors import UserError
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES
+from noah_jax.space.genomes import ALL_MODULES, MODULES
+from noah_jax.space.modules import PROMPT_MODULES
 
-_KEYS = ("VISUAL_PROMPT_DIM", "LORA_DIM", "ADAPTER_DIM")  # in the order of `MODULES`
+_KEYS = [module.noah_key for module in PROMPT_MODULES.values() if module.noah_key]
 _MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
 _MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
 _MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3
 _MAX_SIZE = 10_000  # of a prompt module: memory is taken for it before anything else is looked at
-_MAX_POWER = 3  # of ten, either way, in a scale
 
 
 def genome_file(value: str) -> tuple[str, str]:
@@ -32,7 +32,7 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
       path: `front.json:p3` is the point of that name in a front.
 
     Returns:
-      int32 `[blocks, columns]`, the columns being `MODULES` or `COLUMNS`.
+      int32 `[blocks, columns]`, the columns being `MODULES` or more of `ALL_MODULES`.
 
     Raises:
       UserError: the file holds none, or one of another shape.
@@ -47,18 +47,17 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
             if point or (isinstance(value, dict) and "points" in value):
                 value = _point(value, point)
             rows = value["genome"] if isinstance(value, dict) else value
-        if not isinstance(rows, list) or not all(map(_is_row, rows)):
-            raise ValueError(
-                f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}, with scales, "
-                f"-{_MAX_POWER} … {_MAX_POWER}, from the fifth number on"
-            )
+        if not isinstance(rows, list) or not all(map(_are_sizes, rows)):
+            raise ValueError(f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
         widths = sorted({len(row) for row in rows})
-        if len(rows) != blocks or widths not in ([len(MODULES)], [len(COLUMNS)]):
+        columns = range(len(MODULES), len(ALL_MODULES) + 1)
+        if len(rows) != blocks or len(widths) != 1 or widths[0] not in columns:
             raise ValueError(f"it is [{len(rows)}, {' or '.join(map(str, widths))}]")
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise UserError(
             f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
-            f"{len(MODULES)} sizes {MODULES} or all of {COLUMNS}, plain or under the key genome, "
+            f"{len(MODULES)} sizes {MODULES} or {len(ALL_MODULES)} {ALL_MODULES}, plain or under "
+            "the key genome, "
             f"or a .yaml of NOAH's with as many blocks"
         ) from error
     return np.array(rows, np.int32)
@@ -135,16 +134,6 @@ def _refuse_elaborate(data: bytes) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
-
-
-def _is_row(value) -> bool:
-    """Whether it is a list of sizes, what follows those of `ALL_MODULES` being powers of ten."""
-    modules = len(ALL_MODULES)
-    return (
-        isinstance(value, list)
-        and _are_sizes(value[:modules])
-        and all(type(power) is int and abs(power) <= _MAX_POWER for power in value[modules:])
-    )
 
 
 def _are_sizes(value) -> bool:

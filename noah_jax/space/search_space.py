@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES, SCALED, count_noah, count_params
+from noah_jax.space.budget import Budget
+from noah_jax.space.genomes import ALL_MODULES, MODULES, count_noah, count_params
 
 OPERATORS = ("block", "paper")
 
@@ -25,15 +26,12 @@ class SearchSpace:
       depths: how many of the first blocks a module may occupy (paper: 3, 6, 9, 12).
       blocks: blocks of the backbone.
       width: token width of the backbone, for counting parameters.
-      scales: powers of ten that may multiply the output of a LoRA or adapter, block by block;
-        empty = a factor of 1.
     """
 
     sizes: Mapping[str, tuple[int, ...]]
     depths: tuple[int, ...]
     blocks: int
     width: int
-    scales: tuple[int, ...] = ()
 
     def __post_init__(self):
         problems = []
@@ -44,8 +42,6 @@ class SearchSpace:
                 problems.append(f"sizes of {name} must not be negative: {tuple(sizes)}")
         if not self.depths or any(not 0 <= depth <= self.blocks for depth in self.depths):
             problems.append(f"depths {tuple(self.depths)} must lie in 0..{self.blocks} (blocks)")
-        if any(not -3 <= power <= 3 for power in self.scales):
-            problems.append(f"scales {tuple(self.scales)} are powers of ten, -3 to 3")
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -56,13 +52,9 @@ class SearchSpace:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Those that have a column."""
-        extended = any(self.sizes.get("parallel", ())) or self.scales
-        return ALL_MODULES if extended else MODULES
-
-    @property
-    def num_columns(self) -> int:
-        return len(MODULES) if self.modules == MODULES else len(COLUMNS)
+        """The names of a genome's columns: NOAH's modules, and all up to the last that is used."""
+        used = [i for i, name in enumerate(ALL_MODULES, 1) if any(self.sizes.get(name, ()))]
+        return ALL_MODULES[: max(used + [len(MODULES)])]
 
     @property
     def max_sizes(self) -> dict[str, int]:
@@ -74,8 +66,7 @@ class SearchSpace:
         """How many distinct genomes there are (an exact Python int, it can be huge)."""
         total = 1
         for name in self.modules:
-            scales = len(set(self.scales)) or 1 if name in SCALED else 1
-            present = len(set(self._choices(name)) - {0}) * scales
+            present = len(set(self._choices(name)) - {0})
             if 0 in self._choices(name):  # one depth's genomes hold those of all smaller ones
                 total *= (1 + present) ** max(self.depths)
             else:
@@ -99,8 +90,8 @@ class SearchSpace:
         return self._alike(max, max(self.depths))
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """`n` independent random genomes, int32 `[n, blocks, columns]`: each size, scale and depth
-        is as likely as the others."""
+        """`n` independent random genomes, int32 `[n, blocks, columns]`: each size and depth is as
+        likely as the others."""
         return self._truncate(self._random_cells(rng, n), self._random_depths(rng, n))
 
     def sample_broad(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -140,36 +131,12 @@ class SearchSpace:
         most = int(self.count(self.largest())) if most is None else most
         edges = np.linspace(least, most + 1, n + 1).astype(int)
         found = [
-            self.fit(rng, genome, int(low), int(high) - 1)
+            self.repair(rng, genome, Budget(int(low), int(high) - 1))
             for genome, low, high in zip(
                 self.sample_broad(rng, n), edges[:-1], edges[1:], strict=True
             )
         ]
         return np.stack([genome for genome in found if genome is not None] or [self.smallest()])
-
-    def sample_fair(self, seed: int, first: int, n: int) -> np.ndarray:
-        """Genomes number `first` to `first + n` of an endless sequence, for training a supernet.
-
-        In every block each module has each of its sizes, and no module where it may be absent,
-        equally often: once in each round of as many genomes as there are choices (as FairNAS,
-        arXiv 1907.01845). So a depth is not kept, and these need not be genomes of the space.
-
-        Returns:
-          int32 `[n, blocks, columns]`.
-        """
-        genomes = np.zeros((n, self.blocks, self.num_columns), np.int32)
-        sometimes, always = min(self.depths), max(self.depths)
-        for column, name in enumerate(COLUMNS[: self.num_columns]):
-            for start, stop, absent in ((0, sometimes, False), (sometimes, always, True)):
-                choices = list(self.scales or (0,))
-                if column < len(self.modules):
-                    choices = sorted({*self._choices(name), *([0] if absent else [])})
-                for i in range(n if stop > start else 0):
-                    round_number, place = divmod(first + i, len(choices))
-                    rng = np.random.default_rng([seed, column, start, round_number])
-                    orders = rng.permuted(np.tile(choices, (stop - start, 1)), axis=1)
-                    genomes[i, start:stop, column] = orders[:, place]
-        return self._without_idle_scales(genomes)
 
     def mutate(
         self,
@@ -181,7 +148,7 @@ class SearchSpace:
     ) -> np.ndarray:
         """Changed copies of `genomes` `[n, blocks, columns]`.
 
-        "block": every size and scale is drawn anew with `m_prob`, every module's depth with
+        "block": every size is drawn anew with `m_prob`, every module's depth with
         `s_prob`. A module with a 0 among its sizes comes or goes as a whole with `m_prob` / 2; one
         that is nowhere stays away otherwise, or children of single modules would hardly ever be
         such. "paper": with `m_prob` a module is touched, and then with `s_prob` its depth is drawn
@@ -199,10 +166,9 @@ class SearchSpace:
             redraw = redraw | (rng.random(genomes.shape) < m_prob)
             optional = np.array([0 in self._choices(name) for name in self.modules])
             if optional.any():
-                was = genomes[..., : len(self.modules)].any(axis=-2, keepdims=True)
-                moves = rng.random(was.shape) < m_prob / 2
-                stays = ((was ^ moves) | ~optional)[..., self._owners()]
-                redraw = redraw | ~was[..., self._owners()]
+                was = genomes.any(axis=-2, keepdims=True)
+                stays = (was ^ (rng.random(was.shape) < m_prob / 2)) | ~optional
+                redraw = redraw | ~was
         children = np.where(redraw, self._random_cells(rng, n), genomes)
         return self._truncate(np.where(stays, children, 0), depth)
 
@@ -215,32 +181,32 @@ class SearchSpace:
     ) -> np.ndarray:
         """One child for each pair; all arrays `[n, blocks, columns]`.
 
-        "block": a module's depth comes from one parent, size and scale in each block from either.
+        "block": a module's depth comes from one parent, the size in each block from either.
         "paper": whole columns are swapped.
         """
-        owners, depths = self._owners(), (self._depth(mothers), self._depth(fathers))
+        depths = self._depth(mothers), self._depth(fathers)
         column = rng.random((len(mothers), 1, len(self.modules))) < 0.5
         if operators == "paper":
-            return np.where(column[..., owners], mothers, fathers)
+            return np.where(column, mothers, fathers)
         cell = rng.random((len(mothers), self.blocks, len(self.modules))) < 0.5
         of_mother, of_father = (self._covered(depth) for depth in depths)
-        mothers_turn = np.where(of_mother & of_father, cell[..., owners], of_mother)
+        mothers_turn = np.where(of_mother & of_father, cell, of_mother)
         child = np.where(mothers_turn, mothers, fathers)
         return self._truncate(child, np.where(column, *depths))
 
-    def fit(
-        self, rng: np.random.Generator, genome: np.ndarray, least: int, most: int
+    def repair(
+        self, rng: np.random.Generator, genome: np.ndarray, budget: Budget
     ) -> np.ndarray | None:
-        """`genome` `[blocks, columns]` with `least` to `most` parameters.
+        """`genome` `[blocks, columns]`, changed until the budget admits it.
 
         Random sizes go one choice up or down, or a module one depth, until it fits; modules that
         are absent stay so while others can grow. None if that does not succeed.
         """
         for _ in range(_MOVES):
             params = self.count(genome)
-            if least <= params <= most:
+            if budget.admits(params):
                 return genome
-            direction, present = -1 if params > most else 1, genome.any(axis=0)
+            direction, present = -1 if params > budget.most else 1, genome.any(axis=0)
             moved = self._moves(genome, direction, present) or self._moves(genome, direction)
             if not moved:
                 return None
@@ -271,28 +237,19 @@ class SearchSpace:
                 found.append(genome.copy())
                 found[-1][new:, column] = 0
                 found[-1][depth:new, column] = levels[0]
-        return [self._without_idle_scales(genome) for genome in found]
+        return found
 
     def _choices(self, name):
         return self.sizes.get(name) or (0,)
 
-    def _owners(self):
-        """For each column the index of its module."""
-        modules = list(range(len(self.modules)))
-        scaled = [ALL_MODULES.index(name) for name in SCALED]
-        return np.array(modules + (scaled if self.modules == ALL_MODULES else []))
-
     def _alike(self, choose, depth):
-        genome = np.zeros((self.blocks, self.num_columns), np.int32)
-        genome[:depth, : len(self.modules)] = [choose(self._choices(name)) for name in self.modules]
+        genome = np.zeros((self.blocks, len(self.modules)), np.int32)
+        genome[:depth] = [choose(self._choices(name)) for name in self.modules]
         return genome
 
     def _random_cells(self, rng, n):
-        names = COLUMNS[: self.num_columns]
-        choices = [
-            self._choices(name) if name in ALL_MODULES else self.scales or (0,) for name in names
-        ]
-        return np.stack([rng.choice(values, (n, self.blocks)) for values in choices], axis=-1)
+        cells = [rng.choice(self._choices(name), (n, self.blocks)) for name in self.modules]
+        return np.stack(cells, axis=-1)
 
     def _random_depths(self, rng, n):
         return rng.choice(self.depths, (n, 1, len(self.modules)))
@@ -300,20 +257,13 @@ class SearchSpace:
     def _depth(self, genomes):
         """The smallest of `depths` that holds a module's last block, `[..., 1, modules]`."""
         position = np.arange(1, self.blocks + 1)[:, None]
-        sizes = genomes[..., : len(self.modules)]
-        last = np.where(sizes > 0, position, 0).max(axis=-2, keepdims=True)
+        last = np.where(genomes > 0, position, 0).max(axis=-2, keepdims=True)
         depths = np.unique(self.depths)
         return depths[np.minimum(np.searchsorted(depths, last), len(depths) - 1)]
 
     def _covered(self, depth):
         """Which cells lie within a module's depth, bool `[..., blocks, columns]`."""
-        return np.arange(self.blocks)[:, None] < depth[..., self._owners()]
+        return np.arange(self.blocks)[:, None] < depth
 
     def _truncate(self, genomes, depth):
-        return self._without_idle_scales(np.where(self._covered(depth), genomes, 0))
-
-    def _without_idle_scales(self, genomes):
-        """With scale 0 where there is nothing to scale, so that equal subnets are equal."""
-        present = genomes[..., self._owners()] > 0
-        present[..., : len(self.modules)] = True
-        return np.where(present, genomes, 0).astype(np.int32)
+        return np.where(self._covered(depth), genomes, 0).astype(np.int32)

@@ -1,7 +1,8 @@
 """Evaluation: a population on validation images that stay on the devices, a subnet on a stream."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -17,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def make_evaluator(network: Network, mesh: Mesh):
-    """The compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
+    """Makes the compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
 
     Args of the result:
       images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
@@ -26,8 +27,8 @@ def make_evaluator(network: Network, mesh: Mesh):
 
     Returns:
       Each `[g]`: correct predictions among `classes` and among all (int32), summed cross-entropy
-      (float32); then the labels, int32 `[chunks, b]`, and what was predicted among `classes`,
-      int32 `[chunks, g, b]`.
+      (float32). Then the labels, int32 `[chunks, b]`, and the predictions among `classes`, int32
+      `[chunks, g, b]`.
     """
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
@@ -35,7 +36,7 @@ def make_evaluator(network: Network, mesh: Mesh):
         wide = len(genomes) % mesh.size == 0  # else the images are spread, not the genomes
         genomes = sharding.spread(mesh, genomes)
 
-        def judge(genome, images, labels):
+        def evaluate_one(genome, images, labels):
             logits = network.logits(params, frozen, images, genome)
             among = jnp.where(classes[None], logits, -jnp.inf)
             predicted = among.argmax(-1)
@@ -51,7 +52,7 @@ def make_evaluator(network: Network, mesh: Mesh):
         def chunk(totals, batch):
             images, labels = batch
             images = images if wide else sharding.spread(mesh, images)
-            counts, predicted = jax.vmap(judge, (0, None, None))(genomes, images, labels)
+            counts, predicted = jax.vmap(evaluate_one, (0, None, None))(genomes, images, labels)
             return jax.tree.map(jnp.add, totals, counts), predicted
 
         zeros = [jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)]
@@ -68,10 +69,10 @@ def population_evaluator(
     settings: Search,
     mesh: Mesh,
 ) -> Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]]:
-    """`genomes [n, depth, modules]` → accuracy and mean loss of the first few, the next few, ….
+    """Makes `evaluate(genomes)`, which yields accuracy and mean loss of a few genomes at a time.
 
-    The batches, see `loader.batches`, are put on the devices once. The last few are padded to the
-    shape of the others.
+    The batches, see `loader.batches`, are put on the devices once. The last genomes of `[n, depth,
+    modules]` are padded to the shape of the others.
     """
     images, labels = (np.stack(part) for part in zip(*batches, strict=True))
     total = int((labels >= 0).sum())
@@ -94,48 +95,59 @@ def population_evaluator(
     return run
 
 
+@dataclasses.dataclass(frozen=True)
+class Remaining:
+    """The images of a test set that are not evaluated yet, and the sums over the others.
+
+    Attributes:
+      batches: the `sharding.local_rows` of batches of `batch_size`, from the image `done` on, see
+        `loader.batches`. Only one at a time is in memory.
+      total: number of images in the set.
+      classes: those that the set shows; empty = all.
+      sums: as `score_stream` yields them.
+    """
+
+    batches: Iterable[tuple[np.ndarray, np.ndarray]]
+    batch_size: int
+    total: int
+    classes: tuple[int, ...] = ()
+    done: int = 0
+    sums: Sequence[float] = (0.0, 0.0, 0.0)
+
+
 def score_stream(
     network: Network,
     params,
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
-    total: int,
-    batch: int,
     genome: np.ndarray,
-    classes: tuple[int, ...],
+    remaining: Remaining,
     evaluate: Callable,
     mesh: Mesh,
-    done: int = 0,
-    totals: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """How many images are done, sums over them, predictions for the last few, batch by batch.
+    """Yields, batch by batch, how many images are done, sums over them, and the predictions.
 
-    The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. Int32
-    `[2, images]`: label and prediction of each image of the batch, in the set's order.
+    The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. The
+    predictions, int32 `[2, images]`: label and prediction of each image of the batch, in the set's
+    order.
 
     Args:
-      batches: from the image `done` on, the `sharding.local_rows` of batches of `batch`, see
-        `loader.batches`; one at a time is in memory.
-      total: images in the set.
-      classes: those that the set shows; empty = all.
       evaluate: from `make_evaluator`.
-      totals: over the images that were done before.
     """
     shown = np.zeros(params["head"]["bias"].shape, bool)
-    shown[list(classes) or slice(None)] = True
-    totals = np.zeros(3) if totals is None else totals
+    shown[list(remaining.classes) or slice(None)] = True
+    batch, done, totals = remaining.batch_size, remaining.done, np.array(remaining.sums)
 
     def count(local):
         placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
         return evaluate(params, network.frozen, *placed, genome[None], shown)
 
-    for *sums, labels, predicted in one_late(map(count, batches)):
-        done, totals = min(done + batch, total), totals + np.ravel(sums)
+    for *sums, labels, predicted in one_late(map(count, remaining.batches)):
+        done, totals = min(done + batch, remaining.total), totals + np.ravel(sums)
         pairs = np.stack([np.ravel(labels), np.ravel(predicted)])
         yield done, totals, pairs[:, pairs[0] >= 0]
 
 
 def one_late(results: Iterable[_T]) -> Iterator[_T]:
-    """Each when the next has been made: what computes them never waits for who waits for them."""
+    """Yields each result after the next has been made, so that the devices never wait for us."""
     waiting = []
     for result in results:
         waiting.append(result)

@@ -1,11 +1,13 @@
 """Training over time: spans of steps, what is saved when, and when to stop.
 
-Supernet and subnets are trained by the same loop, the one with random genomes, the other with its
-own. The result is a pure function of inputs and seed: it is the same, to the last bit on a CPU,
-however often training was interrupted and however its steps were divided into spans.
+The same loop trains the supernet, with random genomes, and each subnet, with its own. The result is
+a pure function of inputs and seed: it is the same, to the last bit on a CPU, however often training
+was interrupted and however its steps were divided into spans.
 """
 
+import collections
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -23,33 +25,43 @@ from noah_jax.runtime import memory, preemption, processes, sharding
 from noah_jax.runtime.checkpoint import Checkpoints
 from noah_jax.runtime.writer import Writer
 from noah_jax.training import step as step_lib
+from noah_jax.training.step import Span, TrainState
 from noah_jax.vit.network import Network
 
-_SECONDS_A_SPAN = 1.0  # a signal waits for two
-_STEPS_AHEAD = 4  # of the device, that the host may dispatch
+_SECONDS_A_SPAN = 1.0  # a signal waits for two spans
+_STEPS_AHEAD = 4  # that the host may dispatch before the device has done them
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of one training. With the network and the images they determine the result.
+
+    Attributes:
+      stage: its name, for the log and messages.
+      genomes: step → `[g, depth, modules]`, a pure function.
+      checkpoint_seconds: time between checkpoints. The result does not depend on it.
+    """
+
+    stage: str
+    schedule: Schedule
+    genomes: Callable[[int], np.ndarray]
+    seed: int
+    checkpoint_seconds: float
 
 
 def fit(
-    stage: str,
+    recipe: Recipe,
     network: Network,
     data: tuple[np.ndarray, np.ndarray] | Augmented,
-    schedule: Schedule,
-    genomes: Callable[[int], np.ndarray],
-    seed: int,
     checkpoints: Checkpoints,
-    checkpoint_seconds: float,
     mesh: Mesh,
     writer: Writer,
-    distillation: float = 0.0,
 ) -> nnx.State:
-    """Trains to the end of `schedule`, from the newest checkpoint if there is one.
+    """Trains to the end of the schedule, from the newest checkpoint if there is one.
 
     Args:
       data: uint8 images `[n, h, w, 3]` and int32 labels `[n]`, put on the devices whole, once; or
         images that are augmented and streamed.
-      genomes: step → `[g, depth, modules]`, a pure function.
-      checkpoint_seconds: from one checkpoint to the next.
-      distillation: see `step_lib.make_epoch`.
 
     Returns:
       The trained params.
@@ -59,91 +71,13 @@ def fit(
         diverges.
       Preempted: after a checkpoint.
     """
-    streamed = isinstance(data, Augmented)
-    steps = step_lib.steps_per_epoch(stage, schedule, len(data.split if streamed else data[1]))
-    if (each := schedule.batch_size // len(genomes(0))) % mesh.size:
-        writer.say(
-            f"  {stage}: {mesh.size} devices do not divide the {each} images that a genome gets in "
-            "a batch, so each device computes them all"
-        )
-    optimizer = step_lib.make_optimizer(schedule, steps)
-    state = step_lib.initial_state(network, optimizer, mesh)
-    losses = no_losses = np.zeros(steps, np.float32)
-    done, total = 0, schedule.epochs * steps
-    if found := checkpoints.load(_to_saved(state, losses)):
-        done, losses = found[0], found[1]["losses"]
-        state = sharding.replicate(mesh, _from_saved(state, found[1]))
-        writer.say(f"  {stage} goes on after step {done} of {total}")
-    saved, saved_at, waiting, pace = done, time.monotonic(), None, _Pace(steps)
-
-    def check(finite: bool, what: str, step: int) -> None:
-        if not finite:
-            rate = float(step_lib.learning_rate(schedule, steps)(step - 1))
-            raise UserError(
-                f"{stage}: {what} step {step}, at learning rate {rate:.3g} with the genome "
-                f"{genomes(step - 1).tolist()}. "
-                + (f"What was saved after step {saved} is kept. " if saved else "")
-                + f"Start anew with a --config.{SCHEDULES[stage]}.learning_rate lower than "
-                f"{schedule.learning_rate} and --fresh"
-            )
-
-    def settle(first: int, start: int, stop: int, losses: jax.Array) -> None:
-        """Waits for the end of a span."""
-        values = np.asarray(losses)
-        for step, value in enumerate(values[start:stop].tolist(), first + start + 1):
-            check(math.isfinite(value), f"the loss is {value} at", step)
-        pace.note(stop - start)
-        loss = float(values[:stop].mean())
-        progress.update(stop - start, loss=loss)
-        if stop == steps:
-            step, epoch = first + steps, first // steps + 1
-            writer.log(stage=stage, epoch=epoch, step=step, loss=round(loss, 5))
-
-    def plan() -> tuple[int, bool]:
-        """How many steps come next, and whether to save before."""
-        late = time.monotonic() >= saved_at + checkpoint_seconds
-        return pace.span, late or done == total or preemption.requested()
-
-    with contextlib.ExitStack() as stack:
-        if streamed:
-            step = step_lib.make_augmented_step(
-                network, optimizer, data.num_classes, mesh, distillation
-            )
-            run = _streamed(step, network, data, schedule.batch_size, seed, mesh, done, stack)
-        else:
-            epoch = step_lib.make_epoch(network, optimizer, schedule.batch_size, mesh, distillation)
-            run = _resident(epoch, network, data, seed, mesh)
-        progress = stack.enter_context(writer.progress(stage, total, done, "steps"))
-        stack.enter_context(preemption.deferred())
-        while True:
-            span, due = processes.from_main(plan)  # all save, and notice a divergence, together
-            if due:
-                if waiting:
-                    settle(*waiting)
-                    check(_all_finite(state[0]), "parameters are not finite after", done)
-                    checkpoints.save(done, _to_saved(state, losses))
-                    pace.pause()
-                saved, saved_at, waiting = done, time.monotonic(), None
-                preemption.stop_if_requested(f"{stage} is saved after step {saved} of {total}")
-            if done == total:
-                break
-            first, start = done - done % steps, done % steps
-            if waiting is None or start == 0:
-                drawn = np.stack([genomes(number) for number in range(first, first + steps)])
-                losses = sharding.replicate(mesh, np.asarray(losses) if start else no_losses)
-            stop = min(start + span, steps)
-            state, losses = run(state, losses, drawn, first, start, stop)
-            done = first + stop
-            if waiting:  # one span late, so that the device never waits for the host
-                settle(*waiting)
-            waiting = first, start, stop, losses
-    return state[0]
+    return _Training(recipe, network, data, checkpoints, mesh, writer).run()
 
 
 def trained(
     network: Network, schedule: Schedule, steps: int, checkpoints: Checkpoints, mesh: Mesh
 ) -> nnx.State:
-    """The params that `fit` ended with.
+    """Reads the params that `fit` ended with.
 
     Args:
       steps: of an epoch.
@@ -155,17 +89,135 @@ def trained(
     found = checkpoints.load(_to_saved(state, np.zeros(steps, np.float32)))
     if found is None or found[0] != schedule.epochs * steps:
         raise UserError("the checkpoint of the end of the training is missing")
-    return _from_saved(state, found[1])[0]
+    return _from_saved(state, found[1]).params
+
+
+class _Training:
+    """A training under way.
+
+    Attributes:
+      _state, _losses: on the devices, after the steps that these were given. The losses are those
+        of one epoch, `[steps]`.
+      _done, _saved: how many steps the devices were given, and how many the newest checkpoint has.
+      _waiting: the span that the devices were given last, and the losses that it makes.
+    """
+
+    def __init__(self, recipe, network, data, checkpoints, mesh, writer):
+        self._recipe, self._checkpoints, self._writer = recipe, checkpoints, writer
+        self._mesh, schedule, streamed = mesh, recipe.schedule, isinstance(data, Augmented)
+        images = len(data.split if streamed else data[1])
+        self._steps = steps = step_lib.steps_per_epoch(recipe.stage, schedule, images)
+        self._done, self._total = 0, schedule.epochs * steps
+        if (each := schedule.batch_size // len(recipe.genomes(0))) % mesh.size:
+            writer.say(
+                f"  {recipe.stage}: {mesh.size} devices do not divide the {each} images that a "
+                "genome gets in a batch, so each device computes them all"
+            )
+        optimizer = step_lib.make_optimizer(schedule, steps)
+        self._state = step_lib.initial_state(network, optimizer, mesh)
+        self._losses = np.zeros(steps, np.float32)
+        if found := checkpoints.load(_to_saved(self._state, self._losses)):
+            self._done, self._losses = found[0], found[1]["losses"]
+            self._state = sharding.replicate(mesh, _from_saved(self._state, found[1]))
+            writer.say(f"  {recipe.stage} goes on after step {self._done} of {self._total}")
+        self._saved, self._saved_at = self._done, time.monotonic()
+        self._waiting, self._pace = None, _Pace(steps)
+        if streamed:
+            self._devices = _Streamed(recipe, network, optimizer, data, mesh, self._done)
+        else:
+            self._devices = _Resident(recipe, network, optimizer, data, mesh)
+
+    def run(self) -> nnx.State:
+        """Trains to the end, and returns the params."""
+        stage = self._recipe.stage
+        with (
+            contextlib.closing(self._devices),
+            self._writer.progress(stage, self._total, self._done, "steps") as self._progress,
+            preemption.deferred(),
+        ):
+            while True:
+                # All processes save, and notice a divergence, together.
+                most, save_first = processes.from_main(self._plan)
+                if save_first:
+                    self._save()
+                if self._done == self._total:
+                    return self._state.params
+                self._advance(most)
+
+    def _plan(self) -> tuple[int, bool]:
+        """The largest number of steps to do next, and whether to save before them."""
+        late = time.monotonic() >= self._saved_at + self._recipe.checkpoint_seconds
+        return self._pace.span, late or self._done == self._total or preemption.requested()
+
+    def _advance(self, most: int) -> None:
+        """Gives the devices at most that many steps, then settles the span before.
+
+        A span is settled one late so that the devices never wait for the host.
+        """
+        recipe, steps, start = self._recipe, self._steps, self._done % self._steps
+        first = self._done - start
+        if self._waiting is None or start == 0:
+            self._genomes = np.stack([recipe.genomes(first + i) for i in range(steps)])
+            losses = np.asarray(self._losses) if start else np.zeros(steps, np.float32)
+            self._losses = sharding.replicate(self._mesh, losses)
+        span = Span.of(first, start=start, stop=min(start + most, steps), seed=recipe.seed)
+        inputs = self._state, self._losses, self._genomes, span
+        self._state, self._losses = self._devices.run(*inputs)
+        before, self._waiting = self._waiting, (span, self._losses)
+        self._done = first + int(span.stop)
+        if before:
+            self._settle(*before)
+
+    def _settle(self, span: Span, losses: jax.Array) -> None:
+        """Waits for the end of a span, and notes its losses."""
+        first, start, stop = map(int, (span.first_step, span.start, span.stop))
+        values = np.asarray(losses)
+        for step, value in enumerate(values[start:stop].tolist(), first + start + 1):
+            self._require(math.isfinite(value), f"the loss is {value} at", step)
+        self._pace.note(stop - start)
+        loss = float(values[:stop].mean())
+        self._progress.update(stop - start, loss=loss)
+        if stop == self._steps:
+            step, epoch = first + stop, first // self._steps + 1
+            stage = self._recipe.stage
+            self._writer.log(stage=stage, epoch=epoch, step=step, loss=round(loss, 5))
+
+    def _save(self) -> None:
+        """Saves the state after the steps that are done, and stops if a signal came."""
+        if self._waiting:
+            self._settle(*self._waiting)
+            leaves = jax.tree.leaves(self._state.params)
+            finite = all(np.isfinite(leaf).all() for leaf in leaves)
+            self._require(finite, "parameters are not finite after", self._done)
+            self._checkpoints.save(self._done, _to_saved(self._state, self._losses))
+            self._pace.pause()
+        self._saved, self._saved_at, self._waiting = self._done, time.monotonic(), None
+        stage = self._recipe.stage
+        preemption.stop_if_requested(f"{stage} is saved after step {self._saved} of {self._total}")
+
+    def _require(self, finite: bool, what: str, step: int) -> None:
+        """Raises UserError that says at which step the training diverged."""
+        if finite:
+            return
+        stage, schedule = self._recipe.stage, self._recipe.schedule
+        rate = float(step_lib.learning_rate(schedule, self._steps)(step - 1))
+        raise UserError(
+            f"{stage}: {what} step {step}, at learning rate {rate:.3g} with the genome "
+            f"{self._recipe.genomes(step - 1).tolist()}. "
+            + (f"What was saved after step {self._saved} is kept. " if self._saved else "")
+            + f"Start anew with a --config.{SCHEDULES[stage]}.learning_rate lower than "
+            f"{schedule.learning_rate} and --fresh"
+        )
 
 
 class _Pace:
-    """How many steps to give to the devices at once: what they do in `_SECONDS_A_SPAN`."""
+    """Number of steps to give to the devices at once: what they do in `_SECONDS_A_SPAN`."""
 
     def __init__(self, most: int):
         self._most, self.span, self._since = most, 1, None
 
     def note(self, steps: int) -> None:
-        """So many were done since the last call."""
+        """Counts the steps that were done since the last call."""
         now = time.monotonic()
         if self._since is not None:
             seconds = max(1e-9, (now - self._since) / steps)
@@ -173,60 +225,67 @@ class _Pace:
         self._since = now
 
     def pause(self) -> None:
-        """The time until the next call says nothing."""
+        """Leaves the time until the next call out of account."""
         self._since = None
 
 
-def _resident(epoch, network, data, seed, mesh):
-    """`run(state, losses, genomes, first_step, start, stop)`: see `step_lib.make_epoch`."""
-    epoch = memory.watch(epoch)
-    images, labels = sharding.replicate(mesh, data)
+class _Resident:
+    """Steps on images that stay on the devices: a span is one call."""
 
-    def run(state, losses, genomes, first_step, start, stop):
-        numbers = np.int32(first_step), np.array([start, stop], np.int32), np.uint32(seed)
-        return epoch(state, losses, network.frozen, images, labels, genomes, *numbers)
+    def __init__(self, recipe, network, optimizer, data, mesh):
+        epoch = step_lib.make_epoch(network, optimizer, recipe.schedule.batch_size, mesh)
+        self._epoch, self._frozen = memory.watch(epoch), network.frozen
+        self._data = sharding.replicate(mesh, data)
 
-    return run
+    def run(self, state, losses, genomes, span: Span):
+        """Does a span, and returns the new state and losses; see `step_lib.make_epoch`."""
+        return self._epoch(state, losses, self._frozen, self._data, genomes, span)
+
+    def close(self) -> None:
+        pass
 
 
-def _streamed(step, network, data, batch_size, seed, mesh, first_step, stack):
-    """As `_resident`; calls must follow each other, from `first_step` on; `stack` closes."""
-    step = memory.watch(step)
-    rows = sharding.local_rows(mesh, batch_size)
-    batches = augment.stream(data.split, data.size, batch_size, seed, first_step, rows)
-    stack.callback(batches.close)
+class _Streamed:
+    """Steps on images that are augmented on their way to the devices: each step is a call.
 
-    def run(state, losses, genomes, first_step, start, stop):
-        waiting = []
-        for i in range(start, stop):
-            batch = [sharding.from_local_rows(mesh, part, batch_size) for part in next(batches)]
-            numbers = np.int32(first_step), np.int32(i), np.uint32(seed)
-            state, losses = step(state, losses, network.frozen, *batch, genomes[i], *numbers)
+    Spans must follow each other, from step `first` on.
+    """
+
+    def __init__(self, recipe, network, optimizer, data, mesh, first):
+        step = step_lib.make_augmented_step(network, optimizer, data.num_classes, mesh)
+        self._step, self._frozen = memory.watch(step), network.frozen
+        self._mesh, self._size = mesh, recipe.schedule.batch_size
+        rows = sharding.local_rows(mesh, self._size)
+        self._batches = augment.stream(data.split, data.size, self._size, recipe.seed, first, rows)
+        self.close = self._batches.close
+
+    def run(self, state, losses, genomes, span: Span):
+        """Does a span, and returns the new state and losses; see `step_lib.make_epoch`."""
+        waiting = collections.deque()
+        for i in range(span.start, span.stop):
+            local = next(self._batches)
+            batch = tuple(sharding.from_local_rows(self._mesh, x, self._size) for x in local)
+            step = dataclasses.replace(span, start=np.int32(i))
+            state, losses = self._step(state, losses, self._frozen, batch, genomes[i], step)
             waiting.append(losses)
             if len(waiting) > _STEPS_AHEAD:  # else batches pile up in the device's memory
-                waiting[-1 - _STEPS_AHEAD].block_until_ready()
+                waiting.popleft().block_until_ready()
         return state, losses
 
-    return run
 
-
-def _all_finite(params) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-
-
-def _to_saved(state, losses):
-    """Plain containers with readable names, for Orbax."""
-    params, optimizer_state = state
-    leaves = jax.tree.leaves(optimizer_state)
+def _to_saved(state: TrainState, losses) -> dict:
+    """Puts everything in plain containers with readable names, for Orbax."""
+    leaves = jax.tree.leaves(state.optimizer)
     return {
-        "params": nnx.to_pure_dict(params),
+        "params": nnx.to_pure_dict(state.params),
         "optimizer": {f"{index:03d}": leaf for index, leaf in enumerate(leaves)},
         "losses": losses,
     }
 
 
-def _from_saved(state, saved):
-    params, optimizer_state = state
+def _from_saved(state: TrainState, saved: dict) -> TrainState:
+    """Puts the saved values in the structure of `state`."""
     leaves = [leaf for _, leaf in sorted(saved["optimizer"].items())]
-    nnx.replace_by_pure_dict(params, saved["params"])
-    return params, jax.tree.unflatten(jax.tree.structure(optimizer_state), leaves)
+    nnx.replace_by_pure_dict(state.params, saved["params"])
+    optimizer = jax.tree.unflatten(jax.tree.structure(state.optimizer), leaves)
+    return TrainState(state.params, optimizer)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-_ATTEMPTS = 10  # at a box that fits, for the erasing
+_ATTEMPTS = 10  # to draw a box to erase that fits
 _ERASE_PROBABILITY, _ERASE_AREA, _ERASE_RATIO = 0.25, (0.02, 1 / 3), (0.3, 1 / 0.3)
 _MIXUP_ALPHA, _CUTMIX_PROBABILITY = 0.8, 0.5
 _SMOOTHING = 0.1
@@ -18,7 +18,7 @@ _SMOOTHING = 0.1
 def mix(
     images: jax.Array, labels: jax.Array, num_classes: int, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Random erasing, then mixup or cutmix of the batch with its own reverse.
+    """Erases boxes at random, then mixes the batch with its own reverse, by mixup or cutmix.
 
     The middle image of an odd batch is its own partner (timm refuses odd batches).
 
@@ -41,7 +41,7 @@ def mix(
 
 
 def erase(image: jax.Array, key: jax.Array) -> jax.Array:
-    """A quarter of the normalised images `[h, w, 3]` get a box of standard normal noise."""
+    """Replaces a box of a normalised image `[h, w, 3]` by normal noise, one time in four."""
     height, width, _ = image.shape
     keys = jax.random.split(key, 6)
     area = jax.random.uniform(keys[0], _ATTEMPTS, jnp.float32, *_ERASE_AREA) * height * width
@@ -59,10 +59,11 @@ def erase(image: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def own_share(height: int, width: int, key: jax.Array) -> jax.Array:
-    """How much of each pixel `[height, width]` stays in its image; the rest is the partner's.
+    """The share of its image in each pixel `[height, width]`; the rest is the partner's.
 
-    Mixup: λ ~ Beta(0.8, 0.8) everywhere. Cutmix: 0 in a box of 1 - λ of the area around any pixel,
-    cut off at the image's edge, and 1 outside; λ ~ Beta(1, 1). The mean is the share of the label.
+    Mixup: λ ~ Beta(0.8, 0.8) everywhere. Cutmix: 0 in a box around a random pixel and 1 outside.
+    The box has 1 - λ of the area, with λ ~ Beta(1, 1), and is cut off at the image's edge. The mean
+    over all pixels is the label's share.
     """
     keys = jax.random.split(key, 5)
     mixup = jax.random.beta(keys[0], _MIXUP_ALPHA, _MIXUP_ALPHA)
@@ -78,6 +79,6 @@ def own_share(height: int, width: int, key: jax.Array) -> jax.Array:
 
 
 def _inside(start, stop, size):
-    """bool `[size]`: start ≤ position < stop."""
+    """True where start ≤ position < stop, bool `[size]`."""
     position = jnp.arange(size)
     return (start <= position) & (position < stop)

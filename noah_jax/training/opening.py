@@ -1,15 +1,16 @@
-"""A run is opened: its inputs are looked at, and compared with those of its workdir."""
+"""Opening a run: its inputs are looked at and compared with those of its workdir."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 import jax
+from flax import nnx
 
-from noah_jax import pretrained
-from noah_jax.config import validation
+from noah_jax import data, pretrained
 from noah_jax.config.differences import differences, supernet_differences
-from noah_jax.config.settings import SEARCHED, TUNED, Config, schedule
+from noah_jax.config.settings import TUNED, Config, schedule
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
@@ -18,29 +19,40 @@ from noah_jax.runtime.workdir import read_json
 from noah_jax.runtime.writer import Writer
 from noah_jax.space import files
 from noah_jax.training import step as step_lib
-from noah_jax.training.run import _OUTPUTS, Run, _backbone, _open_source
+from noah_jax.training.run import Run
+from noah_jax.vit import ViTConfig
 from noah_jax.vit.attention import can_fuse
 
+# What the stages leave in a workdir.
+_OUTPUTS = (
+    *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
+    *("predictions.json", "subnet.json", "subnet.safetensors", "result.json"),
+)
 
-def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
-    """Looks at all inputs, and writes nothing.
+
+@functools.lru_cache(maxsize=1)
+def _backbone(vit: ViTConfig, weights: str, fingerprint: str) -> nnx.State:
+    """The frozen weights, which the runs of one process share while the file's content is this."""
+    return pretrained.backbone(vit, weights)
+
+
+def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
+    """Looks at all inputs of a run, and writes nothing.
 
     Args:
       source: the images; None = those of `config.task`.
 
     Raises:
-      UserError: something is wrong with them, or the workdir belongs to a run with others.
+      UserError: something is wrong with an input, or the workdir belongs to a run with others.
     """
     space = config.search_space()
     if config.genome:
         files.read_genome(config.genome, space.blocks)
-    elif config.method in SEARCHED:
-        validation.check_budget(space, config.search)
     shots = None
     if config.shots:
         shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
     if source is None:
-        source = _open_source(config.task, config.data_dir, config.split_seed, shots)
+        source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
         step_lib.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))
@@ -48,13 +60,13 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
         step_lib.steps_per_epoch(stage, *schedule(config, counts, stage))
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
-    backbone = _backbone(config.vit(1, config.dtype), weights)
-    trackers.check(config.trackers)
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    backbone = _backbone(config.vit(1, config.dtype), weights, inputs["weights"])
+    trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
-    if config.attention == "auto" and mesh.size == 1:  # on several devices nobody has seen it run
+    if config.attention == "auto" and mesh.size == 1:  # not yet seen to run on several
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
         vit = dataclasses.replace(vit, fused_attention=fused)
-    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
     if config.genome:
         inputs["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if config.supernet_from:
@@ -65,13 +77,13 @@ def prepare(config: Config, workdir: pathlib.Path, source: loader.Source | None 
 
 
 def _resolve(config: Config) -> Config:
-    """With the dtype that "auto" means here, so that a run cannot go on in another."""
+    """Replaces the dtype "auto" by what it means here, so that no run goes on in another."""
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return dataclasses.replace(config, dtype=auto) if config.dtype == "auto" else config
 
 
 def _require_supernet(config: Config, inputs: dict[str, str]) -> None:
-    """Raises UserError unless the supernet of `supernet_from` is the one that would be trained."""
+    """Raises UserError unless the supernet of `supernet_from` is the one this run would train."""
     folder = pathlib.Path(config.supernet_from).expanduser()
     saved = read_json(folder / "config.json")
     if saved is None or not processes.from_main((folder / "supernet").is_dir):
@@ -109,7 +121,7 @@ def refuse_other_config(
 
 
 def _changed(old: dict[str, str], inputs: dict[str, str]) -> list[str]:
-    """Which inputs have other contents than those of another run, a line each."""
+    """A line for each input whose contents differ from those that the workdir's run had."""
     what = {"images": "the images", "weights": "the file of weights", "genome": "the genome"}
     return [f"{what[key]}: not the same as there" for key in inputs if old.get(key) != inputs[key]]
 

@@ -1,4 +1,4 @@
-"""The last stage: the test, and what `result.json` says about a run."""
+"""The last stage: the test of the retrained subnet, and `result.json`."""
 
 import contextlib
 import hashlib
@@ -12,52 +12,65 @@ import jax
 import numpy as np
 
 import noah_jax
+from noah_jax import pretrained
+from noah_jax.interop import subnet
 from noah_jax.runtime import preemption, sharding, workdir
 from noah_jax.runtime.memory import watch
-from noah_jax.space.genomes import count_noah, count_params
+from noah_jax.space.genomes import by_module, count_noah, count_params
 from noah_jax.training import evaluation, predictions
+from noah_jax.training.result import ComputedBy, Result
 from noah_jax.training.run import Run
 from noah_jax.vit.network import Network
 
 _UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
-_MOST_OF_THE_TIME = 0.05  # that saving may take: of a large test set, all predictions are saved
+_MOST_OF_THE_TIME = 0.05  # that saving may take, as it writes all predictions of a large test set
 
 
-def evaluate(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
-    """Tests the params of the last epoch and writes `predictions.json` and `result.json`.
+def test_subnet(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
+    """Tests a trained subnet and writes predictions, subnet and `result.json`.
+
+    Args:
+      best: what is in `best.json`; None where the method finds no genome.
 
     Raises:
       UserError: an image cannot be read.
-      Preempted: what was predicted so far is saved.
+      Preempted: after what was predicted is saved.
     """
     with run.writer.stage("test"):
         tests, predicted = _test(run, network, params, genome)
     predictions.keep(run.workdir, run.source, predicted)
-    workdir.write_json(run.workdir / "result.json", _result(run, params, genome, best, tests))
+    result = _result(run, params, genome, best, tests)
+    subnet.write(_subnet_facts(run, result), subnet.by_name(params, by_module(genome)), run.workdir)
+    workdir.write_json(run.workdir / "result.json", result)
     workdir.discard(run.workdir / _UNFINISHED)
 
 
 def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], dict[str, Any]]:
-    """For each test set: accuracy among the classes that it shows, and among all.
+    """Tests a subnet on all test sets, from where an earlier start stopped.
 
-    And for each two lists, labels and predictions.
+    Returns:
+      The scores of each set: accuracy among the classes that it shows, and among all. Then two
+      lists for each, labels and predictions.
     """
-    judge = watch(evaluation.make_evaluator(network, run.mesh))
+    evaluate = watch(evaluation.make_evaluator(network, run.mesh))
     path, results = run.workdir / _UNFINISHED, {}
-    subnet = _digest(params, genome)
+    digest = _digest(params, genome)
     saved = workdir.read_json(path, run.writer.say) or {}
-    known = saved.get("sets", {}) if saved.get("subnet") == subnet else {}
+    known = saved.get("sets", {}) if saved.get("subnet") == digest else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
         done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
         batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
-        rest = len(split), batch, genome, split.classes, judge, run.mesh, done, np.array(totals)
+        rest = evaluation.Remaining(
+            batches, batch, total=len(split), classes=split.classes, done=done, sums=totals
+        )
+        inputs = network, params, genome, rest, evaluate, run.mesh
         with (
             run.writer.progress(name, len(split), done, "images") as progress,
             contextlib.closing(batches),
             preemption.deferred(),
         ):
-            for now_done, sums, new in evaluation.score_stream(network, params, batches, *rest):
+            for now_done, sums, new in evaluation.score_stream(*inputs):
                 progress.update(now_done - done)
                 done, totals = now_done, sums.tolist()
                 for values, more in zip(predicted, new.tolist(), strict=True):
@@ -65,7 +78,7 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
                 start = time.monotonic()
                 if start > next_save or done == len(split) or preemption.requested():
                     known[name] = done, totals, predicted
-                    workdir.write_json(path, {"subnet": subnet, "sets": known})
+                    workdir.write_json(path, {"subnet": digest, "sets": known})
                     seconds = (time.monotonic() - start) / _MOST_OF_THE_TIME
                     next_save = time.monotonic() + max(_SECONDS_BETWEEN_SAVES, seconds)
                     so_far = f"{name} is saved after {done} of {len(split)} images"
@@ -80,14 +93,15 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
 
 
 def _digest(params, genome: np.ndarray) -> str:
-    """What identifies a trained subnet."""
+    """A trained subnet's fingerprint."""
     digest = hashlib.sha256(genome.tobytes())
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
 
-def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
+def _result(run: Run, params, genome, best, tests) -> Result:
+    """The contents of `result.json`."""
     config, width = run.config, run.space.width
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
     head = sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
@@ -121,8 +135,24 @@ def _result(run: Run, params, genome, best, tests) -> dict[str, Any]:
     }
 
 
-def computed_by() -> dict[str, Any]:
-    """The versions and devices that a result comes from."""
+def _subnet_facts(run: Run, result: Result) -> dict[str, Any]:
+    """The contents of `subnet.json`: what one must know to use it, and what it came from."""
+    mean, std = pretrained.NORMALISATIONS[run.normalisation]
+    copied = ("genome", "class_names", "task", "method", "seed")
+    copied += ("test_accuracy", "params", "versions")
+    return {
+        "vit": {name: getattr(run.vit, name) for name in subnet.SHAPE},
+        "mean": mean,
+        "std": std,
+        "center_crop": run.config.center_crop,
+        "backbone": run.config.weights or run.config.backbone,
+        "weights": run.inputs["weights"],
+        **{name: result[name] for name in copied},
+    }
+
+
+def computed_by() -> ComputedBy:
+    """The versions and devices that compute a result here."""
     versions = {"noah_jax": noah_jax.__version__, "python": platform.python_version()}
     packages = ("jax", "flax", "optax", "orbax-checkpoint")
     return {

@@ -1,6 +1,6 @@
-"""What a subnet predicts for each test image: `predictions.json`, and what it says of the classes.
+"""A subnet's prediction for each test image, `predictions.json`, and counts by class.
 
-Kept by the test stage, with a few small images, so that a report needs neither data nor weights.
+The test stage keeps it with a few small images, so that a report needs neither data nor weights.
 """
 
 import base64
@@ -26,7 +26,7 @@ _EXAMPLES, _PIXELS, _QUALITY = 8, 144, 80  # of the right and of the wrong each:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The test images' labels and what was predicted for them, int `[n]`, in the test's order.
+    """Labels of the test images and predictions for them, int `[n]`, in the test's order.
 
     Attributes:
       class_names: empty where the data has none.
@@ -46,13 +46,13 @@ class Predictions:
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
     def by_class(self) -> list[tuple[int, int, int]]:
-        """Label, images and how many of them are right, of each class that the test shows."""
+        """Label, number of images and number of right ones, for each class that the test shows."""
         images = np.bincount(self.labels)
         right = np.bincount(self.labels[self.right], minlength=len(images))
         return [(int(k), int(images[k]), int(right[k])) for k in np.flatnonzero(images)]
 
     def confusions(self) -> list[tuple[int, int, int]]:
-        """Label, wrong prediction and how often, the most frequent first."""
+        """Label, wrong prediction and number of times, the most frequent first."""
         wrong = ~self.right
         pairs = zip(self.labels[wrong].tolist(), self.predicted[wrong].tolist(), strict=True)
         counts = collections.Counter(pairs)
@@ -76,10 +76,10 @@ def keep(workdir: pathlib.Path, source: Source, tests: dict[str, list[list[int]]
 
 
 def read(workdir: pathlib.Path, result: dict[str, Any]) -> Predictions:
-    """The predictions that `result` counts.
+    """Reads the predictions that `result` counts.
 
     Raises:
-      UserError: they are not there, or of another result, or damaged.
+      UserError: they are missing, damaged, or those of another result.
     """
     path = workdir / NAME
     again = (
@@ -99,7 +99,7 @@ def read(workdir: pathlib.Path, result: dict[str, Any]) -> Predictions:
 
 
 def _examples(split: Split, labels: np.ndarray, predictions: np.ndarray) -> list[dict[str, Any]]:
-    """Evenly spaced among the right ones and the wrong ones: nobody chose them."""
+    """Takes a few right and a few wrong images, evenly spaced so that nobody chose them."""
     rows: list[int] = []
     for found in (np.flatnonzero(labels == predictions), np.flatnonzero(labels != predictions)):
         places = np.linspace(0, len(found) - 1, min(_EXAMPLES, len(found)))
@@ -112,6 +112,7 @@ def _examples(split: Split, labels: np.ndarray, predictions: np.ndarray) -> list
 
 
 def _thumbnail(image: PIL.Image.Image) -> str:
+    """A small JPEG in base64."""
     data = io.BytesIO()
     small = PIL.ImageOps.contain(rgb(image), (_PIXELS, _PIXELS))
     small.save(data, "JPEG", quality=_QUALITY, optimize=True)

@@ -1,7 +1,6 @@
-"""What the stages of a run share; all that can be wrong with its input shows when it is made."""
+"""A run: settings, inputs and places that its stages share. opening.py makes it."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from noah_jax import data, pretrained
+from noah_jax import pretrained
 from noah_jax.config.settings import Config, Schedule, schedule
 from noah_jax.data import loader
 from noah_jax.data.augment import Augmented
@@ -22,11 +21,6 @@ from noah_jax.training import evaluation, loop
 from noah_jax.vit import ViTConfig
 from noah_jax.vit.network import Network, inherit, make_network
 
-_OUTPUTS = (
-    *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
-    *("predictions.json", "result.json"),
-)
-
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = (
     *("supernet init", "supernet", "genomes", "search", "retrain init", "retrain"),
@@ -35,17 +29,13 @@ _STREAMS = (
 
 _Batch = tuple[np.ndarray, np.ndarray]
 
-# The runs of one start share their images and weights.
-_open_source = functools.lru_cache(data.open_source)
-_backbone = functools.lru_cache(maxsize=1)(pretrained.backbone)
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Settings, inputs and places of one run.
+    """Settings, inputs and places of one run, which its stages share.
 
     Attributes:
-      inputs: what identifies the contents of its files.
+      inputs: fingerprints of the files that it reads, by what they are.
     """
 
     config: Config
@@ -60,10 +50,12 @@ class Run:
 
     @property
     def normalisation(self) -> str:
+        """The name of mean and standard deviation in `pretrained.NORMALISATIONS`."""
         config = self.config
         return config.normalisation or pretrained.BACKBONES[config.backbone].normalisation
 
     def network(self, max_sizes: dict[str, int], stream: str) -> Network:
+        """The backbone with fresh prompt modules and head, drawn from the random `stream`."""
         return make_network(
             self.vit,
             max_sizes,
@@ -75,12 +67,18 @@ class Run:
         )
 
     def seed(self, stream: str, part: int = 0) -> int:
+        """The seed of one random stream, and of one of its parts."""
         words = [self.config.seed, _STREAMS.index(stream), *([part] if part else [])]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def schedule(self, stage: str) -> Schedule:
+        """The schedule of that stage for this run's number of images."""
         counts = {name: len(split) for name, split in self.source.splits.items()}
         return schedule(self.config, counts, stage)[0]
+
+    def checkpoints(self, folder: pathlib.Path, purpose: str = "") -> Checkpoints:
+        """The checkpoints in `folder`; only those of the same `purpose` are read."""
+        return Checkpoints(folder, self.writer.say, purpose)
 
     def fit(
         self,
@@ -88,36 +86,28 @@ class Run:
         network: Network,
         genomes: Callable[[int], np.ndarray],
         split: loader.Split,
-        folder: pathlib.Path,
-        purpose: str = "",
+        checkpoints: Checkpoints,
         part: int = 0,
-        distillation: float = 0.0,
     ) -> nnx.State:
-        """Trained params; see `loop.fit`.
+        """Trains on a split and returns the params; see `loop.fit`.
 
         Args:
-          stage: whose schedule and random numbers it has.
-          folder: of its checkpoints, which are read only if they are of the same `purpose`.
-          part: which of several that differ in their random numbers.
+          stage: whose schedule and random numbers are used.
+          part: which of several trainings that differ in their random numbers.
         """
         config = self.config
         if config.augmentation == "randaugment":
             examples = Augmented(split, config.image_size, self.source.num_classes)
         else:
             examples = loader.load(split, config.image_size, config.center_crop)
-        return loop.fit(
-            stage,
-            network,
-            examples,
-            self.schedule(stage),
-            genomes,
-            self.seed(stage, part),
-            Checkpoints(folder, self.writer.say, purpose),
-            config.checkpoint_seconds,
-            self.mesh,
-            self.writer,
-            distillation,
+        recipe = loop.Recipe(
+            stage=stage,
+            schedule=self.schedule(stage),
+            genomes=genomes,
+            seed=self.seed(stage, part),
+            checkpoint_seconds=config.checkpoint_seconds,
         )
+        return loop.fit(recipe, network, examples, checkpoints, self.mesh, self.writer)
 
     def fit_genome(
         self,
@@ -127,42 +117,41 @@ class Run:
         folder: pathlib.Path,
         supernet: nnx.State | None = None,
     ) -> tuple[nnx.State, Network]:
-        """A subnet trained by itself, with parameters of the genome's size.
+        """Trains a subnet by itself, with parameters of the genome's size.
 
         Args:
-          supernet: whose params it begins with; None = fresh ones.
+          supernet: the params that it begins with; None = fresh ones.
         """
         network = self.network(max_sizes(genome), f"{stage} init")
         if supernet is not None:
             network = dataclasses.replace(network, params=inherit(network.params, supernet))
-        purpose = checkpoint_purpose(genome)
-        return self.fit(stage, network, lambda _: genome[None], split, folder, purpose), network
+        checkpoints = self.checkpoints(folder, checkpoint_purpose(genome))
+        return self.fit(stage, network, lambda _: genome[None], split, checkpoints), network
 
-    def judge(
+    def evaluate(
         self, network: Network, params, genome: np.ndarray, split: loader.Split
     ) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy and mean loss of one subnet, each `[1]`."""
         alone = dataclasses.replace(self.config.search, genomes_per_call=1)
         batches = self.batches(split)
-        (found,) = evaluation.population_evaluator(network, params, batches, alone, self.mesh)(
-            genome[None]
-        )
+        evaluate = evaluation.population_evaluator(network, params, batches, alone, self.mesh)
+        (found,) = evaluate(genome[None])
         return found
 
     def eval_batch(self, split: loader.Split) -> int:
-        """How many images of `split` to evaluate at once; the devices divide it."""
+        """Number of images of `split` to evaluate at once, a multiple of the devices."""
         at_least = min(self.config.eval_batch_size, len(split))
         return -(-at_least // self.mesh.size) * self.mesh.size
 
     def batches(
         self, split: loader.Split, rows: np.ndarray | None = None, start: int = 0
     ) -> Iterator[_Batch]:
-        """See `loader.batches`."""
+        """Batches of `eval_batch` images; see `loader.batches`."""
         config = self.config
         size, batch = config.image_size, self.eval_batch(split)
         return loader.batches(split, size, batch, config.center_crop, rows, start)
 
 
 def checkpoint_purpose(genome: np.ndarray) -> str:
-    """What tells the checkpoints of one subnet from another's."""
+    """Names the subnet that a checkpoint belongs to, so that no other reads it."""
     return json.dumps(genome.tolist())

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES, SCALED
+from noah_jax.space.genomes import ALL_MODULES, MODULES
 from noah_jax.vit.attention import FUSED, attend
 from noah_jax.vit.config import ViTConfig
 from noah_jax.vit.prompts import (
@@ -30,7 +29,6 @@ from noah_jax.vit.prompts import (
 # What the forward pass of a block keeps for the backward pass, besides its input. The rest is cheap
 # to compute again, while keeping it costs memory and the time to write it there.
 _KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
-_FACTORS = 10.0 ** np.arange(-3, 4)  # of the scales from -3 on; that of 0 is exactly 1
 
 
 class Block(nnx.Module):
@@ -58,7 +56,7 @@ class Block(nnx.Module):
 
         Args:
           x: `[b, n, d]`.
-          live, row: how many prompt slots hold a token so far, and the genome's row `[3]` or `[7]`;
+          live, row: how many prompt slots hold a token so far, and the genome's row `[columns]`;
             may be traced.
           drop_path: the probability that an example skips a branch.
           key: of the random numbers in training, else None.
@@ -67,33 +65,29 @@ class Block(nnx.Module):
         Returns:
           `x` `[b, wanted, d]`, and `live`.
         """
-        row = dict(zip(COLUMNS, row, strict=False))
-        scale = dict.fromkeys(SCALED)
-        if len(row) > len(MODULES):
-            factors = jnp.asarray(_FACTORS, x.dtype)
-            scale = {name: factors[row[f"{name}_scale"] + 3] for name in SCALED}
+        row = dict(zip(ALL_MODULES, row, strict=False))
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         if self.vpt is not None:
             x, live = self.vpt(x, live, row["vpt"], self.dropout, keys[0])
-        attended = self.attention(x, live, row["lora"], scale["lora"], keys[1], wanted)
+        attended = self.attention(x, live, row["lora"], keys[1], wanted)
         x = x[:, :wanted] + drop(attended, drop_path, keys[2], per_example=True)
         x = checkpoint_name(x, "middle")
         h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
         h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
         h = checkpoint_name(drop(h, drop_path, keys[3], per_example=True), "mlp")
         if self.adapter is not None:
-            h = self.adapter(h, row["adapter"], self.dropout, keys[4], scale["adapter"])
+            h = self.adapter(h, row["adapter"], self.dropout, keys[4])
         if self.parallel is not None and "parallel" in row:
             key = None if key is None else jax.random.fold_in(key, len(keys))  # is not in `keys`
-            h = h + self.parallel(x, row["parallel"], self.dropout, key, scale["parallel"])
+            h = h + self.parallel(x, row["parallel"], self.dropout, key)
         return x + h, live
 
-    def attention(self, x, live, lora_size, lora_scale, key, wanted):
+    def attention(self, x, live, lora_size, key, wanted):
         b, n, d = x.shape
         h = self.norm1(x).astype(x.dtype)
         qkv = self.qkv(h)
         if self.lora is not None:
-            qkv = qkv + self.lora(h, lora_size, self.dropout, key, lora_scale)
+            qkv = qkv + self.lora(h, lora_size, self.dropout, key)
         qkv = jax.lax.split(checkpoint_name(qkv, "qkv"), (d, d, d), axis=2)
         q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
         fused = self.fused_attention and wanted is None
@@ -168,10 +162,10 @@ class ViT(nnx.Module):
         With `wanted`, only that many of the first, and the last block computes no others.
         `gather` is applied to the backbone's weights of a block, where the block runs.
         """
-        few, all_columns = ((self.config.depth, len(names)) for names in (MODULES, COLUMNS))
-        if genome.shape not in (few, all_columns):
+        depth, least, most = self.config.depth, len(MODULES), len(ALL_MODULES)
+        if genome.ndim != 2 or len(genome) != depth or not least <= genome.shape[1] <= most:
             raise ValueError(
-                f"expected a genome of shape {few} or {all_columns}, got {genome.shape}"
+                f"expected a genome [{depth}, {least} to {most}], got {list(genome.shape)}"
             )
         genome = jnp.asarray(genome, jnp.int32)
         graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
@@ -211,8 +205,8 @@ class ViT(nnx.Module):
 
         Args:
           images: `[b, h, w, 3]`, normalised as the weights expect.
-          genome: int `[depth, 3]` or `[depth, 7]`, the first of `COLUMNS` or all; may be traced.
-            Sizes up to `max_sizes`, scales -3 to 3.
+          genome: int `[depth, columns]`, the first three of `ALL_MODULES` or more; may be traced.
+            Sizes up to `max_sizes`.
           train: with dropout and stochastic depth, which need `key`.
           key: a JAX random key.
           gather: puts a block's weights together, where they are cut over devices.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +37,8 @@ class Network:
     mesh: Mesh | None = None
 
     def normalise(self, images):
-        """uint8 images `[b, h, w, 3]` → float32."""
-        x = images.astype(jnp.float32) / 255.0
-        return (x - jnp.array([[[self.mean]]])) / jnp.array([[[self.std]]])
+        """uint8 images `[b, h, w, 3]` as the ViT takes them, float32."""
+        return normalise(images, self.mean, self.std)
 
     def logits(self, params, frozen, images, genome, key=None):
         """Images, uint8 or normalised → float32 `[b, classes]`; with a key, as in training."""
@@ -46,6 +46,12 @@ class Network:
         model = nnx.merge(self.graphdef, params, frozen)
         gather = self.mesh and functools.partial(sharding.gather, self.mesh)
         return model(x, genome, train=key is not None, key=key, gather=gather)
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """uint8 images `[b, h, w, 3]` → float32, with that mean and deviation of pixels in [0, 1]."""
+    x = images.astype(jnp.float32) / 255.0
+    return (x - jnp.array([[[mean]]], jnp.float32)) / jnp.array([[[std]]], jnp.float32)
 
 
 def inherit(params: nnx.State, larger: nnx.State) -> nnx.State:

@@ -2,8 +2,7 @@
 
 Each holds its parameters at the maximum size and takes the size to use as a traced int: the first
 `size` rows or columns count, the rest is masked, and size 0 is the module's absence. Masking with
-`where` on both sides keeps the gradients of unused entries exactly zero. All but the visual prompts
-take a `scale`, a float that may be traced, by which what they add is multiplied; None = 1.
+`where` on both sides keeps the gradients of unused entries exactly zero.
 """
 
 import jax
@@ -38,11 +37,6 @@ def _first(x: jax.Array, size: jax.Array, axis: int) -> jax.Array:
     """`x` with everything from index `size` on along `axis` set to zero."""
     index = jnp.arange(x.shape[axis]).reshape((-1,) + (1,) * (-axis - 1))
     return jnp.where(index < size, x, jnp.zeros((), x.dtype))
-
-
-def _scaled(x: jax.Array, scale: float | jax.Array | None) -> jax.Array:
-    """Multiplied before the last matrix, where that is cheapest; the sum is scaled as well."""
-    return x if scale is None else x * jnp.asarray(scale, x.dtype)
 
 
 class VisualPrompts(nnx.Module):
@@ -86,11 +80,10 @@ class LoRA(nnx.Module):
         )
         self.b = PromptParam(jnp.zeros((max_size, features), jnp.float32))
 
-    def __call__(self, x, size, rate, key, scale=None):
+    def __call__(self, x, size, rate, key):
         """What to add to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
         inner = drop(x, rate, key) @ self.a[...].astype(x.dtype)  # [b n r]
-        inner = _scaled(_first(inner, size, axis=-1), scale)
-        return inner @ self.b[...].astype(x.dtype)
+        return _first(inner, size, axis=-1) @ self.b[...].astype(x.dtype)
 
 
 class _Bottleneck(nnx.Module):
@@ -102,14 +95,13 @@ class _Bottleneck(nnx.Module):
         self.up = PromptParam(up)
         self.up_bias = PromptParam(jnp.zeros(up.shape[1:], jnp.float32))
 
-    def _summands(self, activation, x, size, rate, key, scale):
+    def _summands(self, activation, x, size, rate, key):
         """What `x` `[b, n, d]` becomes, and `[d]`, the bias that is to be added to it."""
         down_bias, up_bias = (bias[...].astype(x.dtype) for bias in (self.down_bias, self.up_bias))
         hidden = x @ self.down[...].astype(x.dtype) + down_bias[None, None]
         hidden = drop(activation(hidden), rate, key)  # [b n r]
         up_bias = jnp.where(size > 0, up_bias, jnp.zeros((), x.dtype))
-        hidden = _scaled(_first(hidden, size, axis=-1), scale)
-        return hidden @ self.up[...].astype(x.dtype), _scaled(up_bias, scale)
+        return _first(hidden, size, axis=-1) @ self.up[...].astype(x.dtype), up_bias
 
 
 class Adapter(_Bottleneck):
@@ -122,9 +114,9 @@ class Adapter(_Bottleneck):
         down = normal(rngs.params(), (width, max_size), jnp.float32)
         super().__init__(down, normal(rngs.params(), (max_size, width), jnp.float32))
 
-    def __call__(self, h, size, rate, key, scale=None):
+    def __call__(self, h, size, rate, key):
         """`h` `[b, n, d]`, the MLP's output, to the same shape; `h` itself at size 0."""
-        change, bias = self._summands(quick_gelu, h, size, rate, key, scale)
+        change, bias = self._summands(quick_gelu, h, size, rate, key)
         return h + change + bias[None, None]
 
 
@@ -136,7 +128,7 @@ class ParallelAdapter(_Bottleneck):
         down = jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
         super().__init__(down, jnp.zeros((max_size, width), jnp.float32))
 
-    def __call__(self, x, size, rate, key, scale=None):
+    def __call__(self, x, size, rate, key):
         """What to add to the MLP's output: `x` `[b, n, d]`, not normalised, to the same shape."""
-        change, bias = self._summands(jax.nn.relu, x, size, rate, key, scale)
+        change, bias = self._summands(jax.nn.relu, x, size, rate, key)
         return change + bias[None, None]

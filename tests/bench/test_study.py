@@ -183,11 +183,11 @@ def test_config_has_folders_and_digits(tmp_path):
         values.method = method
         run = config_lib.expand(values)[0]
         space = run.search_space()
-        assert run.search.least <= space.count(space.smallest()) <= run.search.budget
+        assert run.search.limits.admits(space.count(space.smallest()))
         values.method = f"tuned_{method}"
         (tuned,) = config_lib.expand(values)[0].candidates().values()
         assert space.count(tuned) == space.count(space.smallest())
-    assert run.search.budget < 1.1 * run.search.least  # 5 % up or down
+    assert run.search.limits.most < 1.1 * run.search.limits.least  # 5 % up or down
     with pytest.raises(UserError, match="there is no folder .*/c$"):
         study_config.get_config(f"digits+{tmp_path}/c")
     (tmp_path / "digits").mkdir()

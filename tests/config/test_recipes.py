@@ -1,15 +1,22 @@
 """Defaults are the paper's; every complaint at once; nothing unread."""
 
 import dataclasses
+import math
 import pathlib
 import re
+import warnings
 
+import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
+from noah_jax import main
 from noah_jax.config import differences, settings
 from noah_jax.errors import UserError
+from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import MODULES
 
 
@@ -27,7 +34,7 @@ def test_vtab_defaults_are_the_papers_recipe():
     search = config.search
     assert (search.population, search.generations, search.parents) == (50, 15, 10)
     assert (search.mutations, search.crossovers) == (25, 25)
-    assert (search.m_prob, search.s_prob, search.budget) == (0.2, 0.4, 640_000)
+    assert (search.m_prob, search.s_prob, search.limits) == (0.2, 0.4, Budget(0, 640_000))
     assert (config.drop_path, config.dropout, config.image_size) == (0.1, 0.1, 224)
     space = config.search_space()
     assert space.depths == (3, 6, 9, 12)
@@ -260,13 +267,109 @@ def test_what_a_method_does_not_read_makes_no_difference():
     assert {"search.population", "space.lora", "supernet.epochs"} < found
 
 
+def test_help_lists_every_setting_with_its_default(capsys):
+    """Without --config; each line is a flag that sets what is set already."""
+    with pytest.raises(SystemExit) as stopped:
+        main._parse(["main", "--help"])
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    for expected in (
+        "--workdir",
+        "how the genome is found (one of noah, random",
+        "how many runs, with seed, seed + 1, … (at least 1)",
+        "(more than 0 and finite)",
+        "(0 to 4294967295)",
+        "The training of the supernet.\n  --config.supernet.epochs=500\n      passes through the",
+    ):
+        assert expected in text, expected
+    lines = re.findall(r"^  (--config\.\S+=.*)$", text, re.MULTILINE)
+    assert not any(len(line) > 100 for line in text.splitlines())
+    keys = [line.partition("=")[0].removeprefix("--config.") for line in lines]
+    known = differences._flat(config_lib.defaults().to_dict())
+    assert sorted(keys) == sorted(known)
+    values, argv = flags.FlagValues(), ["main", f"--config={vtab.__file__}"]
+    argv += [line.replace('"', "") for line in lines]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    with warnings.catch_warnings(action="ignore"):  # of ml_collections, which loads configs
+        values(argv)
+    assert holder.value.to_dict() == config_lib.defaults().to_dict()
+
+
+def test_bounds_are_told():
+    """NaN and infinity are no numbers; each item of a tuple counts."""
+    changes = {
+        "seed": -1,
+        "drop_path": 1.0,
+        "dropout": math.nan,
+        "checkpoint_seconds": -1.0,
+        "normalisation": "imagnet",
+        "trackers": "wandb+tensorbord",
+        "space.lora": (5, 10_001),
+        "baseline.vpt": 10**21,
+        "baseline.tuned": (0, 8),
+        "supernet.learning_rate": math.inf,
+        "retrain.learning_rate": 0.0,
+        "retrain.weight_decay": -0.1,
+        "search.m_prob": 1.5,
+        "search.budget_millions": math.inf,
+        "search.least_millions": math.nan,
+    }
+    with pytest.raises(UserError) as error:
+        _expand(vtab.get_config("cifar100,method=tuned"), **changes)
+    assert str(error.value).splitlines()[1:] == [
+        "  seed=-1: expected 0 to 4294967295",
+        "  normalisation='imagnet': expected one of half, imagenet, clip (did you mean imagenet?)",
+        "  drop_path=1.0: expected at least 0 and less than 1",
+        "  dropout=nan: expected at least 0 and less than 1",
+        "  checkpoint_seconds=-1.0: expected at least 0",
+        "  trackers='wandb+tensorbord': no tensorbord: expected tensorboard or wandb, "
+        "or several joined by + (did you mean tensorboard?)",
+        "  space.lora=(5, 10001): expected at most 10000 for each",
+        "  baseline.vpt=1000000000000000000000: expected at most 10000",
+        "  baseline.tuned=(0, 8): expected 1 to 10000 for each",
+        "  supernet.learning_rate=inf: expected more than 0 and finite",
+        "  retrain.learning_rate=0.0: expected more than 0 and finite",
+        "  retrain.weight_decay=-0.1: expected at least 0 and finite",
+        "  search.m_prob=1.5: expected 0 to 1",
+        "  search.budget_millions=inf: expected more than 0 and finite",
+        "  search.least_millions=nan: expected at least 0 and finite",
+    ]
+    with pytest.raises(UserError, match=r"baseline.tuned=\(\): expected sizes of at least 1"):
+        _expand(vtab.get_config("cifar100"), **{"baseline.tuned": ()})
+    _expand(vtab.get_config("cifar100"), trackers="wandb+tensorboard", **{"retrain.inherit": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("search.budget_millions=0.001", "0.0000 to 0.0010 M .* no genome: the smallest .*0.0184"),
+        ("search.least_millions=0.7,search.budget_millions=0.8", "no genome: the largest .*0.6545"),
+        ("method=tuned_vpt,search.budget_millions=0.009", "admits none of vpt-1, .*baseline.tuned"),
+        ("search.least_millions=1", "least_millions=1.0: expected at most search.budget_millions"),
+    ],
+)
+def test_a_budget_without_genomes_is_told_with_all_else(text, message):
+    """The advice is to change it, and a changed one is taken."""
+    with pytest.raises(UserError, match=f"(?s){message}.*") as error:
+        config_lib.expand(vtab.get_config(f"cifar100,drop_path=2,{text}"))
+    assert "drop_path=2.0" in str(error.value) and len(str(error.value).splitlines()) == 3
+    changed = "search.budget_millions=0.64,search.least_millions=0.1"
+    assert config_lib.expand(vtab.get_config(f"cifar100,{text},{changed}"))
+
+
+def test_a_budget_admits_numbers_and_arrays():
+    budget = Budget(73_500, 78_500)
+    assert budget.admits(73_500) and budget.admits(78_500) and not budget.admits(78_501)
+    assert budget.admits(np.array([73_499, 75_000])).tolist() == [False, True]
+    assert f"{budget}" == "0.0735 to 0.0785 M parameters"
+
+
 def test_every_key_is_read():
     """Each field of the checked settings is used somewhere in the package."""
     rooms = pathlib.Path(settings.__file__).parents[1]
     files = {path.name: path.read_text() for path in rooms.rglob("*.py")}
-    own = files.pop("settings.py").split("class Config:")[1]
     del files["validation.py"], files["differences.py"]
-    code = "".join(files.values()) + own
+    code = "".join(files.values())
     for kind in (settings.Config, settings.Search, settings.SupernetSchedule):
         for field in dataclasses.fields(kind):
             use = rf"\b(config|settings|schedule|self|supernet|config\.search)\.{field.name}\b"

@@ -1,12 +1,15 @@
 """What is refused and what is warned of before anything starts, on real files."""
 
 import json
+import os
+import pathlib
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from noah_jax import data
+from noah_jax.data import images, inspection
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
 
@@ -173,8 +176,29 @@ def test_fingerprint(photos, tmp_path):
     label = _open(moved).fingerprint
     (moved / "test.txt").write_text("\n".join(lines))
     PIL.Image.fromarray(np.full((12, 9, 3), 77, np.uint8)).save(moved / "test 5.png")
-    content = _open(moved.rename(photos.parent / "again")).fingerprint  # else known from before
+    content = _open(moved).fingerprint
     assert len({first, order, label, content}) == 4
+
+
+def test_an_image_that_changes_between_two_runs_of_one_process(photos, monkeypatch):
+    """It is looked at again, even if size and time are as before; the others are not."""
+    path, looked = photos / "test 5.png", []
+    first, before, whole = _open(photos).fingerprint, path.stat(), path.read_bytes()
+
+    def counting(image):
+        looked.append(pathlib.Path(image.filename).name)
+        return images.glance(image)
+
+    monkeypatch.setattr(inspection, "glance", counting)
+    PIL.Image.new("RGB", (9, 12), (99, 0, 0)).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert _open(photos).fingerprint != first and looked == ["test 5.png"]
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="\n  test 5.png: "):
+        _open(photos)
+    path.write_bytes(whole)
+    assert _open(photos).fingerprint == first and {*looked} == {"test 5.png"}
 
 
 def test_fingerprint_of_digits():

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -232,6 +234,16 @@ def test_one_folder_per_class(classes):
     assert source.class_names == ("cat", "dog", "eel")
 
 
+def test_several_runs_open_a_folder_once_and_the_next_runs_see_what_changed(classes):
+    with data.opened_once():
+        first = _open(classes)
+        (classes / "dog" / "0.png").unlink()
+        assert _open(classes) is first and _open(classes, 1) is not first
+    with data.opened_once():
+        assert _open(classes).fingerprint != first.fingerprint
+    assert _open(classes) is not _open(classes)
+
+
 def test_folders_that_cannot_be_split(classes):
     (classes / "eel" / "0.png").unlink()
     with pytest.raises(UserError, match="class eel has 2 images"):
@@ -272,3 +284,11 @@ def test_unprepared_dataset_says_what_to_run(tmp_path, left, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match=f"is not prepared in {tmp_path}/cifar100/3"):
         data.open_source("cifar100", "~", 0)
+
+
+def test_the_package_loads_no_jax():
+    """Nor what reads, prepares and ships images; each takes seconds, and is loaded where used."""
+    heavy = "{'jax', 'grain', 'tensorflow', 'tensorflow_datasets', 'sklearn'}"
+    program = f"import sys, noah_jax.data, noah_jax.data.augment; print({heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr

@@ -280,7 +280,8 @@ def test_what_the_documents_prepare(command, data_dir):
     assert lines and all("is prepared already" in line for line in lines)
 
 
-def test_prepared_sets_are_left_alone(data_dir, capsys):
+def test_prepared_sets_are_left_alone(data_dir, capsys, monkeypatch):
+    monkeypatch.setattr(tfds_lib.importlib.util, "find_spec", lambda name: None)  # no TensorFlow
     tfds_lib.prepare(["dtd", "clevr_count"], data_dir)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all("is prepared already" in line for line in lines)
@@ -313,6 +314,14 @@ def test_failed_download_says_where_files_are_taken_from(tmp_path, monkeypatch):
     message = f"(?s)dsprites_loc: OSError: 404.*{tmp_path}/downloads/manual, .* names {name}"
     with pytest.raises(UserError, match=message):
         tfds_lib.prepare(["dsprites_loc"], str(tmp_path))
+
+
+def test_without_tensorflow_nothing_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_lib.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", None)
+    message = r"dtd, svhn.*: TensorFlow is missing. Run `pip install 'noah-jax\[prepare\]'`"
+    with pytest.raises(UserError, match=message):
+        tfds_lib.prepare(["dtd", "svhn"], str(tmp_path))
 
 
 def test_a_set_that_cannot_be_prepared_does_not_stop_the_others(data_dir, capsys):

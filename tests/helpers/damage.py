@@ -128,7 +128,7 @@ def abstract_backbone() -> nnx.State:
 
 def backbone(abstract: nnx.State, path: pathlib.Path) -> dict[tuple, np.ndarray]:
     """What `pretrained.backbone` makes of a file; its model's shapes are found only once here."""
-    state = loading.fit(abstract, read_file(path), str(path))
+    state = loading.arrange(abstract, read_file(path), str(path))
     return {name: variable.get_value() for name, variable in nnx.to_flat_state(state)}
 
 

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "noah_jax"
 README = PACKAGE / "README.md"
 # From the ground up. A room imports only from floors below its own.
 FLOORS = [
-    ("errors",),
+    ("errors", "digests"),
     ("space", "data", "runtime"),
     ("vit",),
     ("pretrained",),
@@ -22,6 +22,7 @@ FLOORS = [
     ("pipeline",),
     ("sweep", "api"),
     ("main",),
+    ("__main__",),
 ]
 _BEGIN, _END = "<!-- rooms: made by `python -m tests.helpers.rooms --write` -->", "<!-- /rooms -->"
 

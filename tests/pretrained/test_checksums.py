@@ -28,10 +28,10 @@ def test_notes_as_others_write_them(text, tmp_path):
     path.write_bytes(b"weights")
     for digest in (checksums.sha256(path), checksums.sha256(path).upper()):
         checksums.note(path).write_text(text.format(digest))
-        checksums.check(path)
+        checksums.verify(path)
     path.write_bytes(b"Weights")
     with pytest.raises(UserError, match="w.npz is damaged"):
-        checksums.check(path)
+        checksums.verify(path)
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff" * 99, b"a" * 63, b"a" * 64 + b" " + b"b" * 64])
@@ -40,7 +40,7 @@ def test_a_note_without_a_checksum_is_told(note, tmp_path):
     path.write_bytes(b"weights")
     checksums.note(path).write_bytes(note)
     with pytest.raises(UserError, match="w.npz.sha256 .* the note says none"):
-        checksums.check(path)
+        checksums.verify(path)
 
 
 def test_a_file_of_the_users_own_is_checked(ti16, tmp_path):

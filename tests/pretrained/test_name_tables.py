@@ -12,7 +12,10 @@ from flax import nnx
 
 from noah_jax import pretrained
 from noah_jax.errors import UserError
+from noah_jax.pretrained.name_tables import HUGGING_FACE, TIMM, rename
+from noah_jax.pretrained.weights import convert
 from noah_jax.vit import ViT, ViTConfig
+from tests.helpers import damage
 
 NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
 SHAPE = dict(
@@ -232,3 +235,19 @@ def test_a_file_of_another_family_does_not_fit(family, differences, complaints, 
     with pytest.raises(UserError) as error:
         pretrained.backbone(config, file)
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == complaints
+
+
+@pytest.mark.parametrize("table", [TIMM, HUGGING_FACE])
+def test_a_table_serves_both_ways(table):
+    """What is renamed reads back to the bit, and nothing is left out in silence."""
+
+    def read(tensors):
+        return convert({name: lambda x=x: x for name, x in tensors.items()}, "the test")
+
+    ours = read(damage.tensors("safetensors"))
+    again = read(rename(table, ours))
+    assert again.keys() == ours.keys() and len(ours) == 6 + 2 * 12
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(again[name], tensor)
+    with pytest.raises(KeyError, match="lora"):
+        rename(table, ours | {"blocks.0.lora.a": np.zeros((8, 2))})

@@ -1,6 +1,7 @@
 """The pages, from results of the shape that a run writes."""
 
 import csv
+import html.parser
 import json
 import re
 import xml.etree.ElementTree
@@ -10,7 +11,7 @@ import pytest
 
 from noah_jax import report
 from noah_jax.report import comparison, figures, search_figures
-from noah_jax.runtime.workdir import write_json
+from noah_jax.runtime.workdir import read_json_here, write_json
 from noah_jax.space.candidates import Candidate
 
 RESULT = {
@@ -80,6 +81,57 @@ def workdir(tmp_path):
     return tmp_path
 
 
+class _Skeleton(html.parser.HTMLParser):
+    """The tags of a page and the names of their attributes, without what they say."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, ...]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, *(name for name, _ in attrs)))
+
+
+def _fill(workdir, class_names) -> None:
+    """Puts names wherever a page shows what somebody else has chosen."""
+
+    def change(file, **values):
+        write_json(workdir / file, read_json_here(workdir / file) | values)
+
+    name, test = "".join(class_names), RESULT["more_tests"]["imagenet_r"]
+    shown = dict.fromkeys(("task", "method", "encoding", "normalisation", "dtype"), name)
+    change("result.json", **shown, more_tests={name: test}, warnings=[name], devices=[name])
+    change("config.json", task=name)
+    old = read_json_here(workdir / "predictions.json")["examples"]
+    examples = [example | {"name": name, "jpeg": name} for example in old]
+    change("predictions.json", class_names=list(class_names), examples=examples)
+    (workdir / "metrics.jsonl").write_text(json.dumps({"command": ["python", name]}))
+
+
+def test_names_stay_text(workdir):
+    """The pages have the tags and attributes that they have with plain names, and no others."""
+    hostile = (
+        "<script>alert(1)</script>",
+        "\"'><img src=x onerror=alert(1)>",
+        "' onload='alert(1)",
+        "</style></pre></h1><b>",
+        "{{ 7 * 7 }}{% raw %}",
+        "\x1b[31m\x00\u202e",
+    )
+    for number in (1, 2):  # their drawings show no names
+        (workdir / f"search/gen_00{number}.json").unlink()
+    pages = []
+    for names in (["plain"] * len(hostile), hostile):
+        _fill(workdir, names)
+        compared = comparison.write(workdir / "both", [workdir], names)
+        pages.append([path.read_text() for path in (report.write(workdir), compared)])
+    for plain, page in zip(*pages, strict=True):
+        assert _Skeleton(page).found == _Skeleton(plain).found
+        assert "{{ 7 * 7 }}" in page
+        _asks_for_nothing(page)
+
+
 def _table(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -111,7 +163,7 @@ def test_page_holds_everything_in_one_file(workdir):
         *RESULT["warnings"],
         "9 genomes were evaluated on validation images, in 3 generations.",
         "cuts off; the largest genome of the space has 0.304 M",
-        "python -m noah_jax.main \\\n  &#x27;--config=a b.py&#x27; \\\n  &#x27;--workdir=&lt;x&gt;",
+        "python -m noah_jax.main \\\n  &#39;--config=a b.py&#39; \\\n  &#39;--workdir=&lt;x&gt;",
         "&lt;999&gt;.jpg: ",
         "&lt;b&gt;cat&lt;/b&gt;",
         "67.4 %",  # of the time was the supernet's
@@ -154,19 +206,20 @@ def test_figures_are_files_and_their_numbers_those_of_the_run(workdir):
     assert counts == expected
 
 
-def test_a_search_by_loss_is_shown_by_loss(workdir):
-    config = CONFIG | {"search": CONFIG["search"] | {"objective": "loss"}}
-    write_json(workdir / "config.json", config)
-    for number, losses in enumerate([(3.0, 2.0), (2.5, 1.5), (9.0, 1.75)]):
-        rows = [Candidate(np.array([[1, 0, 0]]), 50_000, 0.5, loss).to_json() for loss in losses]
-        path = workdir / "search" / f"gen_{number:03d}.json"
-        write_json(path, {"generation": number, "candidates": rows})
-    page = report.write(workdir).read_text()
-    assert "What was chosen has the lowest loss." in page
-    assert "Best validation loss by generation: 1.5 at the end." in page
-    rows = _table(workdir / "figures" / "progress.csv")
-    assert [float(row["best_so_far"]) for row in rows] == [2.0, 1.5, 1.5]
-    assert [float(row["best"]) for row in rows] == [2.0, 1.5, 1.75]
+def test_progress_keeps_the_best_so_far():
+    accuracies = {0: (0.5, 0.7), 1: (0.8, 0.6), 2: (0.1, 0.75)}
+    found = {
+        number: [Candidate(np.array([[1, 0, 0]]), 50_000, accuracy, 1.0) for accuracy in values]
+        for number, values in accuracies.items()
+    }
+    found[2].append(Candidate(np.array([[1, 0, 0]]), 50_000, 0.9, np.inf))  # ranks last
+    drawing = search_figures.progress(found)
+    assert drawing.alt == "Best validation accuracy (%) by generation: 80 at the end."
+    assert [row[1:4] for row in drawing.numbers[1:]] == [
+        (2, 0.7, 0.7),
+        (2, 0.8, 0.8),
+        (2, 0.8, 0.75),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +233,13 @@ def test_a_search_by_loss_is_shown_by_loss(workdir):
 def test_what_the_budget_cuts_off(workdir, bounds, depths, said):
     space = CONFIG["space"] | {"depths": depths}
     write_json(workdir / "config.json", {"search": bounds, "space": space})
+    for drawn in (
+        "predictions.json",
+        "metrics.jsonl",
+        "search/gen_001.json",
+        "search/gen_002.json",
+    ):
+        (workdir / drawn).unlink()  # as only the sentence counts here
     assert said in report.write(workdir).read_text()
 
 
@@ -202,7 +262,7 @@ def test_what_is_missing_or_damaged_is_said(workdir):
 
 def _panels(genome):
     """Title → the label of each block's bar."""
-    figure = figures.architecture({"genome": genome, "params": 0}).figure
+    figure = figures.architecture({"genome": genome, "backbone": "vit_b16"}).figure
     axes = figure.axes[:-1]  # the last has the parameters
     return {axis.get_title("left"): [text.get_text() for text in axis.texts] for axis in axes}
 
@@ -211,15 +271,22 @@ def test_architecture_shows_the_columns_that_something_is_in():
     rows = [[5, 0, 1], [0, 8, 100]]
     three = {"Visual prompts": ["5", ""], "LoRA": ["", "8"], "Adapter": ["1", "100"]}
     assert _panels(rows) == three
-    assert _panels([row + [0] * 4 for row in rows]) == three
-    assert _panels([[0, 0, 0, 0, 1, 1, 1]]) == dict.fromkeys(three, [""])  # nothing is scaled
-    seven = [[5, 0, 1, 0, 2, 3, -1], [0, 8, 100, 4, -1, 0, -3]]
-    assert _panels(seven) == {
-        "Visual prompts": ["5", ""],
-        "LoRA": ["", "8 ×0.1"],
-        "Adapter": ["1 ×1000", "100"],
-        "Parallel adapter": ["", "4 ×0.001"],
-    }
+    assert _panels([row + [0] for row in rows]) == three
+    assert _panels([[0, 0, 0, 0]]) == dict.fromkeys(three, [""])
+    assert _panels([rows[0] + [0], rows[1] + [4]]) == three | {"Parallel adapter": ["", "4"]}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width"), [("vit_b16_in21k", 768), ("vit_ti16", 192), ("dinov2_vits14", 384)]
+)
+def test_a_block_costs_what_its_backbone_is_wide(backbone, width):
+    drawing = figures.architecture({"genome": [[5, 0, 0], [0, 2, 1]], "backbone": backbone})
+    header, *blocks = drawing.numbers
+    assert header[1:4] == ("vpt", "lora", "adapter")
+    assert [row[4:] for row in blocks] == [
+        (5 * width, 0, 0),
+        (0, 8 * width, 2 * width + 1 + width),
+    ]
 
 
 def test_what_the_budget_cuts_off_is_grey():
@@ -271,6 +338,8 @@ def test_methods_side_by_side(tmp_path):
     assert links[:3] == ["linear-0/report.html", "lora-0/report.html", "noah-0/report.html"]
     rows = _table(tmp_path / "figures/accuracy.csv")
     assert [(row["method"], int(row["seed"]), int(row["params"])) for row in rows] == runs
+    labels = re.findall("<text[^>]*>([^<]*)", (tmp_path / "figures/accuracy.svg").read_text())
+    assert {"0", "0.1", "1", "10"} <= set(labels) and not any("$" in label for label in labels)
     assert len(_table(tmp_path / "figures/learning.csv")) == 6 * 3
     # Not of what is alike in all blocks: LoRA alone.
     assert len(list(tmp_path.glob("figures/architecture_*.svg"))) == 3

@@ -6,8 +6,8 @@ import sys
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from noah_jax import compile_cache
-compile_cache.use()
+from noah_jax.runtime import backend
+backend.keep_compiled_programs()
 jax.jit(lambda x: x * {})(jnp.ones(3)).block_until_ready()
 """
 

@@ -32,22 +32,22 @@ def test_watching_compiles_nothing_twice():
         return x + y, y.sum()
 
     x, y = jax.device_put(np.ones((500, 500), np.float32)), np.ones((500, 500), np.float32)
-    memory.reset()
-    assert memory.stage_peak() == {}
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
         function = memory.watch(watched)
-        for _ in range(3):
-            x, total = function(x, y)
+        with memory.noting_plans() as plans:
+            assert memory.stage_peak(plans) == {}
+            for _ in range(3):
+                x, total = function(x, y)
+            memory.watch(jax.jit(lambda x: x + 1))(np.ones(3, np.float32))
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert compiled.count("jit(watched)") == 2  # to MLIR, and from there to machine code
     assert total == 250_000 and watched._cache_size() == 1
-    assert memory.stage_peak() == {"device_mb": 2.0, "device_source": "compiler"}
-    memory.watch(jax.jit(lambda x: x + 1))(np.ones(3, np.float32))
-    assert memory.stage_peak()["device_mb"] == 2.0
-    memory.reset()
-    assert memory.stage_peak() == {}
+    assert memory.stage_peak(plans) == {"device_mb": 2.0, "device_source": "compiler"}
+    with memory.noting_plans() as later:
+        function(x, y)
+    assert len(plans) == 2 and memory.stage_peak(later) == {}
 
 
 def test_too_little_memory_says_what_to_lower(tmp_path):
@@ -62,11 +62,15 @@ def test_too_little_memory_says_what_to_lower(tmp_path):
 
 
 def test_an_accelerator_that_is_not_used(monkeypatch):
-    assert backend.unused() is None  # JAX_PLATFORMS=cpu asks for this
+    assert backend.unused_accelerator() is None  # JAX_PLATFORMS=cpu asks for this
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setattr(backend.shutil, "which", lambda name: None)
-    assert backend.unused() is None
+    assert backend.unused_accelerator() is None
     monkeypatch.setattr(backend, "_TPUS", (__file__,))
-    assert "a TPU: pip install -r launch/requirements-tpu.txt" in backend.unused()
+    assert (
+        "a TPU: pip install -r launch/requirements-tpu.txt in a clone"
+        in backend.unused_accelerator()
+    )
+    assert "pip install 'noah-jax[tpu]' elsewhere" in backend.unused_accelerator()
     monkeypatch.setattr(backend.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert "a GPU: pip install -r launch/requirements-cuda.txt" in backend.unused()
+    assert "a GPU: pip install -r launch/requirements-cuda.txt" in backend.unused_accelerator()

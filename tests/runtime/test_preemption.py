@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import jax
-from noah_jax import preemption
+from noah_jax.runtime import preemption
 preemption.install()
 with preemption.deferred():
     print("computing", flush=True)
@@ -46,7 +46,7 @@ def test_a_computation_without_end_is_left(signals, code, seconds, message):
 
 LOST = """
 import os, signal, time
-from noah_jax import preemption
+from noah_jax.runtime import preemption
 class Garbage:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -14,7 +14,7 @@ from noah_jax.runtime import trackers
 # In a process of its own, as TensorFlow and threads of W&B stay loaded.
 _SCRIPT = """
 import json, os, pathlib, sys
-from noah_jax.writer import Writer
+from noah_jax.runtime.writer import Writer
 folder = pathlib.Path("run")
 folder.mkdir(exist_ok=True)
 writer = Writer(folder)
@@ -64,5 +64,10 @@ def test_what_is_missing_is_said(monkeypatch):
         expand(values)
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
-        trackers.check("wandb")
-    trackers.check("")
+        trackers.require_packages("wandb")
+    trackers.require_packages("")
+    with_all_but_tensorflow = {"tensorboard": "there", "wandb": "there"}
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", with_all_but_tensorflow.get)
+    trackers.require_packages("wandb")
+    with pytest.raises(UserError, match="pip install tensorboard tensorflow"):
+        trackers.require_packages("tensorboard+wandb")

@@ -1,5 +1,6 @@
 """The files of a run: whole or absent, checked, of one run."""
 
+import concurrent.futures
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import pytest
 
 from noah_jax.errors import UserError
-from noah_jax.runtime import workdir
+from noah_jax.runtime import preemption, workdir
 from tests.helpers.corruption import corrupted
 
 VALUES = {
@@ -73,7 +74,7 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path):
 
 PROGRAM = """
 import pathlib, sys, time
-from noah_jax import workdir
+from noah_jax.runtime import workdir
 with workdir.claim(pathlib.Path(sys.argv[1]), print):
     print("claimed", flush=True)
     time.sleep(60)
@@ -110,15 +111,22 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     assert "cannot be locked here" in said[0]
 
 
+def test_looking_does_not_keep_others_from_looking(tmp_path):
+    with workdir.claim(tmp_path, print):
+        pass
+    before = (tmp_path / ".lock").read_bytes(), (tmp_path / ".lock").stat().st_mtime_ns
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(workdir.refuse_if_claimed, [tmp_path] * 2000))
+    assert before == ((tmp_path / ".lock").read_bytes(), (tmp_path / ".lock").stat().st_mtime_ns)
+    workdir.refuse_if_claimed(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+
+
 def test_fresh_is_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr(workdir, "_how_to_go_on", "")
     assert workdir.fresh(tmp_path / "run") == tmp_path / "run"
     (tmp_path / "run").mkdir()
     (tmp_path / "run-2").mkdir()
     assert workdir.fresh(tmp_path / "run") == tmp_path / "run-3"
-    assert (
-        workdir.how_to_go_on() == f"--workdir={tmp_path / 'run-3'} in the place of --fresh goes on"
-    )
     monkeypatch.chdir(tmp_path / "run")
     assert workdir.fresh(pathlib.Path(".")) == tmp_path / "run-3"
 
@@ -128,3 +136,15 @@ def test_what_cannot_be_written_is_told(tmp_path):
     for write in (workdir.make_folder, lambda path: workdir.write_json(path, {})):
         with pytest.raises(UserError, match="cannot write .*file/run: Not a directory"):
             write(tmp_path / "file" / "run")
+
+
+def test_how_to_go_on_is_told_to_its_own_runs_alone(tmp_path):
+    """Of a run in a fresh workdir, and of the next one in the same process."""
+    with pytest.raises(UserError, match=r"put that right, and --workdir=a goes on$"):
+        with preemption.advising("--workdir=a goes on"):
+            stopped = preemption.Preempted(15)
+            workdir.make_folder(tmp_path / "gone" / "run")
+    with pytest.raises(UserError, match=r"put that right, and the same command goes on$"):
+        workdir.make_folder(tmp_path / "gone" / "run")
+    assert stopped.advice == "--workdir=a goes on"
+    assert preemption.Preempted(15).advice == "the same command goes on"

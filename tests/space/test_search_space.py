@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from noah_jax.space import SearchSpace
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES
+from noah_jax.space.budget import Budget
+from noah_jax.space.genomes import ALL_MODULES, MODULES
 
 NOAH = SearchSpace({name: (1, 5, 10) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 FEW_SHOT = SearchSpace({name: (5, 10, 50, 100) for name in MODULES}, (3, 6, 9, 12), 12, 768)
 
-GAPS = SearchSpace(dict.fromkeys(ALL_MODULES, (0, 1, 4, 8)), (12,), 12, 384, scales=(-1, 0, 1))
+GAPS = SearchSpace(dict.fromkeys(ALL_MODULES, (0, 1, 4, 8)), (12,), 12, 384)
 
 
 def in_space(space, genome):
@@ -87,23 +88,23 @@ def test_smallest_is_smallest_and_number_of_genomes():
     assert len(np.unique(drawn, axis=0)) == 10
     assert space.count(drawn).min() == space.count(space.smallest()) == 0
     assert space.max_sizes == {"vpt": 2, "lora": 0, "adapter": 3, "parallel": 0}
-    gaps = SearchSpace({"vpt": (0, 2), "lora": (0, 1)}, (0, 2), 2, 8, scales=(0, 1))
-    assert gaps.num_genomes == 2**2 * 3**2
-    assert len(np.unique(gaps.sample(np.random.default_rng(0), 2000), axis=0)) == 36
+    gaps = SearchSpace({"vpt": (0, 2), "lora": (0, 1)}, (0, 2), 2, 8)
+    assert gaps.num_genomes == 2**2 * 2**2
+    assert len(np.unique(gaps.sample(np.random.default_rng(0), 2000), axis=0)) == 16
 
 
 @pytest.mark.parametrize("space", [NOAH, GAPS])
-def test_fit_reaches_every_budget(space):
+def test_repaired_genomes_reach_every_budget(space):
     rng = np.random.default_rng(0)
     least, most = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
     for genome in space.sample_broad(rng, 20):
         for bounds in ((0, least), (190_000, 200_000), (most, most)):
-            fitted = space.fit(rng, genome, *bounds)
-            assert bounds[0] <= space.count(fitted) <= bounds[1]
-            assert in_space(space, fitted) or space is GAPS
+            repaired = space.repair(rng, genome, Budget(*bounds))
+            assert bounds[0] <= space.count(repaired) <= bounds[1]
+            assert in_space(space, repaired) or space is GAPS
         inside = int(space.count(genome))
-        np.testing.assert_array_equal(space.fit(rng, genome, inside, inside + 1), genome)
-    assert space.fit(rng, space.largest(), most + 1, most + 2) is None
+        np.testing.assert_array_equal(space.repair(rng, genome, Budget(inside, inside + 1)), genome)
+    assert space.repair(rng, space.largest(), Budget(most + 1, most + 2)) is None
 
 
 def test_broad_samples_hold_what_uniform_ones_never_do():
@@ -114,7 +115,7 @@ def test_broad_samples_hold_what_uniform_ones_never_do():
     for module in range(4):  # one size for all blocks
         alike = [(g[:, :, module] == g[:, :1, module]).all(axis=1).mean() for g in (broad, plain)]
         assert alike[0] > 0.2 and alike[1] < 0.01
-    single = ((broad[:, :, :4] > 0).any(axis=1).sum(axis=1) == 1).mean()
+    single = ((broad > 0).any(axis=1).sum(axis=1) == 1).mean()
     assert single > 0.1
     without = SearchSpace({"vpt": (1, 2), "lora": (1, 8)}, (0, 12), 12, 768)  # nothing has gaps
     for genome in without.sample_broad(rng, 100):
@@ -125,40 +126,19 @@ def test_broad_samples_hold_what_uniform_ones_never_do():
     assert len(evenly) == 12 and (edges[:-1] - 1 <= evenly).all() and (evenly <= edges[1:]).all()
 
 
-def test_fair_genomes_have_each_size_equally_often():
-    for space, absent in ((GAPS, 0), (NOAH, 3)):
-        genomes = space.sample_fair(seed=3, first=0, n=60)
-        for column, name in enumerate(space.modules):
-            choices = sorted({*space.sizes[name]})
-            for block in range(12):
-                own = choices if space is GAPS or block < absent else [0, *choices]
-                counts = [(genomes[:, block, column] == size).sum() for size in own]
-                assert counts == [60 // len(own)] * len(own)
-        np.testing.assert_array_equal(space.sample_fair(3, 20, 5), genomes[20:25])
-        assert (space.sample_fair(4, 0, 60) != genomes).any()
-    scales = GAPS.sample_fair(0, 0, 60)[:, :, 4]
-    present = GAPS.sample_fair(0, 0, 60)[:, :, 1] > 0
-    assert not scales[~present].any() and set(np.unique(scales[present])) == {-1, 0, 1}
-
-
-def test_with_gaps_and_scales_children_have_allowed_values():
+def test_with_gaps_children_have_allowed_values():
     rng = np.random.default_rng(0)
     parents = GAPS.sample_broad(rng, 300)
     children = np.concatenate(
         [GAPS.mutate(rng, parents), GAPS.crossover(rng, parents, parents[::-1])]
     )
-    for column, name in enumerate(COLUMNS):
-        allowed = GAPS.sizes[name] if name in GAPS.sizes else GAPS.scales
-        assert set(np.unique(children[..., column])) <= set(allowed)
-    for scale, size in zip((4, 5, 6), (1, 2, 3), strict=True):  # none where nothing is scaled
-        assert not children[..., scale][children[..., size] == 0].any()
+    assert children.shape == (600, 12, 4)
+    for column, name in enumerate(ALL_MODULES):
+        assert set(np.unique(children[..., column])) <= set(GAPS.sizes[name])
     column = children[:, :, 0] > 0
     assert (np.diff(column.astype(int), axis=1) > 0).any()  # a gap
     pairs = GAPS.crossover(rng, parents, parents[::-1])
-    both = np.stack([pairs[..., 1], pairs[..., 4]])  # size and scale come together
-    of_mother = (both == np.stack([parents[..., 1], parents[..., 4]])).all(axis=0)
-    of_father = (both == np.stack([parents[::-1, :, 1], parents[::-1, :, 4]])).all(axis=0)
-    assert (of_mother | of_father).all()
+    assert ((pairs == parents) | (pairs == parents[::-1])).all()
 
 
 def test_children_of_single_modules_are_often_single_modules():
@@ -183,5 +163,3 @@ def test_impossible_spaces_are_refused():
         SearchSpace(sizes | {"lora": (-1, 5)}, (3,), 12, 768)
     with pytest.raises(ValueError, match="unknown modules .*prefix"):
         SearchSpace({"prefix": (1,)}, (3,), 12, 768)
-    with pytest.raises(ValueError, match="powers of ten"):
-        SearchSpace(sizes, (3,), 12, 768, scales=(0, 10))

@@ -52,9 +52,10 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     batches = [(images[i : i + 10], labels[i : i + 10]) for i in range(0, 40, 10)]
     batches[-1][1][-1] = -1  # what fills up a last batch
 
-    def score(classes):
-        args = batches, 39, 10, genome, classes, evaluate, mesh
-        return list(evaluation.score_stream(network, network.params, *args))
+    def score(classes, after=0, **so_far):
+        rest = evaluation.Remaining(batches[after:], 10, 39, classes, **so_far)
+        args = network, network.params, genome, rest, evaluate, mesh
+        return list(evaluation.score_stream(*args))
 
     scores = score((1, 3))
     among, among_all, loss = scores[-1][1]
@@ -67,7 +68,7 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     assert answers.tolist() == [labels[:39].tolist(), pairs.tolist()]
     assert [done for done, *_ in scores] == [10, 20, 30, 39]
     assert score(())[-1][1].tolist() == [among_all, among_all, loss]
-    rest = batches[2:], 39, 10, genome, (1, 3), evaluate, mesh, *scores[1][:2]
-    (*_, resumed) = evaluation.score_stream(network, network.params, *rest)
+    done, sums, _ = scores[1]
+    resumed = score((1, 3), after=2, done=done, sums=sums)[-1]
     assert resumed[1].tolist() == [among, among_all, loss]  # bit for bit
     assert evaluate._cache_size() == 1

@@ -33,20 +33,11 @@ class KilledAfterSaving(Checkpoints):
         raise Killed
 
 
-def _fit(network, data, folder, schedule=SCHEDULE, seed=0, every=60.0, checkpoints=Checkpoints):
+def _fit(network, data, folder, schedule=SCHEDULE, seed=0, every=1e6, checkpoints=Checkpoints):
     writer = Writer(folder)
-    return loop.fit(
-        "supernet",
-        network,
-        data,
-        schedule,
-        genomes,
-        seed,
-        checkpoints(folder / "supernet", writer.say),
-        every,
-        sharding.make_mesh(),
-        writer,
-    )
+    recipe = loop.Recipe("supernet", schedule, genomes, seed=seed, checkpoint_seconds=every)
+    saved = checkpoints(folder / "supernet", writer.say)
+    return loop.fit(recipe, network, data, saved, sharding.make_mesh(), writer)
 
 
 def _losses(folder):
@@ -177,9 +168,8 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
         (tmp_path / name).mkdir()
         writer = Writer(tmp_path / name)
         checkpoints = Checkpoints(tmp_path / name / "supernet", writer.say)
-        params = loop.fit(
-            "supernet", placed, data, SCHEDULE, genomes, 0, checkpoints, 60.0, mesh, writer
-        )
+        recipe = loop.Recipe("supernet", SCHEDULE, genomes, seed=0, checkpoint_seconds=1e6)
+        params = loop.fit(recipe, placed, data, checkpoints, mesh, writer)
         losses.append(_losses(tmp_path / name))
         evaluate = evaluation.make_evaluator(placed, mesh)
         shown = np.ones(TINY.num_classes, bool)

@@ -19,6 +19,45 @@ from tests.helpers.models import MAX_SIZES, TINY
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=1e-4, warmup_epochs=1)
 
 
+def test_genomes_share_a_batch_in_equal_parts(tiny_vit):
+    """Loss and step against those of each genome on its own images."""
+    still = dataclasses.replace(TINY, drop_path=0.0, dropout=0.0)
+    _, state = nnx.split(tiny_vit)
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: ViT(still, MAX_SIZES, rngs=nnx.Rngs(0))))
+    vit = nnx.merge(graphdef, state)
+    network = Network(*nnx.split(vit, trainable("noah"), ...), (0.5,) * 3, (0.5,) * 3)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 16, 16, 3), np.uint8)
+    labels = rng.integers(0, TINY.num_classes, 6).astype(np.int32)
+    genomes = np.stack([np.full((TINY.depth, 3), size, np.int32) for size in (3, 0, 1)])
+    rest = network.frozen, images, labels, genomes
+    plain = optax.sgd(1.0)
+
+    @jax.jit
+    def learn(params):
+        update = step_lib._make_update(network, plain, sharding.make_mesh())
+        state = step_lib.TrainState(params, plain.init(params))
+        return update(state, *rest, jax.random.key(0))
+
+    @jax.jit
+    def by_hand(params):
+        parts = [slice(0, 2), slice(2, 4), slice(4, 6)]
+        logits = [
+            network.logits(params, network.frozen, images[part], genome)
+            for part, genome in zip(parts, genomes, strict=True)
+        ]
+        targets = jax.nn.one_hot(labels, TINY.num_classes)
+        return optax.softmax_cross_entropy(jax.numpy.concatenate(logits), targets).mean()
+
+    learnt, loss = learn(network.params)
+    expected, gradient = jax.value_and_grad(by_hand)(network.params)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for new, old, slope in zip(
+        *map(jax.tree.leaves, (learnt.params, network.params, gradient)), strict=True
+    ):
+        np.testing.assert_allclose(new, old - slope, rtol=1e-4, atol=1e-5)
+
+
 def test_frozen_part_has_no_optimiser_state(network):
     optimizer = step_lib.make_optimizer(SCHEDULE, 2)
     sizes = [leaf.size for leaf in jax.tree.leaves(optimizer.init(network.params)) if leaf.size > 1]
@@ -40,9 +79,9 @@ def test_every_image_once_an_epoch(data):
     still = optax.sgd(0.0)
     epoch = step_lib.make_epoch(network, still, 4, sharding.make_mesh())
     genomes = np.broadcast_to(genome, (5, 1, *genome.shape))
-    state = jax.tree.map(jax.numpy.copy, params), still.init(params)
-    numbers = np.int32(5), np.array([0, 5], np.int32), np.uint32(0)
-    _, losses = epoch(state, np.zeros(5, np.float32), frozen, *data, genomes, *numbers)
+    state = step_lib.TrainState(jax.tree.map(jax.numpy.copy, params), still.init(params))
+    span = step_lib.Span.of(first_step=5, start=0, stop=5, seed=0)
+    _, losses = epoch(state, np.zeros(5, np.float32), frozen, data, genomes, span)
     assert losses.shape == (5,) and losses.std() > 1e-3
     np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
 
@@ -86,16 +125,17 @@ def test_two_devices_stream_what_one_streams(augmented):
     for mesh in (one, two):
         optimizer = step_lib.make_optimizer(SCHEDULE, 2)
         step = step_lib.make_augmented_step(network, optimizer, TINY.num_classes, mesh)
-        state = sharding.replicate(mesh, (params, optimizer.init(params)))
+        state = step_lib.TrainState(params, optimizer.init(params))
+        state = sharding.replicate(mesh, state)
         placed = sharding.replicate(mesh, frozen)
         rows = sharding.local_rows(mesh, 8)
         batches = augment.stream(augmented.split, augmented.size, 8, 0, 0, rows)
         values = sharding.replicate(mesh, np.zeros(4, np.float32))
         for number in range(4):
-            batch = [sharding.from_local_rows(mesh, part, 8) for part in next(batches)]
+            batch = tuple(sharding.from_local_rows(mesh, part, 8) for part in next(batches))
             assert batch[0].addressable_shards[0].data.shape[0] == 8 // mesh.size
-            numbers = np.int32(0), np.int32(number), np.uint32(0)
-            state, values = step(state, values, placed, *batch, no_prompts, *numbers)
+            span = step_lib.Span.of(first_step=0, start=number, stop=number + 1, seed=0)
+            state, values = step(state, values, placed, batch, no_prompts, span)
         losses.append(np.asarray(values))
     assert losses[0].min() > 0
     np.testing.assert_allclose(*losses, rtol=1e-4)

@@ -12,7 +12,7 @@ import transformers
 from flax import nnx
 
 from noah_jax import pretrained
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, SCALED, complete
+from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.vit import Block, ViT, ViTConfig, prompts
 from noah_jax.vit import model as vit_model
 from noah_jax.vit.network import trainable
@@ -48,14 +48,10 @@ def full_genome(random_genome):
     """A function seed → genome with all columns, of the full ViT."""
 
     def make(seed):
-        genome = complete(random_genome(seed))
         rng = np.random.default_rng([seed, 1])
-        genome[:, COLUMNS.index("parallel")] = rng.integers(
-            0, ALL_SIZES["parallel"] + 1, TINY.depth
-        )
-        genome[rng.random(TINY.depth) < 0.3, COLUMNS.index("parallel")] = 0
-        genome[:, len(ALL_MODULES) :] = rng.integers(-2, 2, (TINY.depth, len(SCALED)))
-        return genome
+        parallel = rng.integers(0, ALL_SIZES["parallel"] + 1, TINY.depth)
+        parallel[rng.random(TINY.depth) < 0.3] = 0
+        return np.concatenate([random_genome(seed), parallel[:, None]], axis=1).astype(np.int32)
 
     return make
 
@@ -82,8 +78,8 @@ def sliced_logits(weights, images, genome):
     if "register_tokens" in w:
         x = np.concatenate([x[:, :1], np.repeat(w["register_tokens"], b, 0), x[:, 1:]], 1)
     fixed = x.shape[1]
-    for i, (vpt, lora, adapter, parallel, *powers) in enumerate(complete(genome)):
-        scale = dict(zip(SCALED, 10.0 ** np.array(powers), strict=True))
+    for i, sizes in enumerate(zip(*by_module(genome).values(), strict=True)):
+        vpt, lora, adapter, parallel = map(int, sizes)
         block = jax.tree.map(lambda leaf, i=i: leaf[i], w["blocks"])
         if vpt:
             prompts = np.repeat(block["vpt"]["tokens"][None, :vpt], b, 0)
@@ -92,7 +88,7 @@ def sliced_logits(weights, images, genome):
         qkv = h @ block["qkv"]["kernel"] + block["qkv"]["bias"]
         if lora:
             change = h @ block["lora"]["a"][:, :lora] @ block["lora"]["b"][:lora]
-            qkv = qkv + scale["lora"] * change
+            qkv = qkv + change
         q, k, v = (
             part.reshape(b, -1, TINY.heads, TINY.width // TINY.heads).swapaxes(1, 2)
             for part in np.split(qkv, 3, -1)
@@ -111,12 +107,12 @@ def sliced_logits(weights, images, genome):
             )
             inner = inner / (1 + np.exp(-1.702 * inner))
             change = inner @ block["adapter"]["up"][:adapter] + block["adapter"]["up_bias"]
-            h = h + scale["adapter"] * change
+            h = h + change
         if parallel:
             beside = block["parallel"]
             inner = x @ beside["down"][:, :parallel] + beside["down_bias"][:parallel]
             change = np.maximum(inner, 0) @ beside["up"][:parallel] + beside["up_bias"]
-            h = h + scale["parallel"] * change
+            h = h + change
         x = x + h
     x = _norm(x[:, 0], **w["norm"])
     return x @ w["head"]["kernel"] + w["head"]["bias"]
@@ -149,16 +145,15 @@ def test_all_columns_masked_equal_sliced(full_vit, full_genome):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4, err_msg=f"{genome}")
     together = jax.jit(jax.vmap(lambda genome: full_vit(images, genome)))(genomes)
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-4)
-    for name in ("parallel", *COLUMNS[len(ALL_MODULES) :]):
-        other = genomes[1].copy()
-        other[:, COLUMNS.index(name)] = 0
-        assert np.abs(run(state, other) - alone[1]).max() > 1e-2, name
+    other = genomes[1].copy()
+    other[:, ALL_MODULES.index("parallel")] = 0
+    assert np.abs(run(state, other) - alone[1]).max() > 1e-2
 
 
 def test_zeros_in_further_columns_change_nothing(full_vit, random_genome):
-    """In training mode, so random numbers count: with three columns, with seven, with scales of
-    modules that are absent, and without a parallel adapter. Of a block, run operation by operation,
-    no bit changes; XLA may fuse, and so round, two whole models differently."""
+    """In training mode, so random numbers count: with three columns, with four, and without a
+    parallel adapter. Of a block, run operation by operation, no bit changes; XLA may fuse, and so
+    round, two whole models differently."""
     rng = np.random.default_rng(1)
     images = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
     tokens = jnp.asarray(rng.normal(size=(3, 9, TINY.width)), jnp.float32)
@@ -174,21 +169,18 @@ def test_zeros_in_further_columns_change_nothing(full_vit, random_genome):
         ]
     run_block, run, run_plain_block, run_plain = runs
     for seed in (1, 2):
-        genome = complete(random_genome(seed))
-        idle = genome.copy()
-        for name in SCALED:
-            idle[genome[:, COLUMNS.index(name)] == 0, COLUMNS.index(f"{name}_scale")] = 3
+        genome = np.pad(random_genome(seed), ((0, 0), (0, 1)))
         expected, expected_block = run_plain(genome[:, :3]), run_plain_block(genome[:, :3])
-        for same in (genome[:, :3], genome, idle):
+        for same in (genome[:, :3], genome):
             np.testing.assert_allclose(run(same), expected, rtol=1e-5, atol=1e-5)
             np.testing.assert_array_equal(run_block(same), expected_block)
-        genome[0, COLUMNS.index("parallel")] = 2
+        genome[0, ALL_MODULES.index("parallel")] = 2
         assert np.abs(run_block(genome) - expected_block).max() > 1e-2
         assert np.abs(run(genome) - expected).max() > 1e-2
 
 
-def test_a_scale_multiplies_what_a_module_adds():
-    """By hand, with the first two of four hidden units; size 0 is absence at any scale."""
+def test_a_module_adds_what_its_formula_says():
+    """By hand, with the first two of four hidden units; size 0 is absence."""
     x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
     zero = np.zeros(1)
 
@@ -207,12 +199,10 @@ def test_a_scale_multiplies_what_a_module_adds():
         (ParallelAdapter(4, 8, rngs=nnx.Rngs(0)), zero),
     ):
         module = randomised(module)
-        for scale, factor in ((None, 1), (1.0, 1), (10.0, 10), (jnp.float32(0.01), 0.01)):
-            expected = base + factor * change(module)
-            np.testing.assert_allclose(module(x, 2, 0.1, None, scale), expected, atol=1e-5)
-        absent = module(x, 0, 0.1, None, 10.0)
+        expected = base + change(module)
+        np.testing.assert_allclose(module(x, 2, 0.1, None), expected, atol=1e-5)
+        absent = module(x, 0, 0.1, None)
         np.testing.assert_array_equal(absent, np.broadcast_to(base, absent.shape))
-        np.testing.assert_array_equal(module(x, 2, 0.1, None), module(x, 2, 0.1, None, 1.0))
 
 
 def test_a_parallel_adapter_starts_as_nothing_and_leaves_all_else_as_it_was():
@@ -250,7 +240,7 @@ def test_whatever_is_dropped_has_random_numbers_of_its_own(monkeypatch):
     monkeypatch.setattr(prompts, "drop", record)
     monkeypatch.setattr(vit_model, "drop", record)
     block = Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
-    row = complete(np.full((1, len(ALL_MODULES)), 2))[0]
+    row = np.full(len(ALL_MODULES), 2)
     block(jnp.zeros((1, 4, TINY.width)), 0, row, 0.1, jax.random.key(0))
     assert len(keys) == len(set(keys)) == 6  # four modules, two branches
 
@@ -276,7 +266,7 @@ def test_population_is_one_more_axis(tiny_vit, random_genome):
         np.testing.assert_allclose(logits, tiny_vit(images, genome), atol=1e-5)
 
 
-@pytest.mark.parametrize("columns", [3, 7])
+@pytest.mark.parametrize("columns", [3, 4])
 def test_gradients_of_unused_entries_are_exactly_zero(columns, full_vit, full_genome):
     """In training mode, every entry from index `size` on; a used module's gradient is not zero."""
     images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
@@ -293,7 +283,7 @@ def test_gradients_of_unused_entries_are_exactly_zero(columns, full_vit, full_ge
     for seed in range(6):
         genome = full_genome(seed)[:, :columns]
         blocks = nnx.to_pure_dict(gradient(genome))["blocks"]
-        sizes = dict(zip(COLUMNS, complete(genome).T, strict=True))
+        sizes = by_module(genome)
         entries = {  # the axis that the size cuts, counted after the block's own
             ("vpt", "tokens"): 0,
             ("lora", "a"): 1,
@@ -325,8 +315,8 @@ def test_training_mode_drops_and_needs_a_key(tiny_vit, random_genome):
     np.testing.assert_array_equal(first, train(jax.random.key(0)))
     with pytest.raises(ValueError, match="needs a key"):
         tiny_vit(images, genome, train=True)
-    for wrong in (genome[:-1], genome[:, :2], complete(genome)[:, :4], complete(genome)[1:]):
-        with pytest.raises(ValueError, match=r"genome of shape \(12, 3\) or \(12, 7\), got"):
+    for wrong in (genome[:-1], genome[:, :2], np.tile(genome, 2)[:, :5], genome[None]):
+        with pytest.raises(ValueError, match=r"expected a genome \[12, 3 to 4\], got"):
             tiny_vit(images, wrong)
     with pytest.raises(ValueError, match="expected images"):
         tiny_vit(images[:, :8], genome)

@@ -131,7 +131,7 @@ def test_a_subnet_leaves_its_run(home, tmp_path):
         right.append(int(best.split()[0]) == int(pathlib.Path(path).stem) % 3)
     assert len(lines) == 48 and np.mean(right) > 0.6
     missing = run_module("noah_jax.interop", "export", tmp_path / "no_run", code=2)
-    assert "holds no finished run" in missing.stderr
+    assert "holds no subnet.json" in missing.stderr
 
 
 def test_baselines_in_one_go(home, tmp_path):

@@ -21,7 +21,7 @@ from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax.errors import UserError
 from noah_jax.interop import read_genome
-from noah_jax.space.genomes import ALL_MODULES, COLUMNS, MODULES
+from noah_jax.space.genomes import ALL_MODULES, MODULES
 from tests.helpers import damage
 
 _abstract = functools.cache(damage.abstract_backbone)
@@ -250,9 +250,8 @@ def test_genomes(suffix, number, tmp_path):
             assert str(path) in str(error)
             raise
         assert genome.dtype == np.int32 and len(genome) == BLOCKS
-        assert genome.shape[1] in (len(MODULES), len(COLUMNS))
-        sizes, scales = np.split(genome, [len(ALL_MODULES)], axis=1)
-        assert sizes.min() >= 0 and sizes.max() <= 10_000 and (np.abs(scales) <= 3).all()
+        assert len(MODULES) <= genome.shape[1] <= len(ALL_MODULES)
+        assert genome.min() >= 0 and genome.max() <= 10_000
 
     inputs = (_edit(_pick(rng, texts), [*_COMMON, *pieces], rng) for _ in range(number))
     _report(f"{suffix} genomes", damage.try_all(inputs, read), number)
@@ -328,7 +327,7 @@ def test_config_strings(number, tmp_path, monkeypatch):
 def test_config_flags(number, tmp_path, monkeypatch):
     """--config.KEY=VALUE; what ml_collections and absl refuse is a message of theirs."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(7)
 
     def inputs():
         for _ in range(number):

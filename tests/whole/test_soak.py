@@ -39,7 +39,8 @@ def test_5000_steps(network, kind, tmp_path, request):
         writer = Writer(folder)
         schedule = Schedule(50 if number == 0 else 1250, 8, 1e-3, 1e-4, 1)  # 2 steps an epoch
         checkpoints = Checkpoints(folder / "supernet", writer.say)
-        loop.fit("supernet", network, data, schedule, genomes, 0, checkpoints, 1.0, mesh, writer)
+        recipe = loop.Recipe("supernet", schedule, genomes, seed=0, checkpoint_seconds=1.0)
+        loop.fit(recipe, network, data, checkpoints, mesh, writer)
         measured.append(_now())
     print(f"2,500 and 5,000 steps of {kind}: MB, files, threads", measured[1:])
     assert measured[2][0] < measured[1][0] + _FLAT_MB

@@ -1,0 +1,44 @@
+"""The numbers of parameters that a search admits."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The fewest and the most parameters that a genome may have, head excluded."""
+
+    least: int
+    most: int
+
+    def admits(self, params):
+        """Whether `params`, a number or an array of numbers, is within the budget."""
+        return (self.least <= params) & (params <= self.most)
+
+    def __str__(self):
+        return f"{self.least / 1e6:.4f} to {self.most / 1e6:.4f} M parameters"
+
+    def refusal(self, what: str) -> str:
+        """The message for a budget that admits `what`, as in "none of vpt-1, vpt-2"."""
+        return (
+            f"a budget of {self} admits {what}; change search.least_millions or "
+            "search.budget_millions"
+        )
+
+    def unreachable(self, space) -> str:
+        """The message for a budget that no genome of `space` can meet, or nothing.
+
+        Args:
+          space: a `SearchSpace`; its module imports this one, so the type is not written here.
+        """
+        smallest, largest = (
+            int(space.count(genome)) for genome in (space.smallest(), space.largest())
+        )
+        if smallest > self.most:
+            end, params = "smallest", smallest
+        elif largest < self.least:
+            end, params = "largest", largest
+        else:
+            return ""
+        return self.refusal(
+            f"no genome: the {end} of this search space has {params / 1e6:.4f} M parameters"
+        )
