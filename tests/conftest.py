@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import signal
+import tracemalloc
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -40,6 +41,16 @@ def strict_dtypes():
     """No implicit dtype promotion in our own code; optax and bfloat16 attention need it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def no_memory():
+    """Fails if more than 50 MB were held at any time."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
 
 
 @pytest.fixture
