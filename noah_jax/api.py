@@ -1,4 +1,4 @@
-"""The method as a function of arrays; what `from noah_jax import …` offers besides its parts."""
+"""The whole method as a function of arrays."""
 
 import pathlib
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ def find_subnet(
     config: ConfigDict | None = None,
     class_names: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """What `python -m noah_jax.main` does, for images in memory: of each class a fifth is for the
-    test, and of the rest a fifth for validation.
+    """Does for images in memory what `python -m noah_jax.main` does for those of a task.
 
-    Called again with the same arguments it goes on where it was stopped.
+    A fifth of each class is for the test, and a fifth of the rest for validation. Called again
+    with the same arguments, it goes on where it was stopped.
 
     Args:
       images: uint8 `[n, h, w, 3]`, RGB, of any size.
-      labels: int `[n]`, from 0 on; of each at least 3.
+      labels: int `[n]`, from 0 on; each at least 3 times.
       workdir: for all that is written; see `pipeline.py`.
       config: the settings, `defaults()` with changes.
       class_names: in the order of the labels.
 
     Returns:
-      What `result.json` holds, with `test_accuracy` and `genome`; None if `config.stage` is an
+      The content of `result.json`, with `test_accuracy` and `genome`; None if `config.stage` is an
       earlier one.
 
     Raises:

@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """For a message about an unknown name: those most like it, or nothing if none is."""
+    """Asks in a message about an unknown name for those most like it; nothing if none is."""
     near = difflib.get_close_matches(name, list(known))
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 

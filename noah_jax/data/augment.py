@@ -50,13 +50,13 @@ def stream(
     first_step: int,
     rows: np.ndarray | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """Batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
+    """Yields batches without end: uint8 `[batch_size, size, size, 3]`, int32 `[batch_size]`.
 
     Every epoch has another order and leaves out the images that fill no batch. A batch is a pure
     function of its step and the seed. `close()` ends the threads that read ahead.
 
     Args:
-      rows: of each batch, those that are wanted; None = all. Only these are read.
+      rows: the rows of each batch that are wanted; None = all. Only these are read.
 
     Raises:
       UserError: an image cannot be read; it is named.
@@ -138,7 +138,7 @@ def _enhance(kind):
 
 
 def _posterize(image, level, _):
-    """Keeps 4 … 0 bits; of Pillow's own function, recent versions refuse 0 (a black image)."""
+    """Keeps 4 … 0 bits; Pillow's own function refuses 0 (a black image) in recent versions."""
     mask = 256 - 2 ** (4 + int(level * 4))
     return image.point([value & mask for value in range(256)] * 3)
 

@@ -1,7 +1,7 @@
 """Image files: which are read, and how they become RGB.
 
-Of files with several frames or pages the first is used; transparency is dropped. Colours are what
-Pillow makes of them without colour profiles, as in the reference code.
+The first frame or page of a file is used; transparency is dropped. Colours are as Pillow reads
+them without colour profiles, as in the reference code.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def require_file(path: str | pathlib.Path, most_bytes: int) -> int:
 
 
 def open_file(path: str | pathlib.Path, upright: bool) -> PIL.Image.Image:
-    """See `open_image`.
+    """Opens an image file; see `open_image`.
 
     Args:
       upright: turns it as its EXIF says, as viewers show it.
@@ -84,7 +84,7 @@ def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
 
 
 def _turn(image: PIL.Image.Image) -> None:
-    if image.format not in ("JPEG", "MPO"):  # of these the metadata comes first
+    if image.format not in ("JPEG", "MPO"):  # whose metadata comes first
         image.load()
     try:
         turned = image.getexif().get(Tag.Orientation, 1) != 1
@@ -92,7 +92,7 @@ def _turn(image: PIL.Image.Image) -> None:
         turned = False
     if turned:
         image.load()
-        with contextlib.suppress(Exception):  # of odd metadata, which it writes after turning
+        with contextlib.suppress(Exception):  # odd metadata, which it writes after turning
             PIL.ImageOps.exif_transpose(image, in_place=True)
 
 
@@ -114,12 +114,12 @@ def glance(image: PIL.Image.Image) -> tuple[str, bool]:
     np.asarray(rgb(image).reduce(8))
     digest = file_sha256(image.filename)
     try:
-        several = getattr(image, "is_animated", False)  # of GIF looks at the second frame
+        several = getattr(image, "is_animated", False)  # for a GIF it looks at the second frame
     except Exception:
         several = True
     return digest, several
 
 
 def reason(error: Exception) -> str:
-    """What is wrong with an image, for a line that starts with its name."""
+    """Says what is wrong with an image, for a line that starts with its name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -17,7 +17,7 @@ _INSIDE = "expected a path inside the folder of the images, written with /"
 
 
 def read_lists(paths: dict[str, pathlib.Path]) -> dict[str, Rows]:
-    """Each by `read_list`; UserError with what is wrong with all of them."""
+    """Reads each by `read_list`; UserError with all that is wrong with them."""
     files, problems = {}, []
     for name, path in paths.items():
         try:
@@ -102,7 +102,7 @@ def read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
 
 
 def _leaves(path: str) -> bool:
-    """Whether a path could lead out of the folder, on any system."""
+    """Tells a path that could lead out of the folder, on any system."""
     parts = pathlib.PureWindowsPath(path)  # where / and \ both separate
     return bool(parts.anchor) or ".." in parts.parts or "\\" in path
 
@@ -117,7 +117,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _text(path: pathlib.Path) -> str:
-    """With every line end as one newline, and no byte order mark."""
+    """The text of a list, every line end as one newline, without a byte order mark."""
     try:
         require_file(path, _MAX_BYTES)
         return path.read_text(encoding="utf-8-sig")

@@ -1,6 +1,6 @@
 """Images and labels: what a task's data is, and how it becomes arrays.
 
-A `Source` has the splits of one task. What is trained on without augmentation is loaded whole
+A `Source` has the splits of one task. Images to train on without augmentation are loaded whole
 (`load`), test images are streamed in batches (`batches`); both decode in Grain's threads, which end
 with the iteration.
 """
@@ -73,7 +73,7 @@ def fingerprint(content: Any) -> str:
 
 
 def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """All of a split: uint8 images `[n, size, size, 3]` and int32 labels `[n]`; see `resize`.
+    """Reads a whole split: uint8 images `[n, size, size, 3]`, int32 labels `[n]`; see `resize`.
 
     Raises:
       UserError: images cannot be read; they are named.
@@ -105,12 +105,12 @@ def batches(
     rows: np.ndarray | None = None,
     start: int = 0,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """The split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
+    """Yields the split in order: uint8 `[batch, size, size, 3]`, int32 `[batch]`; see `resize`.
 
     The last batch is filled up with black images of label -1.
 
     Args:
-      rows: of each batch, those that are wanted, sorted; None = all. Only these are decoded.
+      rows: the rows of each batch that are wanted, sorted; None = all. Only these are decoded.
       start: the first batch begins at this example.
 
     Raises:
@@ -150,9 +150,9 @@ def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
 def decode(
     split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], Any]
 ) -> Generator[tuple[Any, int] | str, None, None]:
-    """What `prepare` makes of the images, and their labels, in order.
+    """Yields what `prepare` makes of each image, and its label, in order.
 
-    For an image that cannot be read, a line that says so.
+    An image that cannot be read gives a line that says so.
     """
 
     def read(index):

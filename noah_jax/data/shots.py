@@ -10,7 +10,7 @@ _MOST_VAL_SHOTS = 4  # as in CoOp (arXiv 2109.01134)
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-    """What to draw.
+    """How many images a class to draw, and how.
 
     Attributes:
       number: training images a class; validation has as many, at most 4.
@@ -48,7 +48,7 @@ class Shots:
         return [i for row in self._first(shots, label, count, num_classes) for i in row]
 
     def _first(self, wanted, label, count, num_classes) -> list[list[int]]:
-        """Of each class the first ones in a random order, or all if it has fewer.
+        """The first images of each class in a random order, or all if it has fewer.
 
         So 1 shot is among the 2 shots of the same seed. Looks at no more labels than it must: for
         one, an image may have to be read.

@@ -1,4 +1,4 @@
-"""Where a task's images come from: folders, arrays, scikit-learn's digits, TFDS."""
+"""A task's images are opened: from folders, arrays, scikit-learn's digits, TFDS."""
 
 import contextlib
 import contextvars
@@ -60,7 +60,7 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
 
 
 def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Source:
-    """See `open_source`."""
+    """Opens what `open_source` shares."""
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
     in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)

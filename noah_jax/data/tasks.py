@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 GROUPS = ("natural", "specialized", "structured")
-METRIC = "test accuracy (%)"  # of the likeliest class, for every task
+METRIC = "test accuracy (%)"  # for every task: whether the likeliest class is right
 
 Example = Mapping[str, Any]  # as TFDS gives it
 
@@ -74,7 +74,7 @@ def _interval(value: float, bounds: tuple[float, ...]) -> int:
 
 
 def _depths(example: Example, key: str) -> np.ndarray:
-    """How far away each of the objects is: the last of its three coordinates."""
+    """The distance to each of the objects: the last of its three coordinates."""
     return np.array(example["objects"][key], np.float32).reshape(-1, 3)[:, 2]
 
 
@@ -185,7 +185,7 @@ FEW_SHOT = {
     "oxford_pets": Task(37, "oxford_iiit_pet:4.*.*"),
 }
 
-FEW_SHOT_MEANS = {1: 41.0, 2: 50.7, 4: 59.1, 8: 67.8, 16: 76.5}  # of NOAH over the five, by shots
+FEW_SHOT_MEANS = {1: 41.0, 2: 50.7, 4: 59.1, 8: 67.8, 16: 76.5}  # NOAH's over the five, by shots
 
 DOMAINS = {  # all in ImageNet's classes
     "imagenet_v2": Task(1000, "imagenet_v2/matched-frequency:3.*.*"),

@@ -61,7 +61,7 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
 
 
 def _domains(task: Task, data_dir: str) -> dict[str, Split]:
-    """Those of the task's further test sets that are prepared."""
+    """The task's further test sets, as far as they are prepared."""
     found = {}
     for name in task.more_tests:
         builder = _builder(name, DOMAINS[name], data_dir)

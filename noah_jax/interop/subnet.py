@@ -15,7 +15,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import nnx
@@ -23,6 +22,7 @@ from flax import nnx
 from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import checksums
+from noah_jax.pretrained.loading import arrange
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.space.modules import PROMPT_MODULES
@@ -77,7 +77,7 @@ class Subnet:
         genome = np.stack(list(sizes.values()), axis=1)
         model = nnx.eval_shape(lambda: CompactViT(self.config, genome, rngs=nnx.Rngs(0)))
         graphdef, state = nnx.split(model)
-        return nnx.merge(graphdef, _fill(state, self.tensors))
+        return nnx.merge(graphdef, arrange(state, self.tensors, "the subnet"))
 
     def normalise(self, images):
         """uint8 images `[b, h, w, 3]` as the model takes them, float32."""
@@ -187,19 +187,3 @@ def by_name(state: nnx.State, sizes: Mapping[str, np.ndarray]) -> dict[str, np.n
                     part = np.take(part, range(size), axis)
             tensors[f"blocks.{i}." + ".".join(path[1:])] = part
     return tensors
-
-
-def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray]) -> nnx.State:
-    """Raises UserError for what is missing, left over or of another shape; all are listed."""
-    left, filled, problems = dict(tensors), [], []
-    for path, variable in nnx.to_flat_state(state):
-        name = ".".join(map(str, path))
-        tensor, shape = left.pop(name, None), tuple(variable.shape)
-        if tensor is None or tensor.shape != shape:
-            problems.append(f"expected {name} {list(shape)}")
-        else:
-            filled.append((path, variable.replace(jnp.asarray(tensor))))
-    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
-    if problems:
-        raise UserError("the subnet's tensors do not fit:\n  " + "\n  ".join(sorted(problems)))
-    return nnx.from_flat_state(filled)

@@ -83,7 +83,9 @@ def _file(name_or_path: str) -> pathlib.Path:
 def arrange(
     abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str, antialias: bool = False
 ) -> nnx.State:
-    """`tensors` arranged like the state `abstract`: blocks stacked, the position table resized.
+    """`tensors` arranged like the state `abstract`, the position table resized to its length.
+
+    Blocks are stacked, unless they have their own entries in `abstract`, as in a `CompactViT`.
 
     Raises:
       UserError: tensors are missing, left over, not finite or of another shape; all are listed.
@@ -102,14 +104,15 @@ def arrange(
         if complaints:
             continue
         # Stacked one parameter at a time, so that no second copy of a big model exists.
-        array = np.stack([*found.values()]) if path[0] == "blocks" else found[".".join(path)]
+        name = ".".join(map(str, path))
+        array = found[name] if name in found else np.stack([*found.values()])
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
-            problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
+            problems.append(f"{name} holds {array.dtype}, expected {variable.dtype}")
             continue
         with np.errstate(all="ignore"):
             array = array.astype(variable.dtype, copy=False)
         if not np.isfinite(array).all():
-            problems.append(f"{'.'.join(path)} has values that are not finite")
+            problems.append(f"{name} has values that are not finite")
         filled.append((path, variable.replace(array)))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
     if problems:
@@ -122,8 +125,8 @@ def arrange(
 
 def _take(left: dict, path: tuple, shape: tuple, antialias: bool) -> tuple[dict, tuple]:
     """Takes from `left` the tensors of one parameter: by name, None if missing; and their shape."""
-    names = [".".join(path)]
-    if path[0] == "blocks":
+    names = [".".join(map(str, path))]
+    if path[0] == "blocks" and not isinstance(path[1], int):
         names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
         shape = shape[1:]
     found = {name: left.pop(name, None) for name in names}

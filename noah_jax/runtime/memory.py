@@ -1,4 +1,4 @@
-"""How much memory a run takes, on the host and on its devices; what to do where it is too much."""
+"""Measures the memory of a run, on the host and its devices, and says what to do about too much."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ import jax
 from noah_jax.errors import UserError
 
 _MB = 1e6
-# By stage, the settings that its memory grows with.
+# The settings that the memory of each stage grows with.
 _GROWS_WITH = {
     "supernet": "supernet.batch_size, image_size",
     "retrain": "retrain.batch_size, image_size",
@@ -35,7 +35,7 @@ def allocator_peak_mb() -> float | None:
 
 
 def planned_mb(compiled: jax.stages.Compiled) -> float | None:
-    """What the compiler plans on each device, in MB: arguments, outputs, temporaries.
+    """The compiler's plan for each device, in MB: arguments, outputs, temporaries.
 
     An output in the place of a donated argument counts once. None where the backend does not say.
     """

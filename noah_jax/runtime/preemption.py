@@ -30,12 +30,12 @@ SAME_COMMAND = "the same command goes on"
 
 @dataclasses.dataclass
 class _Signals:
-    """What this process knows of its signals: it lasts as long as the process, not as a run.
+    """The state of this process's signals: it lasts as long as the process, not as a run.
 
     Attributes:
       first: the signal that came first.
       deferred: whether the main thread asks `requested` by itself.
-      raised: whether it was raised in the main thread.
+      raised: whether `Preempted` was raised in the main thread.
       advice: see `advising`.
       wake_up: where Python writes which signals came.
     """

@@ -17,7 +17,7 @@ _AXES = ("data", "weights")
 
 
 def make_mesh(weight_shards: int = 1) -> Mesh:
-    """All devices, on the axes `data` and, of `weight_shards` devices, `weights`.
+    """Puts all devices on the axes `data` and, with `weight_shards` devices, `weights`.
 
     Raises:
       UserError: `weight_shards` does not divide the number of devices.
@@ -30,13 +30,13 @@ def make_mesh(weight_shards: int = 1) -> Mesh:
     shape, types = (devices // weight_shards, weight_shards), (AxisType.Auto,) * 2
     if _slices() == 1:
         return jax.make_mesh(shape, _AXES, axis_types=types)
-    # Which jax.make_mesh refuses. Neighbours share weights.
+    # jax.make_mesh refuses several slices. Neighbours share weights.
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(ordered).reshape(shape), _AXES, axis_types=types)
 
 
 def _slices() -> int:
-    """Of TPUs, or hosts with GPUs."""
+    """The number of TPU slices, or of hosts with GPUs."""
     return len({getattr(device, "slice_index", 0) for device in jax.devices()})
 
 
@@ -55,7 +55,7 @@ def place_frozen(mesh: Mesh, frozen: nnx.State) -> nnx.State:
 
 
 def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
-    """See `place_frozen`; takes shapes as well as arrays."""
+    """The places that `place_frozen` chooses; takes shapes as well as arrays."""
     shards = mesh.shape["weights"]
 
     def sharding(path, x):
@@ -83,9 +83,9 @@ def spread(mesh: Mesh, x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def local_rows(mesh: Mesh, n: int) -> np.ndarray:
-    """Which of n rows, spread over the devices, are on those of this process; sorted.
+    """The rows, of n that are spread over the devices, on those of this process; sorted.
 
-    All, where the devices do not divide n.
+    These are all n where the devices do not divide n.
     """
     if n % mesh.size:
         return np.arange(n)
@@ -113,7 +113,7 @@ def _rows_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def _put(x, sharding: NamedSharding) -> jax.Array:
-    """Not `device_put` where other processes have devices: that would compare all their values."""
+    """Places an array; `device_put` would compare all its values with those of other processes."""
     if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return jax.device_put(x, sharding)
     host = np.asarray(x)

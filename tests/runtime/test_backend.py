@@ -1,4 +1,4 @@
-"""What a killed process leaves in the cache of compiled programs."""
+"""A killed process leaves half a program in the cache of compiled ones."""
 
 import os
 import subprocess

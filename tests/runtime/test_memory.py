@@ -1,4 +1,4 @@
-"""What a run says of its memory."""
+"""A run says how much memory it takes."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What goes where: rows of a batch, cut weights, and what the devices then tell each other."""
+"""The places of batches' rows and of cut weights, and what the devices then tell each other."""
 
 import dataclasses
 

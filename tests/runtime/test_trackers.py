@@ -1,4 +1,4 @@
-"""What trackers are told is what metrics.jsonl holds; read back with their own packages."""
+"""Trackers are told what metrics.jsonl holds; read back with their own packages."""
 
 import json
 import pathlib

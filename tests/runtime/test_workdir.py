@@ -139,7 +139,7 @@ def test_what_cannot_be_written_is_told(tmp_path):
 
 
 def test_how_to_go_on_is_told_to_its_own_runs_alone(tmp_path):
-    """Of a run in a fresh workdir, and of the next one in the same process."""
+    """A run in a fresh workdir, and the next one in the same process."""
     with pytest.raises(UserError, match=r"put that right, and --workdir=a goes on$"):
         with preemption.advising("--workdir=a goes on"):
             stopped = preemption.Preempted(15)

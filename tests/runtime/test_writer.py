@@ -1,4 +1,4 @@
-"""What a run says: metrics, times over several starts, progress in a log and on a terminal."""
+"""A run speaks: metrics, times over several starts, progress in a log and on a terminal."""
 
 import io
 import json
