@@ -13,7 +13,7 @@ import pytest
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, workdir
-from tests.helpers.corruption import corrupted
+from tests.helpers.fuzzing import corrupted
 
 VALUES = {
     "generation": 3,
