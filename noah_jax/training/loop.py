@@ -74,24 +74,6 @@ def fit(
     return _Training(recipe, network, data, checkpoints, mesh, writer).run()
 
 
-def trained(
-    network: Network, schedule: Schedule, steps: int, checkpoints: Checkpoints, mesh: Mesh
-) -> nnx.State:
-    """Reads the params that `fit` ended with.
-
-    Args:
-      steps: of an epoch.
-
-    Raises:
-      UserError: there is no checkpoint of the last step.
-    """
-    state = step_lib.initial_state(network, step_lib.make_optimizer(schedule, steps), mesh)
-    found = checkpoints.load(_to_saved(state, np.zeros(steps, np.float32)))
-    if found is None or found[0] != schedule.epochs * steps:
-        raise UserError("the checkpoint of the end of the training is missing")
-    return _from_saved(state, found[1]).params
-
-
 class _Training:
     """A training under way.
 
