@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +10,7 @@ from noah_jax import config as config_lib
 from noah_jax import pipeline
 from noah_jax.data.sources import from_arrays
 from noah_jax.errors import UserError
+from noah_jax.training.result import Result
 
 
 def find_subnet(
@@ -19,7 +19,7 @@ def find_subnet(
     workdir: str | pathlib.Path,
     config: ConfigDict | None = None,
     class_names: Sequence[str] = (),
-) -> dict[str, Any] | None:
+) -> Result | None:
     """Finds, retrains and tests a subnet for images in memory, as `python -m noah_jax.main` does.
 
     A fifth of the images of each class is for the test, and a fifth of the rest for validation.

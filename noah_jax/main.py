@@ -49,7 +49,8 @@ def main(_) -> None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
     backend.keep_compiled_programs()
-    configs, name = config_lib.expand(_CONFIG.value), _name(flags.FLAGS["config"].config_filename)
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    configs, name = config_lib.expand(_CONFIG.value), _name(file)
     workdirs, common = sweep.places(configs, name, _WORKDIR.value, _FRESH.value)
     advice = preemption.SAME_COMMAND
     if _FRESH.value:

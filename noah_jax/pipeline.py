@@ -20,7 +20,6 @@ output that is needed is renamed to <name>.damaged and made again.
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from noah_jax.search import methods, supernet
 from noah_jax.space import files
 from noah_jax.training import outcome
 from noah_jax.training.opening import open_run, refuse_other_config
+from noah_jax.training.result import Result
 from noah_jax.training.run import Run
 
 
@@ -56,7 +56,7 @@ def run(
     workdir: pathlib.Path,
     source: Source | None = None,
     command: Sequence[str] = (),
-) -> dict[str, Any] | None:
+) -> Result | None:
     """Runs the stages up to `config.stage`.
 
     Args:
@@ -120,7 +120,7 @@ def _run_stages(run: Run) -> bool:
         genome = files.read_genome(config.genome, run.space.blocks)
     elif config.method in FOUND:
         best = methods.find(run)
-        if config.stage in ("supernet", "search"):
+        if best is None or config.stage in ("supernet", "search"):
             return False
         genome = np.array(best["genome"], np.int32)
     else:

@@ -3,7 +3,6 @@
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 
@@ -13,6 +12,7 @@ from noah_jax.errors import UserError
 from noah_jax.report import comparison, tables
 from noah_jax.runtime import processes
 from noah_jax.runtime.workdir import fresh
+from noah_jax.training.result import Result
 
 
 def places(
@@ -67,7 +67,7 @@ def run(
     workdirs: Sequence[pathlib.Path],
     common: pathlib.Path,
     command: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """Checks all runs, then runs each in turn, and prints their table.
 
     A run that fails does not stop the others.
@@ -84,7 +84,8 @@ def run(
         runs failed, which is raised at the end.
       Preempted: a signal came; what could be saved is saved.
     """
-    finished, failed = {}, []
+    finished: dict[pathlib.Path, Result] = {}
+    failed = []
     with data.opened_once():
         check(zip(configs, workdirs, strict=True))
         for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
@@ -111,7 +112,7 @@ def run(
 
 def _tell(
     configs: Sequence[Config],
-    finished: dict[pathlib.Path, dict[str, Any]],
+    finished: dict[pathlib.Path, Result],
     failed: list[str],
     common: pathlib.Path,
 ) -> None:

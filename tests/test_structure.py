@@ -12,7 +12,7 @@ from tests.helpers import rooms
 TESTS = pathlib.Path(__file__).parent
 LONGEST, MOST_ARGUMENTS = 50, 6
 # Functions that are longer or take more, each with its reason.
-ALLOWED: dict[str, str] = {}
+ALLOWED = {"vit.network.make_network": "each argument is of another kind, and it has two callers"}
 
 
 def test_every_room_has_its_floor_and_few_files():

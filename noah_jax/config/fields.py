@@ -30,7 +30,7 @@ class Setting:
     most: float = math.inf
     below: float | None = None
 
-    def complaint(self, key: str, value) -> str:
+    def complaint(self, key: str, value: Any) -> str:
         """Says what is wrong with a value of the right type; empty if nothing is."""
         several = isinstance(value, tuple)
         parts = value if several else value.split("+") if self.joined else [value]
@@ -75,13 +75,13 @@ class Setting:
         )
 
 
-def setting(default, explanation: str, **values) -> Any:
+def setting(default: Any, explanation: str, **values: Any) -> Any:
     """Makes a dataclass field with this default; `values` are further attributes of `Setting`."""
     known = Setting(explanation, **values)
     return dataclasses.field(default=default, metadata={"setting": known})
 
 
-def walk(config, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
     """Yields key, value and `Setting` of all keys; a nested key has its path, as `search.folds`."""
     for field in dataclasses.fields(config):
         key, value = prefix + field.name, getattr(config, field.name)
@@ -91,7 +91,7 @@ def walk(config, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
             yield key, value, field.metadata["setting"]
 
 
-def complaints(config) -> Iterator[str]:
+def complaints(config: Any) -> Iterator[str]:
     """Yields a line for each well-typed value that is not allowed."""
     for key, value, known in walk(config):
         if complaint := known.complaint(key, value):

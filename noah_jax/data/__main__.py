@@ -18,7 +18,7 @@ _BENCHMARKS = {
 
 
 def _prepare(names: list[str], data_dir: str) -> None:
-    """Prepares tasks and benchmarks by name; see `prepare`. UserError also if a name is unknown."""
+    """Prepares tasks and whole benchmarks; UserError also for names that are not known."""
     known = {name: {name: task} for name, task in (tasks.TASKS | tasks.DOMAINS).items()}
     known |= _BENCHMARKS
     if unknown := [name + nearest(name, known) for name in names if name not in known]:

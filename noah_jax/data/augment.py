@@ -56,7 +56,6 @@ def stream(
     pure function of its step and the seed. `close()` ends the threads that read ahead.
 
     Args:
-      first_step: the step of the first batch.
       rows: the rows of each batch that are wanted; None = all. Only these are read.
 
     Raises:
@@ -142,7 +141,7 @@ def _enhance(kind):
 
 
 def _posterize(image, level, _):
-    """Keeps 4 … 0 bits. Pillow's own function refuses 0, a black image, in recent versions."""
+    """Keeps 4 … 0 bits; Pillow's own function refuses 0 (a black image) in recent versions."""
     mask = 256 - 2 ** (4 + int(level * 4))
     return image.point([value & mask for value in range(256)] * 3)
 

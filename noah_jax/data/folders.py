@@ -24,7 +24,7 @@ _LISTS = {"train": "train800", "val": "val200", "trainval": "train800val200", "t
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 _IMAGE_FOLDERS = ("", "images", "jpg", "data/images", "train", "val", "images/train", "images/val")
-_MAX_CLASSES = 100_000  # of one's own images; a mistyped label must not take memory
+_MAX_CLASSES = 100_000  # in one's own images; a mistyped label must not take memory
 
 
 def open_folder(
@@ -118,7 +118,7 @@ def published(folder: pathlib.Path, task: Task | None, shots: Shots) -> dict[str
 
 
 def _placed(folder: pathlib.Path, rows: Rows) -> Rows:
-    """Completes paths to start at `folder`; lists leave out the folders that the archives make."""
+    """Adds to the paths the folders that the archives make, which lists leave out."""
     first = rows[0][0] if rows else ""
     places = (place for place in _IMAGE_FOLDERS if os.path.isfile(folder / place / first))
     place = next(places, "")
@@ -134,7 +134,7 @@ def class_rows(folder: pathlib.Path, name: str, label: int) -> Rows:
 
 
 def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All images in a folder and in the folders below it, sorted by path."""
+    """The images in a folder and those below it, in order of their paths."""
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -150,7 +150,7 @@ def class_folders(folder: pathlib.Path) -> list[str]:
 
 
 def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
-    """Splits the images of a class folder; see `split_classes`. UserError if that is impossible."""
+    """Splits the images of class folders; UserError if that cannot be done."""
     classes = class_folders(folder)
     images = {name: class_rows(folder, name, label) for label, name in enumerate(classes)}
     problems = []
@@ -168,13 +168,9 @@ def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
     return split_classes([images[name] for name in classes], seed)
 
 
-def split_classes(classes: Sequence[Sequence], seed: int) -> dict[str, list]:
-    """Splits the examples of each class: a fifth for the test, a fifth of the rest to validate.
-
-    Args:
-      classes: the examples of each class, at least 3.
-      seed: draws the splits.
-    """
+def split_classes(classes: Sequence[Sequence | np.ndarray], seed: int) -> dict[str, list]:
+    """The examples of each class, at least 3, over the splits: a fifth for the test, and of the
+    rest a fifth for validation."""
     rng = np.random.default_rng(seed)
     splits: dict[str, list] = {name: [] for name in _LISTS}
     for examples in classes:

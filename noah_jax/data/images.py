@@ -1,7 +1,7 @@
 """Image files: which are read, and how they become RGB.
 
-If a file has several frames or pages, the first is used. Transparency is dropped. Colour profiles
-are ignored, as in the reference code.
+The first frame or page of a file is used; transparency is dropped. Colours are as Pillow reads
+them without colour profiles, as in the reference code.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import PIL.ImageOps
 from PIL.ExifTags import Base as Tag
 
@@ -93,7 +94,7 @@ def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
 
 
 def _turn(image: PIL.Image.Image) -> None:
-    if image.format not in ("JPEG", "MPO"):  # in these the metadata precedes the pixels
+    if image.format not in ("JPEG", "MPO"):  # whose metadata comes first
         image.load()
     try:
         turned = image.getexif().get(Tag.Orientation, 1) != 1
@@ -101,7 +102,7 @@ def _turn(image: PIL.Image.Image) -> None:
         turned = False
     if turned:
         image.load()
-        with contextlib.suppress(Exception):  # it turns the image first, then fails at odd metadata
+        with contextlib.suppress(Exception):  # odd metadata, which it writes after turning
             PIL.ImageOps.exif_transpose(image, in_place=True)
 
 
@@ -125,9 +126,10 @@ def glance(image: PIL.Image.Image) -> tuple[str, bool]:
     """
     image.draft("RGB", (8, 8))
     np.asarray(rgb(image).reduce(8))
-    digest = file_sha256(image.filename)
+    assert isinstance(image, PIL.ImageFile.ImageFile)  # which knows its file
+    digest = file_sha256(os.fsdecode(image.filename))
     try:
-        several = getattr(image, "is_animated", False)  # reads the second frame of a GIF
+        several = getattr(image, "is_animated", False)  # for a GIF it looks at the second frame
     except Exception:
         several = True
     return digest, several

@@ -17,8 +17,9 @@ _INSIDE = "expected a path inside the folder of the images, written with /"
 
 
 def read_lists(paths: dict[str, pathlib.Path]) -> dict[str, Rows]:
-    """Reads each list with `read_list`; one UserError says what is wrong in all of them."""
-    files, problems = {}, []
+    """Reads each by `read_list`; UserError with all that is wrong with them."""
+    files: dict[str, Rows] = {}
+    problems = []
     for name, path in paths.items():
         try:
             files[name] = read_list(path)
@@ -54,7 +55,8 @@ def read_coop(path: pathlib.Path) -> dict[str, Rows]:
     Raises:
       UserError: the file holds something else, or a path leaves the folder.
     """
-    files, problems = {}, []
+    files: dict[str, Rows] = {}
+    problems = []
     try:
         splits = json.loads(_text(path))
         for name in ("train", "val", "test"):
@@ -85,7 +87,8 @@ def read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
     """
     variants = filter(None, _lines(folder / "variants.txt"))
     classes = {name: label for label, name in enumerate(variants)}
-    files, problems = {}, []
+    files: dict[str, Rows] = {}
+    problems = []
     for split in ("train", "val", "test"):
         files[split] = []
         for line in filter(None, _lines(path := folder / f"images_variant_{split}.txt")):
@@ -102,7 +105,7 @@ def read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
 
 
 def _leaves(path: str) -> bool:
-    """Tells whether a path could lead out of its folder, on any operating system."""
+    """Tells a path that could lead out of the folder, on any system."""
     parts = pathlib.PureWindowsPath(path)  # where / and \ both separate
     return bool(parts.anchor) or ".." in parts.parts or "\\" in path
 
@@ -117,7 +120,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _text(path: pathlib.Path) -> str:
-    """Reads a text; every line ends in one newline, and there is no byte order mark."""
+    """The text of a list, every line end as one newline, without a byte order mark."""
     try:
         require_file(path, _MAX_BYTES)
         return path.read_text(encoding="utf-8-sig")

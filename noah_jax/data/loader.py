@@ -1,7 +1,7 @@
 """The data of a task, images and labels, and how it becomes arrays.
 
-A `Source` has the splits of one task. Training images without augmentation are loaded whole
-(`load`). Test images are streamed in batches (`batches`). Both decode in Grain's threads, which end
+A `Source` has the splits of one task. Images to train on without augmentation are loaded whole
+(`load`), test images are streamed in batches (`batches`); both decode in Grain's threads, which end
 with the iteration.
 """
 
@@ -73,7 +73,7 @@ def fingerprint(content: Any) -> str:
 
 
 def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Loads a whole split: uint8 images `[n, size, size, 3]`, int32 labels `[n]`; see `resize`.
+    """Reads a whole split: uint8 images `[n, size, size, 3]`, int32 labels `[n]`; see `resize`.
 
     Raises:
       UserError: images cannot be read; the message names them.
@@ -111,7 +111,7 @@ def batches(
 
     Args:
       rows: the rows of each batch that are wanted, sorted; None = all. Only these are decoded.
-      start: the example at which the first batch begins.
+      start: the first batch begins at this example.
 
     Raises:
       UserError: an image cannot be read; the message names it.
@@ -153,11 +153,11 @@ def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
 
 
 def decode(
-    split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], Any]
+    split: Split, indices: Sequence[int] | np.ndarray, prepare: Callable[[PIL.Image.Image], Any]
 ) -> Generator[tuple[Any, int] | str, None, None]:
-    """Yields the results of `prepare` on the images, with their labels, in order.
+    """Yields what `prepare` makes of each image, and its label, in order.
 
-    For an image that cannot be read it yields a message instead.
+    An image that cannot be read gives a line that says so.
     """
 
     def read(index):

@@ -10,7 +10,7 @@ _MOST_VAL_SHOTS = 4  # as in CoOp (arXiv 2109.01134)
 
 @dataclasses.dataclass(frozen=True)
 class Shots:
-    """The images to draw for a few-shot run.
+    """How many images a class to draw, and how.
 
     Attributes:
       number: training images a class; validation has as many, at most 4.
@@ -49,7 +49,7 @@ class Shots:
         return [i for row in self._first(shots, label, count, num_classes) for i in row]
 
     def _first(self, wanted, label, count, num_classes) -> list[list[int]]:
-        """Takes the first `wanted` indices of each class in a random order; fewer if it has fewer.
+        """The first images of each class in a random order, or all if it has fewer.
 
         So the 1 shot of a seed is among its 2 shots. It looks at no more labels than it must, since
         an image may have to be read for each.

@@ -1,4 +1,4 @@
-"""Opens the images of a task: folders, arrays, scikit-learn's digits, TFDS."""
+"""A task's images are opened: from folders, arrays, scikit-learn's digits, TFDS."""
 
 import contextlib
 import contextvars
@@ -61,7 +61,7 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
 
 
 def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Source:
-    """Opens the data as `open_source` does, without sharing it."""
+    """Opens what `open_source` shares."""
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
     in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)
@@ -69,7 +69,7 @@ def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Sou
     if few_only and shots is None:
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
     if in_folder:
-        if task in tasks.IMAGENET:
+        if task in tasks.IMAGENET and shots:
             return inspect_images(open_imagenet(folder.parent, shots), folder)
         return inspect_images(open_folder(folder, facts, split_seed, shots), folder)
     if shots and shots.lists:
@@ -146,7 +146,7 @@ def from_arrays(
 def _in_memory(
     images: np.ndarray,
     labels: np.ndarray,
-    parts: Mapping[str, Sequence[int]],
+    parts: Mapping[str, Sequence[int] | np.ndarray],
     noun: str,
     class_names: tuple[str, ...],
 ) -> Source:

@@ -6,12 +6,12 @@ VTAB-1k's splits and labels are those of its reference code (google-research/tas
 import dataclasses
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 GROUPS = ("natural", "specialized", "structured")
-METRIC = "test accuracy (%)"  # of the likeliest class, for every task
+METRIC = "test accuracy (%)"  # for every task: whether the likeliest class is right
 
 Example = Mapping[str, Any]  # as TFDS gives it
 
@@ -74,7 +74,7 @@ def _interval(value: float, bounds: tuple[float, ...]) -> int:
 
 
 def _depths(example: Example, key: str) -> np.ndarray:
-    """The distance of each object, which is the last of its three coordinates."""
+    """The distance to each of the objects: the last of its three coordinates."""
     return np.array(example["objects"][key], np.float32).reshape(-1, 3)[:, 2]
 
 
@@ -101,10 +101,19 @@ def _sixteen_bins(key: str, values: int) -> Callable[[Example], int]:
 
 # --- VTAB-1k (arXiv 1910.04867) ------------------------------------------------------------------
 
-_CLEVR = {"val": ("train", 90), "test": ("validation", 0)}
-_ONE_SET = {"val": ("train", 60), "test": ("train", 80)}
-_DSPRITES = {"val": ("train", 80), "test": ("train", 90), "binary": True}
-_SMALLNORB = {"val": ("test", 0), "test": ("test", 50)}
+
+class _Shared(TypedDict, total=False):
+    """Attributes of a `Task` that several have in common."""
+
+    val: tuple[str, int]
+    test: tuple[str, int]
+    binary: bool
+
+
+_CLEVR: _Shared = {"val": ("train", 90), "test": ("validation", 0)}
+_ONE_SET: _Shared = {"val": ("train", 60), "test": ("train", 80)}
+_DSPRITES: _Shared = {"val": ("train", 80), "test": ("train", 90), "binary": True}
+_SMALLNORB: _Shared = {"val": ("test", 0), "test": ("test", 50)}
 
 _VTAB = {
     "natural": {

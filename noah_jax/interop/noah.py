@@ -56,8 +56,12 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     for i in range(model.config.depth):
         for module, facts in PROMPT_MODULES.items():
             for param, part in facts.noah_tensors.items():
-                if (x := theirs.pop(f"blocks.{i}.{part}", None)) is not None and sizes[module]:
-                    tensor = _first(np.asarray(x), sizes[module], facts.sized_axis[param])
+                x = np.asarray(theirs.get(name := f"blocks.{i}.{part}"))
+                if x.ndim != (3 if param == "tokens" else 1 if "bias" in param else 2):
+                    continue  # absent or of a wrong rank: `arrange` reports it
+                del theirs[name]
+                if sizes[module]:
+                    tensor = _first(x, sizes[module], facts.sized_axis[param])
                     ours[f"blocks.{i}.{module}.{param}"] = tensor
     head = {"head.weight": "head.kernel", "head.bias": "head.bias"}
     ours |= {head[name]: np.asarray(theirs[name]).T for name in head if name in theirs}
@@ -74,6 +78,4 @@ def _first(theirs: np.ndarray, size: int, axis: int | None) -> np.ndarray:
     PyTorch's linear layers are `[out, in]`. Prompt tokens have an axis of examples, `[1, r, d]`.
     """
     ours = theirs[0] if theirs.ndim == 3 and len(theirs) == 1 else theirs.T
-    if axis is None or axis >= ours.ndim:  # `arrange` refuses a tensor without that axis
-        return ours
-    return ours[(slice(None),) * axis + (slice(size),)]
+    return ours if axis is None else ours[(slice(None),) * axis + (slice(size),)]

@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import safetensors.numpy
 from flax import nnx
@@ -23,6 +23,7 @@ from flax import nnx
 from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import checksums
+from noah_jax.pretrained.loading import arrange
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.space.modules import PROMPT_MODULES
@@ -77,9 +78,9 @@ class Subnet:
         genome = np.stack(list(sizes.values()), axis=1)
         model = nnx.eval_shape(lambda: CompactViT(self.config, genome, rngs=nnx.Rngs(0)))
         graphdef, state = nnx.split(model)
-        return nnx.merge(graphdef, _fill(state, self.tensors))
+        return nnx.merge(graphdef, arrange(state, self.tensors, "the subnet"))
 
-    def normalise(self, images):
+    def normalise(self, images: jax.Array) -> jax.Array:
         """Turns uint8 images `[b, h, w, 3]` into the float32 ones that the model takes."""
         return normalise(images, self.facts["mean"], self.facts["std"])
 
@@ -184,7 +185,8 @@ def by_name(state: nnx.State, sizes: Mapping[str, np.ndarray]) -> dict[str, np.n
       sizes: module → its size in each block; see `Subnet.sizes`.
     """
     tensors = {}
-    for path, variable in nnx.to_flat_state(state):
+    for keys, variable in nnx.to_flat_state(state):
+        path = tuple(map(str, keys))
         value = np.asarray(variable[...], np.float32)
         if path[0] != "blocks":
             tensors[".".join(path)] = value
@@ -197,19 +199,3 @@ def by_name(state: nnx.State, sizes: Mapping[str, np.ndarray]) -> dict[str, np.n
                     part = np.take(part, range(size), axis)
             tensors[f"blocks.{i}." + ".".join(path[1:])] = part
     return tensors
-
-
-def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray]) -> nnx.State:
-    """Fills a state by name; UserError lists all that is missing, left over or misshapen."""
-    left, filled, problems = dict(tensors), [], []
-    for path, variable in nnx.to_flat_state(state):
-        name = ".".join(map(str, path))
-        tensor, shape = left.pop(name, None), tuple(variable.shape)
-        if tensor is None or tensor.shape != shape:
-            problems.append(f"expected {name} {list(shape)}")
-        else:
-            filled.append((path, variable.replace(jnp.asarray(tensor))))
-    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
-    if problems:
-        raise UserError("the subnet's tensors do not fit:\n  " + "\n  ".join(sorted(problems)))
-    return nnx.from_flat_state(filled)

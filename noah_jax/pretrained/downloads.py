@@ -45,9 +45,8 @@ def fetch(source: HubFile | WebFile | Wheel) -> pathlib.Path:
     """
     try:
         return _from_hub(source) if isinstance(source, HubFile) else _kept(source)
-    except Exception as error:  # the libraries pass on whatever their own libraries raise
-        hub = isinstance(source, HubFile)
-        place = "" if hub else f"put the file at {local_path(source)}, or "
+    except Exception as error:  # the libraries pass on what those raise that they use
+        place = "" if isinstance(source, HubFile) else f"put the file at {local_path(source)}, or "
         raise UserError(
             f"cannot fetch the weights {source.filename}: {error}\n"
             f"Fetch them elsewhere ({source.by_hand}) and {place}point --config.weights at it."

@@ -6,6 +6,7 @@ A file that does not fit is refused with one message that lists everything that 
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -86,6 +87,8 @@ def arrange(
 ) -> nnx.State:
     """Arranges tensors like the state `abstract`: blocks stacked, the position table resized.
 
+    Blocks are not stacked where each has entries of its own in `abstract`, as in a `CompactViT`.
+
     Args:
       abstract: a state of the ViT, or of a part of it; only shapes and dtypes are used.
       tensors: by our names, an entry for each block.
@@ -109,15 +112,17 @@ def arrange(
         problems += complaints
         if complaints:
             continue
-        # One parameter is stacked at a time, so that no second copy of a big model exists.
-        array = np.stack([*found.values()]) if path[0] == "blocks" else found[".".join(path)]
+        # Stacked one parameter at a time, so that no second copy of a big model exists.
+        arrays = [tensor for tensor in found.values() if tensor is not None]  # all, by now
+        name = ".".join(map(str, path))
+        array = arrays[0] if name in found else np.stack(arrays)
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
-            problems.append(f"{'.'.join(path)} holds {array.dtype}, expected {variable.dtype}")
+            problems.append(f"{name} holds {array.dtype}, expected {variable.dtype}")
             continue
         with np.errstate(all="ignore"):
             array = array.astype(variable.dtype, copy=False)
         if not np.isfinite(array).all():
-            problems.append(f"{'.'.join(path)} has values that are not finite")
+            problems.append(f"{name} has values that are not finite")
         filled.append((path, variable.replace(array)))
     problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
     if problems:
@@ -128,14 +133,16 @@ def arrange(
     return nnx.from_flat_state(filled)
 
 
-def _take(left: dict, path: tuple, shape: tuple, antialias: bool) -> tuple[dict, tuple]:
+def _take(
+    left: dict[str, np.ndarray], path: tuple[Any, ...], shape: tuple[int, ...], antialias: bool
+) -> tuple[dict[str, np.ndarray | None], tuple[int, ...]]:
     """Takes from `left` the tensors of one parameter, of all blocks.
 
     Returns:
       Name → tensor, or None if it is missing; and the shape that each should have.
     """
-    names = [".".join(path)]
-    if path[0] == "blocks":
+    names = [".".join(map(str, path))]
+    if path[0] == "blocks" and not isinstance(path[1], int):
         names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
         shape = shape[1:]
     found = {name: left.pop(name, None) for name in names}

@@ -36,11 +36,13 @@ def rename(table: Mapping[str, _Entry], tensors: Mapping[str, np.ndarray]) -> di
     Raises:
       KeyError: the layout has no place for one of the tensors.
     """
-    renamed = {}
+    renamed: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         block = re.match(r"blocks\.(\d+)\.", name)
         number = block[1] if block else ""
         entry = table[re.sub(r"^blocks\.\d+", "blocks.{i}", name)]
+        if entry.theirs is None:  # the layout is only read
+            raise KeyError(name)
         names = (theirs.replace("{i}", number) for theirs in entry.names)
         renamed |= zip(names, entry.theirs(tensor), strict=True)
     return renamed

@@ -1,4 +1,4 @@
-"""What differs between machines: unused accelerators, and where things are cached."""
+"""The machine: an accelerator that nothing uses, and where things are cached."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def keep_compiled_programs() -> None:
 
 
 def cache_dir() -> pathlib.Path:
-    """Where downloads are kept: `$NOAH_JAX_CACHE`, else `noah_jax` in the user's cache."""
+    """The folder of downloads: `$NOAH_JAX_CACHE`, else `noah_jax` in the user's cache."""
     default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "noah_jax"
     return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
 
@@ -41,7 +41,7 @@ _TPUS = ("/dev/accel0", "/dev/vfio/0")
 
 
 def unused_accelerator() -> str | None:
-    """What is there and how it is used; None if there is nothing, or the CPU is asked for."""
+    """Names an accelerator that JAX does not use, and what to do; None if there is none."""
     if jax.default_backend() != "cpu" or "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return None
     found = {

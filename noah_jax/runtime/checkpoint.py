@@ -124,7 +124,7 @@ class Checkpoints:
 
 
 def _problem(folder: pathlib.Path, purpose: str) -> str | None:
-    """Why a checkpoint is not to be read, None if it is.
+    """Says why a checkpoint must not be read; None if it may be.
 
     Raises:
       UserError: the system cannot read it now, which says nothing about it.
@@ -151,7 +151,7 @@ def _refuse_remade(unfinished: pathlib.Path, made: os.stat_result) -> None:
         if os.path.samestat(made, unfinished.stat()):
             return
     workdir.remove(unfinished)
-    with contextlib.suppress(OSError):  # what is not empty stays
+    with contextlib.suppress(OSError):  # a folder that is not empty stays
         for folder in unfinished.parents[:2]:
             folder.rmdir()
     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -163,7 +163,7 @@ def _require_alike(found, expected) -> None:
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
-    """Of all files in the folder, by their paths in it."""
+    """The sha256 of each file in the folder, by its path in it."""
     return {
         str(path.relative_to(folder)): file_sha256(path)
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""What the environment says of the processes that a run is made of."""
+"""Reads from the environment which processes a run is made of."""
 
 import importlib.util
 import os
@@ -17,9 +17,9 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 
 
 def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What to tell `jax.distributed.initialize`; None if this process is alone.
+    """The arguments of `jax.distributed.initialize`; None if this process is alone.
 
-    It finds the processes of a TPU pod, of Slurm and of Open MPI 4 by itself; but it must not be
+    JAX finds the processes of a TPU pod, of Slurm and of Open MPI 4 by itself; but it must not be
     asked where there is only one, since it fails or waits where a machine merely looks like these.
 
     Raises:
@@ -40,7 +40,7 @@ def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _found(environment):
-    """As `cluster`, from what Slurm and TPU pods say of themselves."""
+    """The same, from what Slurm and TPU pods say of themselves."""
     if all(name in environment for name in _SLURM):
         tasks, nodes, devices = (
             int(environment.get(name, "")) if environment.get(name, "").isdecimal() else 1
@@ -95,11 +95,11 @@ def _tpu_hosts(environment: Mapping[str, str]) -> int:
 
 
 def _platforms() -> str | None:
-    return jax.config.jax_platforms
+    return jax.config.jax_platforms  # type: ignore[attr-defined]  # options lack hints
 
 
 def _metadata(key: str) -> str:
-    """What Google's cloud says of this machine; empty if nothing does."""
+    """Asks Google's cloud about this machine; empty where nothing answers."""
     host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{host}/computeMetadata/v1/instance/attributes/{key}",

@@ -1,4 +1,4 @@
-"""How much memory a run takes, on the host and on its devices; what to do where it is too much."""
+"""Measures the memory of a run, on the host and its devices, and says what to do about too much."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ import jax
 from noah_jax.errors import UserError
 
 _MB = 1e6
-# By stage, the settings that its memory grows with.
+# The settings that the memory of each stage grows with.
 _GROWS_WITH = {
     "supernet": "supernet.batch_size, image_size",
     "retrain": "retrain.batch_size, image_size",
@@ -30,12 +30,13 @@ def host_peak_mb() -> float:
 def allocator_peak_mb() -> float | None:
     """The most that one of the devices has held so far, in MB; None where the backend is silent."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    peaks = [values.get("peak_bytes_in_use") for values in stats]
-    return None if None in peaks else round(max(peaks) / _MB, 1)
+    if any("peak_bytes_in_use" not in values for values in stats):
+        return None
+    return round(max(values["peak_bytes_in_use"] for values in stats) / _MB, 1)
 
 
 def planned_mb(compiled: jax.stages.Compiled) -> float | None:
-    """What the compiler plans on each device, in MB: arguments, outputs, temporaries.
+    """The compiler's plan for each device, in MB: arguments, outputs, temporaries.
 
     An output in the place of a donated argument counts once. None where the backend does not say.
     """
@@ -47,7 +48,7 @@ def planned_mb(compiled: jax.stages.Compiled) -> float | None:
 
 
 @contextlib.contextmanager
-def explained(stage: str):
+def explained(stage: str) -> Iterator[None]:
     """Turns the backend's error of too little memory into a UserError that says what to lower."""
     try:
         yield
@@ -63,7 +64,7 @@ def explained(stage: str):
         ) from error
 
 
-def watch(function: Callable) -> Callable:
+def watch(function: jax.stages.Wrapped) -> Callable:
     """The jitted `function`; what the compiler plans for its first call is noted by `noting_plans`.
 
     Nothing is compiled for this: what is compiled here is what the call then runs.
@@ -85,7 +86,8 @@ def watch(function: Callable) -> Callable:
 @contextlib.contextmanager
 def noting_plans() -> Iterator[list[float]]:
     """Collects the plans of the programs that `watch` starts within, in MB a device."""
-    token = _PLANS.set(plans := [])
+    plans: list[float] = []
+    token = _PLANS.set(plans)
     try:
         yield plans
     finally:

@@ -30,12 +30,12 @@ SAME_COMMAND = "the same command goes on"
 
 @dataclasses.dataclass
 class _Signals:
-    """What this process knows of its signals: it lasts as long as the process, not as a run.
+    """The state of this process's signals: it lasts as long as the process, not as a run.
 
     Attributes:
       first: the signal that came first.
       deferred: whether the main thread asks `requested` by itself.
-      raised: whether it was raised in the main thread.
+      raised: whether `Preempted` was raised in the main thread.
       advice: see `advising`.
       wake_up: where Python writes which signals came.
     """
@@ -117,8 +117,8 @@ def deferred() -> Iterator[None]:
 
 def stop_if_requested(saved: str = "") -> None:
     """Raises Preempted if a signal has come; `saved` says how far the run has got."""
-    if requested():
-        raise Preempted(_signals.first, saved)
+    if requested() and (number := _signals.first):
+        raise Preempted(number, saved)
 
 
 def leave(stopped: Preempted) -> NoReturn:

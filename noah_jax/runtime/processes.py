@@ -109,7 +109,7 @@ def is_main() -> bool:
 
 
 def several() -> bool:
-    """Whether this process has joined others."""
+    """True where this process has joined others."""
     return _group.joined
 
 

@@ -5,6 +5,8 @@ replicated or, where they do not fit, cut into `weight_shards` parts, of which a
 together where it runs.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -17,7 +19,7 @@ _AXES = ("data", "weights")
 
 
 def make_mesh(weight_shards: int = 1) -> Mesh:
-    """All devices, on the axes `data` and, of `weight_shards` devices, `weights`.
+    """Puts all devices on the axes `data` and, with `weight_shards` devices, `weights`.
 
     Raises:
       UserError: `weight_shards` does not divide the number of devices.
@@ -30,13 +32,13 @@ def make_mesh(weight_shards: int = 1) -> Mesh:
     shape, types = (devices // weight_shards, weight_shards), (AxisType.Auto,) * 2
     if _slices() == 1:
         return jax.make_mesh(shape, _AXES, axis_types=types)
-    # Which jax.make_mesh refuses. Neighbours share weights.
+    # jax.make_mesh refuses several slices. Neighbours share weights.
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(ordered).reshape(shape), _AXES, axis_types=types)
 
 
 def _slices() -> int:
-    """Of TPUs, or hosts with GPUs."""
+    """The number of TPU slices, or of hosts with GPUs."""
     return len({getattr(device, "slice_index", 0) for device in jax.devices()})
 
 
@@ -44,7 +46,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def replicate(mesh: Mesh, tree):
+def replicate(mesh: Mesh, tree: Any) -> Any:
     """A copy of every array of `tree`, the same in all processes, on every device of `mesh`."""
     return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
 
@@ -55,7 +57,7 @@ def place_frozen(mesh: Mesh, frozen: nnx.State) -> nnx.State:
 
 
 def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
-    """See `place_frozen`; takes shapes as well as arrays."""
+    """The places that `place_frozen` chooses; takes shapes as well as arrays."""
     shards = mesh.shape["weights"]
 
     def sharding(path, x):
@@ -70,7 +72,7 @@ def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(sharding, frozen)
 
 
-def gather(mesh: Mesh, tree):
+def gather(mesh: Mesh, tree: Any) -> Any:
     """Inside jit: what `place_frozen` cut, whole on every device."""
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
@@ -83,9 +85,9 @@ def spread(mesh: Mesh, x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def local_rows(mesh: Mesh, n: int) -> np.ndarray:
-    """Which of n rows, spread over the devices, are on those of this process; sorted.
+    """The rows, of n that are spread over the devices, on those of this process; sorted.
 
-    All, where the devices do not divide n.
+    These are all n where the devices do not divide n.
     """
     if n % mesh.size:
         return np.arange(n)
@@ -113,7 +115,7 @@ def _rows_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def _put(x, sharding: NamedSharding) -> jax.Array:
-    """Not `device_put` where other processes have devices: that would compare all their values."""
+    """Places an array; `device_put` would compare all its values with those of other processes."""
     if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return jax.device_put(x, sharding)
     host = np.asarray(x)

@@ -5,7 +5,6 @@
 
 import hashlib
 import importlib.util
-import numbers
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,19 +24,19 @@ def require_packages(names: str) -> None:
 
 
 def open_trackers(names: str, workdir: pathlib.Path, config: Mapping[str, Any]) -> list:
-    """Those of `names`, joined by +; each has `log(values)` and `close()`."""
+    """Opens those of `names`, joined by +; each has `log(values)` and `close()`."""
     kinds = {"tensorboard": _TensorBoard, "wandb": _WandB}
     return [kinds[name](workdir, config) for name in filter(None, names.split("+"))]
 
 
 def _scalars(values: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
-    """When, and the numbers under `<stage>/<name>`."""
+    """The step that the values belong to, and the numbers among them, as `<stage>/<name>`."""
     when = next((values[name] for name in _COUNTS if name in values), 0)
     stage = "/".join(str(values[key]) for key in ("stage", "test_set") if key in values)
     return when, {
         f"{stage}/{name}": value
         for name, value in values.items()
-        if isinstance(value, numbers.Real) and name not in ("time", *_COUNTS)
+        if isinstance(value, int | float) and name not in ("time", *_COUNTS)
     }
 
 
@@ -56,7 +55,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    """Of the project noah_jax, or $WANDB_PROJECT; a run that goes on is the same run there."""
+    """A run in the project noah_jax, or $WANDB_PROJECT; one that goes on is the same there."""
 
     def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
         import wandb

@@ -1,5 +1,4 @@
-"""What a run says: metrics.jsonl always, trackers if asked for, a progress bar on a terminal, plain
-lines elsewhere.
+"""A run speaks: metrics.jsonl always, trackers if asked for, a bar on a terminal, lines elsewhere.
 
 Of several processes only the main one says and writes anything.
 """
@@ -9,6 +8,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -21,15 +21,15 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Writer:
-    """What the run in one workdir says."""
+    """Speaks for the run in one workdir."""
 
     def __init__(self, workdir: pathlib.Path):
         self._workdir, self._metrics = workdir, workdir / "metrics.jsonl"
         self._trackers: list = []
 
     @contextlib.contextmanager
-    def tracking(self, names: str, config: dict[str, Any]):
-        """What is logged within goes to trackers, too; see `trackers.py`."""
+    def tracking(self, names: str, config: dict[str, Any]) -> Iterator[None]:
+        """Within, `log` tells trackers, too; see `trackers.py`."""
         if processes.is_main():
             self._trackers = trackers.open_trackers(names, self._workdir, config)
         try:
@@ -40,6 +40,7 @@ class Writer:
             self._trackers = []
 
     def say(self, text: str) -> None:
+        """Prints a line, above a bar that is shown."""
         if not processes.is_main():
             return
         with contextlib.suppress(BrokenPipeError):  # nobody reads it; what is to be saved still is
@@ -55,7 +56,7 @@ class Writer:
             tracker.log(values)
 
     @contextlib.contextmanager
-    def stage(self, name: str):
+    def stage(self, name: str) -> Iterator[None]:
         """Announces a stage and logs how long it took, and how much memory."""
         self.say(f"{name} …")
         start = time.perf_counter()
@@ -77,7 +78,7 @@ class Writer:
             self.say(f"{name} took {duration(log())}")
 
     def stage_seconds(self) -> dict[str, float]:
-        """How long each stage took, over all starts of the run."""
+        """The seconds that each stage took, over all starts of the run."""
         total: dict[str, float] = {}
         for values in self._stages():
             stage = values["stage"]
@@ -91,7 +92,8 @@ class Writer:
         `memory.stage_peak`. The host's, and the allocator's, are those of a process: several runs
         in one process share them.
         """
-        host, stages = 0.0, {}
+        host = 0.0
+        stages: dict[str, dict[str, Any]] = {}
         for values in self._stages():
             host = max(host, values.get("host_peak_mb", 0.0))
             peak = {"device_mb": values.get("device_mb"), "source": values.get("device_source")}
@@ -101,7 +103,7 @@ class Writer:
         return {"host_peak_mb": host or None, "stages": stages}
 
     def _stages(self) -> list[dict[str, Any]]:
-        """What `stage` has logged, in all starts of the run."""
+        """The lines that `stage` has logged, in all starts of the run."""
         return [values for values in read_lines(self._metrics) if _is_stage(values)]
 
     def progress(self, name: str, total: int, done: int, unit: str) -> "Progress":
@@ -164,7 +166,7 @@ def _in_notebook() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """For people: 12.3 s, 4.5 min, 6 h 7 min."""
+    """Tells seconds to people: 12.3 s, 4.5 min, 6 h 7 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, hours = seconds / 60 % 60, int(seconds // 3600)

@@ -1,6 +1,9 @@
 """The range of parameter counts that a search admits."""
 
 import dataclasses
+from typing import Any
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,7 +13,7 @@ class Budget:
     least: int
     most: int
 
-    def admits(self, params):
+    def admits(self, params: int | np.ndarray) -> Any:
         """Tells whether `params`, a number or an array of numbers, is within the budget."""
         return (self.least <= params) & (params <= self.most)
 

@@ -24,7 +24,7 @@ class Candidate:
     loss: float
 
     @property
-    def rank(self):
+    def rank(self) -> tuple[bool, float, float, int]:
         """A sort key that puts the best first: higher accuracy, lower loss, fewer parameters.
 
         With 200 images ties of accuracy are the rule. A candidate without a finite loss comes last.
@@ -76,13 +76,14 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [finite[row] for row in reversed(_first_front(finite, rows))]
 
 
-def _first_front(candidates, rows) -> list[int]:
+def _first_front(candidates: Sequence[Candidate], rows: Sequence[int]) -> list[int]:
     """The rows that no other row dominates, in descending order of parameters.
 
     Args:
       rows: indices of `candidates`, best first.
     """
-    front, fewest = [], math.inf
+    front: list[int] = []
+    fewest = math.inf
     for row in rows:
         if candidates[row].params < fewest:
             front.append(row)
@@ -90,7 +91,7 @@ def _first_front(candidates, rows) -> list[int]:
     return front
 
 
-def _lonely_first(candidates, front) -> list[int]:
+def _lonely_first(candidates: Sequence[Candidate], front: Sequence[int]) -> list[int]:
     loneliness = np.zeros(len(front))
     for values in (
         np.array([candidates[row].params for row in front], float),

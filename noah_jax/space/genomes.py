@@ -40,8 +40,8 @@ def count_params(genome: np.ndarray, width: int) -> np.ndarray:
       int64 `[...]`, summed over blocks.
     """
     sizes = by_module(genome)
-    params = sum(module.params(sizes[name], width) for name, module in PROMPT_MODULES.items())
-    return params.sum(axis=-1)
+    params = [module.params(sizes[name], width) for name, module in PROMPT_MODULES.items()]
+    return np.sum(params, axis=(0, -1))
 
 
 def count_noah(genome: np.ndarray, width: int) -> np.ndarray:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 FUSED = "dot_product_attention"  # part of the name of the primitive that is one fused kernel
 
 
-def attend(q, k, v, keys: int | jax.Array | None, fused: bool) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, keys: int | jax.Array | None, fused: bool
+) -> jax.Array:
     """Softmax attention over the first `keys` keys.
 
     Args:

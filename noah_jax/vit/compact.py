@@ -1,5 +1,6 @@
 """The ViT of one genome: each block has prompt modules of its own sizes, without masks."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -27,7 +28,9 @@ class CompactViT(ViT):
             for row in self.genome
         )
 
-    def features(self, images, genome=None, key=None, wanted=None, gather=None):
+    def features(
+        self, images: jax.Array, genome=None, key=None, wanted: int | None = None, gather=None
+    ) -> jax.Array:
         """See `ViT.features`; the genome is the model's own, and `key` and `gather` are unused."""
         x = self.embed(images)
         others, last = x.shape[1], len(self.blocks) - 1
@@ -38,6 +41,8 @@ class CompactViT(ViT):
             x, _ = block(x, live, row, 0.0, None, wanted if i == last else None)
         return x
 
-    def __call__(self, images, genome=None, train=False, key=None, gather=None):
+    def __call__(
+        self, images: jax.Array, genome=None, train=False, key=None, gather=None
+    ) -> jax.Array:
         """Computes float32 logits `[b, num_classes]` of normalised images `[b, h, w, 3]`."""
         return super().__call__(images, genome)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 _SHAPES = {  # width, depth, heads
     "ti": (192, 12, 3),
@@ -11,7 +12,7 @@ _SHAPES = {  # width, depth, heads
     "h": (1280, 32, 16),
 }
 _PATCH_SIZES = (8, 14, 16, 32)
-_VARIANTS = {
+_VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
     "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
@@ -54,7 +55,7 @@ class ViTConfig:
             )
 
     @classmethod
-    def named(cls, name: str, **overrides) -> "ViTConfig":
+    def named(cls, name: str, **overrides: Any) -> "ViTConfig":
         """Makes the config of a name, e.g. `vit_b16`, `vit_s14_reg4` or `vit_l14_clip`.
 
         `vit_<ti|s|b|l|h><patch size>` is the plain ViT. The suffix `_clip` means the image tower of
@@ -74,7 +75,9 @@ class ViTConfig:
                 f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>"
                 f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
             )
-        return cls(*_SHAPES[shape], int(patch_size), **_VARIANTS[variant], **overrides)
+        width, depth, heads = _SHAPES[shape]
+        size = int(patch_size)
+        return cls(width, depth, heads, size, **_VARIANTS[variant], **overrides)
 
     @property
     def grid(self) -> int:

@@ -6,10 +6,11 @@ not grow with depth. The genome is an argument, as the images are. No shape depe
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -29,6 +30,8 @@ from noah_jax.vit.prompts import (
 # The forward pass of a block keeps these for the backward pass, besides the block's input. The rest
 # is cheap to compute again, whereas keeping it costs memory and the time to write it.
 _KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
+
+Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one array a parameter
 
 
 class Block(nnx.Module):
@@ -51,7 +54,15 @@ class Block(nnx.Module):
         # It comes last, so that the others start from the same random numbers with and without it.
         self.parallel = ParallelAdapter(parallel, d, rngs=rngs) if parallel else None
 
-    def __call__(self, x, live, row, drop_path, key, wanted=None):
+    def __call__(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        row: Iterable[int | jax.Array],
+        drop_path: float | jax.Array,
+        key: jax.Array | None,
+        wanted: int | None = None,
+    ) -> tuple[jax.Array, int | jax.Array]:
         """Applies the block to a batch of tokens.
 
         Args:
@@ -82,7 +93,14 @@ class Block(nnx.Module):
             h = h + self.parallel(x, row["parallel"], self.dropout, key)
         return x + h, live
 
-    def attention(self, x, live, lora_size, key, wanted):
+    def attention(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        lora_size: int | jax.Array,
+        key: jax.Array | None,
+        wanted: int | None,
+    ) -> jax.Array:
         """Self-attention with LoRA on q, k and v: `x` `[b, n, d]` to `[b, wanted, d]`."""
         b, n, d = x.shape
         h = self.norm1(x).astype(x.dtype)
@@ -166,7 +184,14 @@ class ViT(nnx.Module):
             x = self.norm_pre(x).astype(dtype)
         return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
 
-    def features(self, images, genome, key=None, wanted=None, gather=None) -> jax.Array:
+    def features(
+        self,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        key: jax.Array | None = None,
+        wanted: int | None = None,
+        gather: Gather | None = None,
+    ) -> jax.Array:
         """Computes the tokens after the last block, `[b, n, d]`, in the order of `embed`.
 
         The final layer norm is not applied.
@@ -186,7 +211,8 @@ class ViT(nnx.Module):
                 f"expected a genome [{depth}, {least} to {most}], got {list(genome.shape)}"
             )
         genome = jnp.asarray(genome, jnp.int32)
-        graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
+        graphdef, *states = nnx.split(self.blocks, PromptParam, ...)
+        prompts, backbone = states
         last = self.config.depth - 1
         drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
         keys = None if key is None else jax.random.split(key, self.config.depth)
@@ -219,7 +245,14 @@ class ViT(nnx.Module):
         carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
         return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
 
-    def __call__(self, images, genome, train: bool = False, key=None, gather=None) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        train: bool = False,
+        key: jax.Array | None = None,
+        gather: Gather | None = None,
+    ) -> jax.Array:
         """Computes the logits of normalised images.
 
         Args:

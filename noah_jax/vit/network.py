@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -37,11 +38,18 @@ class Network:
     std: tuple[float, ...]
     mesh: Mesh | None = None
 
-    def normalise(self, images):
+    def normalise(self, images: jax.Array) -> jax.Array:
         """Turns uint8 images `[b, h, w, 3]` into the float32 ones that the ViT takes."""
         return normalise(images, self.mean, self.std)
 
-    def logits(self, params, frozen, images, genome, key=None):
+    def logits(
+        self,
+        params: nnx.State,
+        frozen: nnx.State,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         """Computes float32 logits `[b, classes]`.
 
         Args:
@@ -81,7 +89,7 @@ def inherit(params: nnx.State, larger: nnx.State) -> nnx.State:
     )
 
 
-def trainable(method: str):
+def trainable(method: str) -> nnx.filterlib.Filter:
     """The NNX filter for what a method trains: everything, or the prompt modules and the head."""
     return nnx.Param if method == "full" else _FRESH
 
@@ -117,10 +125,11 @@ def make_network(
         model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
         return nnx.split(model, _FRESH, ...)
 
-    graphdef, _, _ = nnx.eval_shape(init)
+    graphdef, *_ = nnx.eval_shape(init)
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
     model = nnx.merge(graphdef, fresh, backbone)
-    graphdef, params, frozen = nnx.split(model, trainable(method), ...)
+    graphdef, *states = nnx.split(model, trainable(method), ...)
+    params, frozen = states
     frozen = in_dtype(frozen, config.dtype)
     mean, std = normalisation
     return Network(

@@ -15,7 +15,9 @@ class PromptParam(nnx.Param):
     """A parameter of a prompt module; NOAH trains these and the head."""
 
 
-def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_example: bool = False):
+def drop(
+    x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_example: bool = False
+) -> jax.Array:
     """Drops single values of `x` `[b, ...]`, or whole examples (stochastic depth).
 
     Args:
@@ -36,7 +38,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def _first(x: jax.Array, size: jax.Array, axis: int) -> jax.Array:
+def _first(x: jax.Array, size: int | jax.Array, axis: int) -> jax.Array:
     """Sets to zero everything from index `size` on along the negative `axis`."""
     index = jnp.arange(x.shape[axis]).reshape((-1,) + (1,) * (-axis - 1))
     return jnp.where(index < size, x, jnp.zeros((), x.dtype))
@@ -52,7 +54,14 @@ class VisualPrompts(nnx.Module):
             jax.random.uniform(rngs.params(), (max_size, width), jnp.float32, -bound, bound)
         )
 
-    def __call__(self, x, live, size, rate, key):
+    def __call__(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        size: int | jax.Array,
+        rate: float,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
         """Puts the first `size` prompts into the slots, or leaves the slots as they are at size 0.
 
         Args:
@@ -83,7 +92,9 @@ class LoRA(nnx.Module):
         )
         self.b = PromptParam(jnp.zeros((max_size, features), jnp.float32))
 
-    def __call__(self, x, size, rate, key):
+    def __call__(
+        self, x: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
         """Computes the addend to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
         inner = drop(x, rate, key) @ self.a[...].astype(x.dtype)  # [b n r]
         return _first(inner, size, axis=-1) @ self.b[...].astype(x.dtype)
@@ -117,7 +128,9 @@ class Adapter(_Bottleneck):
         down = normal(rngs.params(), (width, max_size), jnp.float32)
         super().__init__(down, normal(rngs.params(), (max_size, width), jnp.float32))
 
-    def __call__(self, h, size, rate, key):
+    def __call__(
+        self, h: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
         """Adapts `h` `[b, n, d]`, the MLP's output, to the same shape; returns `h` at size 0."""
         change, bias = self._summands(quick_gelu, h, size, rate, key)
         return h + change + bias[None, None]
@@ -131,7 +144,9 @@ class ParallelAdapter(_Bottleneck):
         down = jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
         super().__init__(down, jnp.zeros((max_size, width), jnp.float32))
 
-    def __call__(self, x, size, rate, key):
+    def __call__(
+        self, x: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
         """Computes the addend to the MLP's output: unnormalised `x` `[b, n, d]` to that shape."""
         change, bias = self._summands(jax.nn.relu, x, size, rate, key)
         return change + bias[None, None]

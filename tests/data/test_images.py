@@ -116,7 +116,7 @@ def test_cmyk_as_photoshop_writes_it(tmp_path):
 
 
 def test_sixteen_bits(tmp_path):
-    """The upper eight bits of colour are read; Pillow would clip grey."""
+    """Colours lose their lower eight bits; grey, which Pillow would clip, is refused."""
     row = b"\0" + np.tile(np.array(RED, ">u2") * 257, 8).tobytes()
     (tmp_path / "colour.png").write_bytes(_png(8, 4, 16, 2, row * 4))
     assert (_pixels(tmp_path / "colour.png") == RED).all()
@@ -132,7 +132,7 @@ def test_sixteen_bits(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "jpg"])
 def test_the_first_of_several_frames(suffix, tmp_path):
-    """JPEG has several, too: cameras write two views, or previews, into one file."""
+    """JPEG, too: cameras write two views, or previews, into one file."""
     first, second = _halves(RED, BLUE), _halves(BLUE, RED)
     options = {"webp": {"lossless": True}, "jpg": {"format": "MPO", "quality": 95}}.get(suffix, {})
     first.save(tmp_path / f"one.{suffix}", **options)

@@ -1,4 +1,4 @@
-"""Real files are refused or warned of before anything starts."""
+"""Data is refused, or warned of, before anything starts: on real files."""
 
 import json
 import os
@@ -164,7 +164,7 @@ def test_links_inside_the_folder_are_followed(photos):
 
 
 def test_fingerprint(photos, tmp_path):
-    """It depends on content, labels and order, not on the place or the process."""
+    """It changes with content, labels and order, not with the place, nor in another process."""
     first = _open(photos).fingerprint
     assert len(first) == 64 and _open(photos).fingerprint == first
     moved = photos.rename(photos.parent / "moved")

@@ -55,7 +55,7 @@ def test_reading_stops_when_all_classes_are_full():
 
 
 def _batch_sizes(train_images, trainval_images):
-    """The batch sizes of a supernet with four genomes a step and of a subnet; the recipe has 64."""
+    """Batch sizes of a supernet with four genomes a step and of a subnet; the recipe's are 64."""
     values = few_shot_defaults()
     values.update(task="few", supernet={"genomes_per_step": 4})
     (config,) = expand(values)

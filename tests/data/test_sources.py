@@ -68,7 +68,7 @@ def test_batches_are_in_order_and_padded(lists):
 
 
 def test_each_host_decodes_its_rows_of_a_batch(lists):
-    """Batches of 4 out of 7 images; a host never opens the images of the others."""
+    """In batches of 4 out of 7 images; those that others have to read are never opened."""
     test = _open(lists).splits["test"]
     read = []
     noted = dataclasses.replace(test, read=lambda index: read.append(index) or test.read(index))

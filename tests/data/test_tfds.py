@@ -295,7 +295,7 @@ def test_prepared_sets_are_left_alone(data_dir, capsys, monkeypatch):
     ],
 )
 def test_another_version_or_format(data_dir, tmp_path, version, file_format, message):
-    """TFDS describes the data in a file beside it, from which version and format are known."""
+    """A file that TFDS writes beside the data says what is there."""
     folder = tmp_path / "dtd" / version
     shutil.copytree(f"{data_dir}/dtd/3.0.1", folder)
     path = folder / "dataset_info.json"

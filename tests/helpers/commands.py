@@ -1,8 +1,8 @@
 """The program's commands: in this process where one is enough, as a user's elsewhere.
 
 A start of Python and the imports take seconds, so that a command which no signal stops, which does
-not crash and which needs no other process runs here: the module as `__main__`, with its own words
-in `sys.argv`, its own flags and its own output.
+not crash and which needs no other process runs here: the module as `__main__`, or noah_jax.main by
+its `cli`, with its own words in `sys.argv`, its own flags and its own output.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from unittest import mock
 from absl import app, flags
 from absl.testing import flagsaver
 
+from noah_jax import main
 from noah_jax.runtime import preemption
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,7 +88,10 @@ def run_module(
         around.enter_context(contextlib.redirect_stdout(out))
         around.enter_context(contextlib.redirect_stderr(error))
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            if module == main.__name__:
+                main.cli()
+            else:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as leaving:
             ended = leaving.code or 0
     done = Done(ended, out.getvalue(), error.getvalue())
@@ -114,5 +118,7 @@ def _as_at_start():
         signal.signal(signal.SIGINT, sigint)
         root.handlers[:] = handlers
         root.setLevel(level)
-        flagsaver.restore_flag_values(saved)
+        loaded = flagsaver.save_flag_values()  # some by modules that stay, as Grain
+        kept = {name: loaded[name] for name in loaded if not name.startswith("config.")}
+        flagsaver.restore_flag_values(kept | saved)
         flags.FLAGS.unparse_flags()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from tests.helpers.commands import ROOT
 
-ALONE = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+_TWO, _ONE = (f"--xla_force_host_platform_device_count={number}" for number in (2, 1))
+ALONE = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(_TWO, _ONE)}
 
 
 def start(commands: Sequence[Sequence[str]]) -> list[subprocess.Popen]:

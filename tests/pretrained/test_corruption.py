@@ -12,7 +12,7 @@ import pytest
 
 from noah_jax.errors import UserError
 from noah_jax.pretrained import checksums
-from tests.helpers import damage
+from tests.helpers import damage, fuzzing
 
 _abstract = functools.cache(damage.abstract_backbone)
 
@@ -48,7 +48,7 @@ def _read_all(kind, pieces, folder, noted):
         if noted:
             assert piece == data  # as where two equal blocks were exchanged
 
-    return damage.try_all(pieces(data), read)
+    return fuzzing.try_all(pieces(data), read)
 
 
 def _report(what, kind, noted, counts):
@@ -76,7 +76,7 @@ def test_truncated(kind, noted, tmp_path):
 def test_corrupted(kind, noted, tmp_path):
     def pieces(data):
         rng = np.random.default_rng(1)
-        return (damage.corrupt(data, rng) for _ in range(200))
+        return (fuzzing.corrupt(data, rng) for _ in range(200))
 
     counts = _read_all(kind, pieces, tmp_path, noted)
     _report("corrupted", kind, noted, counts)

@@ -1,11 +1,8 @@
 """Files that were made to do harm: run code, read other files, take the memory, write elsewhere."""
 
-import ast
 import io
 import json
-import pathlib
 import struct
-import tracemalloc
 import warnings
 import zipfile
 
@@ -14,57 +11,11 @@ import onnx
 import pytest
 import safetensors.numpy
 
-import noah_jax
 from noah_jax import pretrained
 from noah_jax.errors import UserError
-from noah_jax.interop import read_genome
 from noah_jax.pretrained import containers
 from noah_jax.pretrained.weights import read_file
 from tests.helpers import damage
-
-PACKAGE = pathlib.Path(noah_jax.__file__).parent
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "torch"}
-CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
-ATTRIBUTES = {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "os.system"}
-FLAGS = {"allow_pickle", "shell"}
-
-
-def _dangers(code: str) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(code)):
-        match node:
-            case ast.Import(names=names):
-                found += [name.name for name in names if name.name.split(".")[0] in MODULES]
-            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in MODULES:
-                found.append(module)
-            case ast.Call(func=ast.Name(id=name)) if name in CALLS:
-                found.append(name)
-            case ast.Attribute(value=ast.Name()) if ast.unparse(node) in ATTRIBUTES:
-                found.append(ast.unparse(node))
-            case ast.keyword(arg=arg, value=value) if arg in FLAGS:
-                if not (isinstance(value, ast.Constant) and value.value is False):
-                    found.append(arg)
-    return found
-
-
-def test_nothing_runs_what_a_file_says():
-    """No pickle, no eval, no YAML that makes objects, no shell; strings and docstrings aside."""
-    files = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("configs/*.py")]
-    assert len(files) > 60
-    for file in files:
-        assert _dangers(file.read_text()) == [], file
-    bad = "import pickle\nnp.load(f, allow_pickle=True)\nyaml.load(f)\neval(s)\nimport torch.nn\n"
-    assert sorted(_dangers(bad)) == ["allow_pickle", "eval", "pickle", "torch.nn", "yaml.load"]
-
-
-@pytest.fixture
-def no_memory():
-    """Fails if more than 50 MB were held at any time."""
-    tracemalloc.start()
-    yield
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 50e6
 
 
 def _npy(shape, kind="<f4", data=b"", version=b"\1\0"):
@@ -320,24 +271,6 @@ def test_numbers_that_overflow_are_not_finite(tmp_path):
         pretrained.backbone(damage.VIT, tmp_path / "w.safetensors")
     named = [line.split()[0] for line in str(error.value).splitlines()[1:]]
     assert named == ["blocks.proj.kernel", "norm.bias", "pos_embed"]
-
-
-def test_genomes_that_would_grow(tmp_path, no_memory):
-    """NumPy gives every string of a list the room of the longest."""
-    strings = ["x" * 100_000, *[""] * 200_000]
-    for text in (
-        json.dumps(strings),
-        "[" * 500_000,
-        "9" * 500_000,
-        '{"genome": ' * 50_000,
-        json.dumps([[0, 0, 0]] * 11 + [[0, 0, 2**31 - 1]]),
-        json.dumps([[0, 0, 0]] * 11 + [[0, 0, 2**40]]),
-        " " * (1 << 21),
-    ):
-        (tmp_path / "genome.json").write_text(text)
-        with pytest.raises(UserError, match="no genome in .*genome.json") as error:
-            read_genome(tmp_path / "genome.json", 12)
-        assert len(str(error.value)) < 1000
 
 
 def test_a_file_is_no_other_than_its_name_says(tmp_path):

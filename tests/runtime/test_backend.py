@@ -1,4 +1,4 @@
-"""The cache of compiled programs recovers after a process was killed."""
+"""A killed process leaves half a program in the cache of compiled ones."""
 
 import os
 import subprocess

@@ -9,7 +9,7 @@ import pytest
 from noah_jax.errors import UserError
 from noah_jax.runtime import checkpoint
 from noah_jax.runtime.checkpoint import Checkpoints
-from tests.helpers.corruption import corrupted
+from tests.helpers.fuzzing import corrupted
 
 STATE = {"params": {"a": np.arange(3, dtype=np.float32)}, "optimizer": {"000": np.int32(5)}}
 

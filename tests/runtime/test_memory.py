@@ -1,4 +1,4 @@
-"""A run reports its memory."""
+"""A run says how much memory it takes."""
 
 import functools
 

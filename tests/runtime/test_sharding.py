@@ -1,4 +1,4 @@
-"""The places of a batch's rows and of cut weights, and the devices' communication."""
+"""The places of batches' rows and of cut weights, and what the devices then tell each other."""
 
 import dataclasses
 

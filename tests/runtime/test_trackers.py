@@ -1,4 +1,4 @@
-"""Trackers get the contents of metrics.jsonl; their own packages read it back."""
+"""Trackers are told what metrics.jsonl holds; read back with their own packages."""
 
 import json
 import pathlib

@@ -13,7 +13,7 @@ import pytest
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, workdir
-from tests.helpers.corruption import corrupted
+from tests.helpers.fuzzing import corrupted
 
 VALUES = {
     "generation": 3,
@@ -139,7 +139,7 @@ def test_what_cannot_be_written_is_told(tmp_path):
 
 
 def test_how_to_go_on_is_told_to_its_own_runs_alone(tmp_path):
-    """A run in a fresh workdir has its own advice, the next one in the same process has another."""
+    """A run in a fresh workdir, and the next one in the same process."""
     with pytest.raises(UserError, match=r"put that right, and --workdir=a goes on$"):
         with preemption.advising("--workdir=a goes on"):
             stopped = preemption.Preempted(15)

@@ -1,4 +1,4 @@
-"""A run writes metrics, times over several starts, and progress in a log and on a terminal."""
+"""A run speaks: metrics, times over several starts, progress in a log and on a terminal."""
 
 import io
 import json

@@ -139,7 +139,7 @@ def test_same_seed_same_search_and_resume_evaluates_only_what_is_missing(tmp_pat
 
 def test_stopped_inside_a_generation_it_evaluates_only_the_rest(tmp_path, monkeypatch):
     whole, _ = _evolve(tmp_path / "whole")
-    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    monkeypatch.setattr(preemption._signals, "first", signal.SIGTERM)
     seen = []
     for stop in range(7):  # a call evaluates 3 of 20
         evaluate = Evaluator()
@@ -151,7 +151,7 @@ def test_stopped_inside_a_generation_it_evaluates_only_the_rest(tmp_path, monkey
             f"the search is saved after {done} of 20 genomes of generation 1"
         )
         assert len(evaluate.seen) == 20 - 3 * stop
-    monkeypatch.setattr(preemption, "_first", None)
+    monkeypatch.setattr(preemption._signals, "first", None)
     evaluate = Evaluator()
     resumed, _ = _evolve(tmp_path / "parts", evaluate=evaluate)
     assert len(evaluate.seen) == 80  # nothing of the first generation

@@ -129,11 +129,11 @@ def test_interrupted_equals_uninterrupted(network, kind, tmp_path, request, monk
         with pytest.raises(Killed):
             _fit(network, data, parts, schedule, every=0.0, checkpoints=KilledAfterSaving)
     assert {path.name for path in (parts / "supernet").iterdir()} == {"4", "5"}
-    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    monkeypatch.setattr(preemption._signals, "first", signal.SIGTERM)
     with pytest.raises(preemption.Preempted) as stopped:
         _fit(network, data, parts, schedule)
     assert stopped.value.saved == "supernet is saved after step 5 of 6"
-    monkeypatch.setattr(preemption, "_first", None)
+    monkeypatch.setattr(preemption._signals, "first", None)
     resumed = _fit(network, data, parts, schedule, every=0.0)
     assert _equal(expected, resumed)
     assert _equal(expected, _fit(network, data, parts, schedule))  # finished: loaded, not trained

@@ -42,12 +42,12 @@ def test_stopped_inside_the_test_it_goes_on(tmp_path, tiny_vit, random_genome, m
         assert tests[name]["accuracy"] == (labels == predictions).mean()
     assert set(answers["other"][1]) <= {0, 1}
 
-    monkeypatch.setattr(preemption, "_first", signal.SIGTERM)
+    monkeypatch.setattr(preemption._signals, "first", signal.SIGTERM)
     for done in (10, 20, 30, 35):
         with pytest.raises(preemption.Preempted) as stopped:
             outcome._test(_run(tmp_path / "parts"), network, network.params, genome)
         assert stopped.value.saved == f"test is saved after {done} of 35 images"
-    monkeypatch.setattr(preemption, "_first", None)
+    monkeypatch.setattr(preemption._signals, "first", None)
     assert outcome._test(_run(tmp_path / "parts"), network, network.params, genome) == whole
 
 
