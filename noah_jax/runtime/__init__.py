@@ -1,1 +1,1 @@
-"""The machine a run is on: processes, devices, files, checkpoints, what is said."""
+"""The machine that a run is on: processes, devices, files, checkpoints, messages."""

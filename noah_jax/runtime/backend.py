@@ -16,7 +16,7 @@ def keep_compiled_programs() -> None:
     """Lets JAX keep what it compiles in `cache_dir()`, the least recently used up to 4 GB.
 
     A process that is killed while JAX writes leaves a program that may be cut off, without the
-    note of its last use; JAX would then keep no others. Such are deleted.
+    note of its last use. JAX would then keep no others, so such programs are deleted.
     """
     folder = cache_dir() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -24,10 +24,10 @@ _SLACK_BYTES = 100_000  # for what a checkpoint holds besides its arrays
 class Checkpoints:
     """The newest checkpoints under one folder, each a folder named by its step.
 
-    A checkpoint gets its name when it is complete and its checksums are with it; one whose files
-    differ from them, or that is of another `purpose`, is never read. What trains is small and the
-    same in all processes: the main one writes and reads for all. Hence not Orbax's v1 interface:
-    there all processes must save together, to one file system.
+    A checkpoint gets its name when it is complete and its checksums are with it. A checkpoint whose
+    files differ from the checksums, or that has another `purpose`, is never read. The state is
+    small and the same in all processes, so the main one writes and reads for all. Orbax's v1
+    interface cannot do that: there all processes must save together, to one file system.
     """
 
     def __init__(self, folder: pathlib.Path, say: workdir.Say, purpose: str = "", keep: int = 2):
@@ -56,7 +56,7 @@ class Checkpoints:
             workdir.remove(unfinished)
             unfinished.mkdir()
             made = unfinished.stat()
-            # Orbax's threads would tell a full disk in tracebacks.
+            # Orbax's threads would report a full disk by tracebacks.
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SLACK_BYTES
             if shutil.disk_usage(unfinished).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -81,13 +81,13 @@ class Checkpoints:
     def load(self, like: Any) -> tuple[int, Any] | None:
         """The newest checkpoint that is undamaged; None if there is none.
 
-        Damaged ones are set aside, and said.
+        Damaged checkpoints are set aside and reported.
 
         Returns:
           Its step, and NumPy arrays in a tree like `like`: same structure and shapes.
 
         Raises:
-          UserError: it is of another structure, as one that an older version wrote.
+          UserError: it has another structure, e.g. because an older version wrote it.
         """
         step = processes.from_main(self._newest)
         if step is None:
@@ -114,7 +114,7 @@ class Checkpoints:
         return None
 
     def _complete(self) -> list[pathlib.Path]:
-        """Newest first."""
+        """The folders of complete checkpoints, newest first."""
         found = self._folder.iterdir() if self._folder.is_dir() else ()
         return sorted(
             (path for path in found if path.name.isdecimal()),
@@ -136,7 +136,7 @@ def _problem(folder: pathlib.Path, purpose: str) -> str | None:
     if expected is None:
         return f"is damaged: {_CHECKSUMS} is missing"
     if expected.get("purpose") != purpose:
-        return "is of something else"
+        return "belongs to something else"
     try:
         files, found = expected["files"], _checksums(folder / _STATE)
     except OSError as error:
@@ -146,7 +146,7 @@ def _problem(folder: pathlib.Path, purpose: str) -> str | None:
 
 
 def _refuse_remade(unfinished: pathlib.Path, made: os.stat_result) -> None:
-    """Undoes that Orbax made a workdir anew that had gone, and raises OSError if it did."""
+    """Raises OSError if Orbax made a workdir again that had gone, and removes that workdir."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(made, unfinished.stat()):
             return

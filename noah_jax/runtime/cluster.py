@@ -1,4 +1,4 @@
-"""Reads from the environment which processes a run is made of."""
+"""Reads from the environment which processes belong to a run."""
 
 import importlib.util
 import os
@@ -19,11 +19,11 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 def cluster(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """The arguments of `jax.distributed.initialize`; None if this process is alone.
 
-    JAX finds the processes of a TPU pod, of Slurm and of Open MPI 4 by itself; but it must not be
-    asked where there is only one, since it fails or waits where a machine merely looks like these.
+    JAX finds the processes of a TPU pod, of Slurm and of Open MPI 4 by itself. But it must not look
+    for them if there is only one, since it fails or waits where a machine merely looks like these.
 
     Raises:
-      UserError: not all is said, or not in numbers.
+      UserError: the environment says only a part, or says it wrongly.
     """
     explicit = {name: environment.get(name, "") for name in _EXPLICIT}
     if environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
@@ -80,7 +80,7 @@ def _explicit(values: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> int:
-    """Hosts of the TPU pod that this is one of; 1 if it is none."""
+    """The number of hosts of the TPU pod that this host belongs to; 1 if it belongs to none."""
     no_chips = "TPU_SKIP_MDS_QUERY" in environment  # set by JAX when it is imported
     other_platform = "tpu" not in (_platforms() or "tpu")
     if no_chips or other_platform or not importlib.util.find_spec("libtpu"):
@@ -99,7 +99,7 @@ def _platforms() -> str | None:
 
 
 def _metadata(key: str) -> str:
-    """Asks Google's cloud about this machine; empty where nothing answers."""
+    """Asks Google's cloud for an attribute of this machine; empty if nothing answers."""
     host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{host}/computeMetadata/v1/instance/attributes/{key}",

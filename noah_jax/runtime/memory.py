@@ -28,7 +28,7 @@ def host_peak_mb() -> float:
 
 
 def allocator_peak_mb() -> float | None:
-    """The most that one of the devices has held so far, in MB; None where the backend is silent."""
+    """The most that one of the devices has held so far, in MB; None if the backend is silent."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if any("peak_bytes_in_use" not in values for values in stats):
         return None
@@ -36,9 +36,9 @@ def allocator_peak_mb() -> float | None:
 
 
 def planned_mb(compiled: jax.stages.Compiled) -> float | None:
-    """The compiler's plan for each device, in MB: arguments, outputs, temporaries.
+    """The memory that the compiler plans on each device, in MB: arguments, outputs, temporaries.
 
-    An output in the place of a donated argument counts once. None where the backend does not say.
+    An output in the place of a donated argument counts once. None if the backend does not say.
     """
     plan = compiled.memory_analysis()
     if plan is None:
@@ -65,9 +65,9 @@ def explained(stage: str) -> Iterator[None]:
 
 
 def watch(function: jax.stages.Wrapped) -> Callable:
-    """The jitted `function`; what the compiler plans for its first call is noted by `noting_plans`.
+    """Wraps a jitted function: `noting_plans` then collects the memory planned for its first call.
 
-    Nothing is compiled for this: what is compiled here is what the call then runs.
+    This costs no further compilation, since the call then runs the program that is compiled here.
     """
     watched = False
 
@@ -95,10 +95,10 @@ def noting_plans() -> Iterator[list[float]]:
 
 
 def stage_peak(plans: list[float]) -> dict[str, float | str]:
-    """`device_mb` and where it comes from, `device_source`; empty if nothing knows.
+    """Returns `device_mb` and its source, `device_source`; empty if there is no figure.
 
-    "allocator": the most that a device has held since the process started. "compiler", where there
-    is no such figure, as on a CPU: the largest of the `plans` of the stage's programs.
+    "allocator" is the most that a device has held since the process started. If there is no such
+    figure, as on a CPU, "compiler" is the largest of the `plans` of the stage's programs.
     """
     if (peak := allocator_peak_mb()) is not None:
         return {"device_mb": peak, "device_source": "allocator"}

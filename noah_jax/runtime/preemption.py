@@ -1,9 +1,9 @@
-"""SIGTERM and Ctrl-C: save and leave, within ten seconds; a second Ctrl-C leaves at once.
+"""Saves and leaves within ten seconds of SIGTERM or Ctrl-C; a second Ctrl-C leaves at once.
 
-Loops that can save ask `requested` between their steps, inside `deferred`; elsewhere a signal
-raises `Preempted` where it comes. A step that takes too long is not waited for: the run goes on
-from what was saved before. Of several processes the main one alone decides and saves, whichever
-is told to stop; so all go on from one step.
+Loops that can save ask `requested` between their steps, inside `deferred`. Elsewhere a signal
+raises `Preempted` where it comes. The process does not wait for a step that takes too long; the run
+then goes on from what was saved before. If there are several processes, any of them may get the
+signal, but only the main one decides and saves. So all go on from one step.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SAME_COMMAND = "the same command goes on"
 
 @dataclasses.dataclass
 class _Signals:
-    """The state of this process's signals: it lasts as long as the process, not as a run.
+    """The state of this process's signals, which lasts as long as the process, not as a run.
 
     Attributes:
       first: the signal that came first.
@@ -63,7 +63,7 @@ class Preempted(BaseException):
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Within, messages that a run was stopped end with this in the place of `SAME_COMMAND`."""
+    """Makes messages about a stopped run end with `advice`, within, instead of `SAME_COMMAND`."""
     before, _signals.advice = _signals.advice, advice
     try:
         yield
@@ -72,7 +72,7 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def advice() -> str:
-    """How to go on with a run that is stopped now."""
+    """The advice on how to go on with a run that is stopped now."""
     return _signals.advice
 
 
@@ -84,7 +84,7 @@ def install() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background has no Ctrl-C
             signal.signal(number, _handle)
-    # The main thread may sit in a computation, where it hears nothing; this one always does.
+    # The main thread may be in a computation and see no signal; the thread below always does.
     signal.set_wakeup_fd(_signals.wake_up.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=[reader], daemon=True).start()
 
@@ -96,16 +96,16 @@ def forward(number: int) -> None:
 
 
 def requested() -> bool:
-    """Says whether to save and leave `deferred`."""
+    """Tells whether a loop should save and leave `deferred`."""
     return _signals.first is not None and processes.is_main()
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Around a loop that asks `requested`.
+    """Holds signals back while a loop within asks `requested`.
 
     Raises:
-      Preempted: it was requested, at the end.
+      Preempted: a signal came; raised at the end.
     """
     _signals.deferred = True
     try:

@@ -1,8 +1,8 @@
-"""Several processes, one a host of a TPU pod or a task of a cluster: one start, voice and end.
+"""Several processes of one run, each a host of a TPU pod or a task of a cluster.
 
-All run the same program on the same input. Process 0, the main one, alone writes and speaks; what
-is in the workdir it reads for all, so that no file system need be shared. An error in one process
-ends them all.
+All run the same program on the same input. Only process 0, the main one, writes and prints. It also
+reads the workdir for all, so that no file system need be shared. An error in one process ends them
+all.
 """
 
 import atexit
@@ -62,13 +62,13 @@ def _service():
 
 
 def start(stop: Callable[[int], None]) -> None:
-    """Joins the other processes, where there are any; before anything else is done with JAX.
+    """Joins the other processes, if there are any; must come before any other use of JAX.
 
     Args:
       stop: is called in the main process with the signal that told another one to stop.
 
     Raises:
-      UserError: what the environment says is incomplete, or the others do not come.
+      UserError: the environment is incomplete, or the other processes do not come.
     """
     arguments = cluster(os.environ)
     if arguments is None:
@@ -104,7 +104,7 @@ def start(stop: Callable[[int], None]) -> None:
 
 
 def is_main() -> bool:
-    """True in the process that writes and speaks; a single one does."""
+    """True in the process that writes and prints; a single process does."""
     return not _service().process_id
 
 
@@ -130,7 +130,7 @@ def from_main(read: Callable[[], Any]) -> Any:
 
 
 def arrays_from_main(tree: Any) -> Any:
-    """The main process's arrays in all, as NumPy arrays; of the same shapes everywhere."""
+    """Returns in all processes the main one's arrays, as NumPy; shapes are the same everywhere."""
     return multihost_utils.broadcast_one_to_all(tree) if several() else tree
 
 
@@ -167,12 +167,12 @@ def all_come(name: str, seconds: int = 60) -> bool:
 
 
 def end() -> None:
-    """Waits for all at the end of the program: one that had left would not hear of the others."""
+    """Waits for all processes at the end of the program; one that left would miss their errors."""
     all_come("done", _FOR_EVER_SECONDS)
 
 
 def tell_main_to_stop(number: int) -> bool:
-    """Tells it that this process has got that signal; False before the processes have joined."""
+    """Tells the main process of a signal that came here; False before the processes have joined."""
     if several() and not is_main():
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
             _service().client.key_value_set(_STOP, str(number))
@@ -183,8 +183,8 @@ def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> No
     """Prints the message and ends this process; where there are several, all of them.
 
     Args:
-      trace: printed before, here alone, unless this process is ending already: then it is of no
-        use, as what is called fails when others have left.
+      trace: a traceback, printed before the message, only in this process. It is not printed if the
+        process is ending already, since calls fail anyway once others have left.
       at_once: without waiting for what still runs on the devices.
     """
     if not several():
@@ -202,7 +202,7 @@ def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> No
 
 
 def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
-    """Ends this process when another has ended: it may wait for that one in a collective."""
+    """Ends this process when another has ended, since it may wait for that one in a collective."""
     while not over.wait(_SECONDS_BETWEEN_LOOKS):
         if failed := _told_by(_FAILED):
             code, process, message = json.loads(failed)

@@ -1,8 +1,8 @@
-"""The mesh, all devices of all processes, and what goes where on it.
+"""The mesh of all devices of all processes, and the placement of arrays on it.
 
-Trainables are replicated; batches and populations are spread over all devices; frozen matrices are
-replicated or, where they do not fit, cut into `weight_shards` parts, of which a block is put
-together where it runs.
+Trainables are replicated. Batches and populations are spread over all devices. Frozen matrices are
+replicated or, if they do not fit, cut into `weight_shards` parts. The matrices of a block are put
+together when it runs.
 """
 
 from typing import Any
@@ -47,12 +47,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """A copy of every array of `tree`, the same in all processes, on every device of `mesh`."""
+    """Copies every array of `tree`, the same in all processes, to every device of `mesh`."""
     return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
 
 
 def place_frozen(mesh: Mesh, frozen: nnx.State) -> nnx.State:
-    """The blocks' matrices cut along their longest axis over `weights`; the rest replicated."""
+    """Cuts the blocks' matrices along their longest axis over `weights`; replicates the rest."""
     return jax.tree.map(_put, frozen, frozen_shardings(mesh, frozen))
 
 
@@ -73,7 +73,7 @@ def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
 
 
 def gather(mesh: Mesh, tree: Any) -> Any:
-    """Inside jit: what `place_frozen` cut, whole on every device."""
+    """Inside jit: puts the matrices that `place_frozen` cut together on every device."""
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
@@ -85,9 +85,9 @@ def spread(mesh: Mesh, x: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def local_rows(mesh: Mesh, n: int) -> np.ndarray:
-    """The rows, of n that are spread over the devices, on those of this process; sorted.
+    """The rows that are on the devices of this process if n rows are spread over all; int, sorted.
 
-    These are all n where the devices do not divide n.
+    These are all n if the devices do not divide n.
     """
     if n % mesh.size:
         return np.arange(n)
@@ -96,7 +96,7 @@ def local_rows(mesh: Mesh, n: int) -> np.ndarray:
 
 
 def from_local_rows(mesh: Mesh, local: np.ndarray, n: int, axis: int = 0) -> jax.Array:
-    """The global array of which `local` has the `local_rows` along `axis`."""
+    """Makes the global array whose `local_rows` along `axis` are `local`."""
     shape = (*local.shape[:axis], n, *local.shape[axis + 1 :])
     if n % mesh.size:
         return _put(local, replicated(mesh))

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: what `metrics.jsonl` holds, shown while a run goes on.
+"""TensorBoard and Weights & Biases, which show the contents of `metrics.jsonl` during a run.
 
 `--config.trackers=tensorboard+wandb`. Their packages are loaded only when asked for.
 """
@@ -13,7 +13,7 @@ from noah_jax.errors import UserError
 
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorflow"), "wandb": ("wandb",)}
 TRACKERS = (*_PACKAGES,)
-_COUNTS = ("step", "generation", "epoch")  # the first that is there says when
+_COUNTS = ("step", "generation", "epoch")  # the first of these keys in a line is its time axis
 
 
 def require_packages(names: str) -> None:

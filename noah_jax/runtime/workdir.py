@@ -1,6 +1,6 @@
-"""The files of a run: whole or absent, checked when they are read, written by one run at a time.
+"""The files of a run: whole or absent, verified when they are read, written by one run at a time.
 
-Of several processes the main one writes, and reads for all.
+If there are several processes, the main one writes, and reads for all.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def fresh(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def claim(workdir: pathlib.Path, say: Say) -> Iterator[None]:
-    """Keeps other runs out of the folder. The system lets go of it even if this process is killed.
+    """Keeps other runs out of the folder; the system ends the claim even if the process is killed.
 
     Raises:
       UserError: another run is in it.
@@ -97,7 +97,7 @@ def refuse_if_claimed(workdir: pathlib.Path) -> None:
 def _lock(file: IO[str], workdir: pathlib.Path, patience: float) -> bool:
     """Locks the file until it is closed; False where the file system has no locks.
 
-    The file is ours, not filelock's: it tells who has the lock.
+    The file is ours, not filelock's, because its text says who has the lock.
 
     Raises:
       UserError: another run has it.
@@ -236,7 +236,7 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 
 
 def sync_folder(path: pathlib.Path) -> None:
-    """Waits until the names in it are on the disk, where the file system can tell."""
+    """Waits until the names in a folder are on the disk, if the file system supports that."""
     folder = os.open(path, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # mounted buckets cannot
@@ -246,7 +246,7 @@ def sync_folder(path: pathlib.Path) -> None:
 
 
 def append_line(path: pathlib.Path, line: str) -> None:
-    """Adds a line; one before it that was cut off stays a line of its own.
+    """Appends a line; a line before it that was cut off stays a line of its own.
 
     Raises:
       UserError: it cannot be written.
@@ -260,7 +260,7 @@ def append_line(path: pathlib.Path, line: str) -> None:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file that `append_line` wrote; lines that are cut off are left out."""
+    """Reads the JSON objects that `append_line` wrote; lines that are cut off are left out."""
     found = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, RecursionError):
@@ -270,7 +270,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turns the system's errors into one that says what is lost: nothing that is saved."""
+    """Turns the system's errors into a UserError, which says that saved files are kept."""
     try:
         yield
     except OSError as error:

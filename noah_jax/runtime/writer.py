@@ -43,7 +43,7 @@ class Writer:
         """Prints a line, above a bar that is shown."""
         if not processes.is_main():
             return
-        with contextlib.suppress(BrokenPipeError):  # nobody reads it; what is to be saved still is
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it, but the run must still save
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
@@ -72,7 +72,7 @@ class Writer:
                 with memory.explained(name):
                     yield
             except BaseException:
-                with contextlib.suppress(UserError):  # the first error is the one to tell
+                with contextlib.suppress(UserError):  # the first error is the one to report
                     log()
                 raise
             self.say(f"{name} took {duration(log())}")
@@ -89,8 +89,8 @@ class Writer:
         """The host's peak and each stage's on a device in MB, the largest over all starts.
 
         `{"host_peak_mb": …, "stages": {name: {"device_mb": …, "source": …}}}`, see
-        `memory.stage_peak`. The host's, and the allocator's, are those of a process: several runs
-        in one process share them.
+        `memory.stage_peak`. The host's and the allocator's peaks are those of a process, so several
+        runs in one process share them.
         """
         host = 0.0
         stages: dict[str, dict[str, Any]] = {}
@@ -107,12 +107,12 @@ class Writer:
         return [values for values in read_lines(self._metrics) if _is_stage(values)]
 
     def progress(self, name: str, total: int, done: int, unit: str) -> "Progress":
-        """Progress of `total` units of which `done` were done before this start."""
+        """Makes the progress of `total` units, of which `done` were done before this start."""
         return Progress(name, total, done, unit)
 
 
 def _is_stage(values: dict[str, Any]) -> bool:
-    """A line that `Writer.stage` wrote; the file has no checksum."""
+    """Tells whether `Writer.stage` wrote a line; the file has no checksum."""
     numbers = (values.get(key) for key in ("host_peak_mb", "device_mb"))
     return (
         isinstance(values.get("stage"), str)
@@ -122,8 +122,10 @@ def _is_stage(values: dict[str, Any]) -> bool:
 
 
 class Progress:
-    """A bar on a terminal or in a notebook; elsewhere a line every few seconds. Both tell the time
-    that is left."""
+    """A bar on a terminal or in a notebook, elsewhere a line every few seconds.
+
+    Both show the time that is left.
+    """
 
     def __init__(self, name: str, total: int, done: int, unit: str):
         self._name, self._total, self._first, self._done = name, total, done, done
@@ -141,7 +143,7 @@ class Progress:
             self._bar.close()
 
     def update(self, n: int, **values: float) -> None:
-        """`n` more units are done; `values` are shown beside."""
+        """Adds `n` units that are done, and shows `values` beside."""
         self._done += n
         shown = {key: f"{value:.4g}" for key, value in values.items()}
         if self._bar is not None:

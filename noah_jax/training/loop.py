@@ -1,8 +1,8 @@
-"""Training over time: spans of steps, what is saved when, and when to stop.
+"""The training loop: spans of steps, when to save, and when to stop.
 
-The same loop trains the supernet, with random genomes, and each subnet, with its own. The result is
-a pure function of inputs and seed: it is the same, to the last bit on a CPU, however often training
-was interrupted and however its steps were divided into spans.
+The same loop trains the supernet, with random genomes, and each subnet, with its own genome. The
+result is a pure function of inputs and seed. On a CPU it is the same to the last bit, however often
+training was interrupted and however its steps were divided into spans.
 """
 
 import collections
@@ -69,7 +69,7 @@ def fit(
     Raises:
       UserError: see `step_lib.steps_per_epoch`, `augment.stream` and `Checkpoints`; or the training
         diverges.
-      Preempted: after a checkpoint.
+      Preempted: a signal came; a checkpoint is saved.
     """
     return _Training(recipe, network, data, checkpoints, mesh, writer).run()
 
@@ -194,7 +194,7 @@ class _Training:
 
 
 class _Pace:
-    """Number of steps to give to the devices at once: what they do in `_SECONDS_A_SPAN`."""
+    """The number of steps to give to the devices at once: as many as `_SECONDS_A_SPAN` allows."""
 
     def __init__(self, most: int):
         self._most, self.span = most, 1

@@ -1,4 +1,4 @@
-"""Opening a run: its inputs are looked at and compared with those of its workdir."""
+"""Opens a run: checks its inputs, and compares them with those of its workdir."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from noah_jax.training.run import Run
 from noah_jax.vit import ViTConfig
 from noah_jax.vit.attention import can_fuse
 
-# What the stages leave in a workdir.
+# The outputs of the stages in a workdir.
 _OUTPUTS = (
     *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
     *("predictions.json", "subnet.json", "subnet.safetensors", "result.json"),
@@ -32,18 +32,18 @@ _OUTPUTS = (
 
 @functools.lru_cache(maxsize=1)
 def _backbone(vit: ViTConfig, weights: str, fingerprint: str) -> nnx.State:
-    """The frozen weights, which the runs of one process share while the file's content is this."""
+    """Reads the frozen weights, which the runs of a process share while their file is unchanged."""
     return pretrained.backbone(vit, weights)
 
 
 def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
-    """Looks at all inputs of a run, and writes nothing.
+    """Checks all inputs of a run, and writes nothing.
 
     Args:
       source: the images; None = those of `config.task`.
 
     Raises:
-      UserError: something is wrong with an input, or the workdir belongs to a run with others.
+      UserError: an input is wrong, or the workdir belongs to a run with other settings or inputs.
     """
     space = config.search_space()
     if config.genome:

@@ -25,7 +25,7 @@ from noah_jax.training.run import Run
 from noah_jax.vit.network import Network
 
 _UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
-_MOST_OF_THE_TIME = 0.05  # that saving may take, as it writes all predictions of a large test set
+_MOST_OF_THE_TIME = 0.05  # for saving, which writes all predictions of a large test set
 
 
 def test_subnet(
@@ -38,11 +38,11 @@ def test_subnet(
     """Tests a trained subnet and writes predictions, subnet and `result.json`.
 
     Args:
-      best: what is in `best.json`; None where the method finds no genome.
+      best: the contents of `best.json`; None if the method finds no genome.
 
     Raises:
-      UserError: an image cannot be read.
-      Preempted: after what was predicted is saved.
+      UserError: an image cannot be read, or a file cannot be written.
+      Preempted: a signal came; the predictions so far are saved.
     """
     with run.writer.stage("test"):
         tests, predicted = _test(run, network, params, genome)
@@ -144,7 +144,7 @@ def _result(run: Run, params, genome, best, tests) -> Result:
 
 
 def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of `subnet.json`: what one must know to use it, and what it came from."""
+    """The contents of `subnet.json`: the facts needed to use the subnet, and its origin."""
     mean, std = pretrained.NORMALISATIONS[run.normalisation]
     copied = ("genome", "class_names", "task", "method", "seed")
     copied += ("test_accuracy", "params", "versions")

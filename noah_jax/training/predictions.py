@@ -100,7 +100,7 @@ def read(workdir: pathlib.Path, result: Result) -> Predictions:
 
 
 def _examples(split: Split, labels: np.ndarray, predictions: np.ndarray) -> list[dict[str, Any]]:
-    """Takes a few right and a few wrong images, evenly spaced so that nobody chose them."""
+    """Takes a few right and a few wrong images, evenly spaced so that none is hand-picked."""
     rows: list[int] = []
     for found in (np.flatnonzero(labels == predictions), np.flatnonzero(labels != predictions)):
         places = np.linspace(0, len(found) - 1, min(_EXAMPLES, len(found)))

@@ -1,4 +1,4 @@
-"""What `result.json` says about a finished run: its keys, their types and units."""
+"""The keys of `result.json`, with their types and units."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -6,8 +6,8 @@ from typing import Any, NotRequired, TypedDict
 class TestResult(TypedDict):
     """The outcome on one test set; accuracies are shares, 0 to 1.
 
-    The last two keys stand only where the set shows some of the classes alone. Then `accuracy` is
-    the one among these.
+    The last two keys are there only if the set shows just some of the classes. Then `accuracy` is
+    that among these classes.
     """
 
     accuracy: float

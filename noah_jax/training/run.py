@@ -35,7 +35,7 @@ class Run:
     """Settings, inputs and places of one run, which its stages share.
 
     Attributes:
-      inputs: fingerprints of the files that it reads, by what they are.
+      inputs: fingerprints of the images, the weights and, if there is one, the genome, by name.
     """
 
     config: Config
@@ -93,7 +93,7 @@ class Run:
 
         Args:
           stage: whose schedule and random numbers are used.
-          part: which of several trainings that differ in their random numbers.
+          part: the number of one of several trainings, which differ in their random numbers.
         """
         config = self.config
         if config.augmentation == "randaugment":
@@ -131,7 +131,7 @@ class Run:
     def evaluate(
         self, network: Network, params: nnx.State, genome: np.ndarray, split: loader.Split
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Accuracy and mean loss of one subnet, each `[1]`."""
+        """Evaluates one subnet: accuracy and mean loss, each float `[1]`."""
         alone = dataclasses.replace(self.config.search, genomes_per_call=1)
         batches = self.batches(split)
         evaluate = evaluation.population_evaluator(network, params, batches, alone, self.mesh)

@@ -1,4 +1,4 @@
-"""The part of training that runs on the devices; loop.py has what happens over time.
+"""The part of training that runs on the devices; loop.py repeats it over time.
 
 A step is a pure function of its inputs, the seed and its number: batch, augmentation and dropout
 come from these alone. Images that are used as they are stay on the devices, and many steps are one
@@ -191,10 +191,10 @@ def make_augmented_step(
 
 
 def steps_per_epoch(stage: str, schedule: Schedule, images: int) -> int:
-    """Whole batches in an epoch; the rest of its images is left out.
+    """Counts the whole batches in an epoch; the rest of its images is left out.
 
     Raises:
-      UserError: fewer images than a batch holds.
+      UserError: there are fewer images than a batch holds.
     """
     if images < schedule.batch_size:
         raise UserError(

@@ -99,7 +99,7 @@ def test_of_another_genome(tmp_path):
     Checkpoints(tmp_path / "run", print, "[[1, 0, 0]]").save(1, STATE)
     said = []
     assert Checkpoints(tmp_path / "run", said.append, "[[0, 0, 1]]").load(STATE) is None
-    assert "run/1 is of something else; set aside as" in said[0]
+    assert "run/1 belongs to something else; set aside as" in said[0]
 
 
 def test_a_workdir_that_is_gone_stays_gone(tmp_path):
