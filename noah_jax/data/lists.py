@@ -17,7 +17,7 @@ _INSIDE = "expected a path inside the folder of the images, written with /"
 
 
 def read_lists(paths: dict[str, pathlib.Path]) -> dict[str, Rows]:
-    """Reads each by `read_list`; UserError with all that is wrong with them."""
+    """Reads each list with `read_list`; one UserError says what is wrong in all of them."""
     files: dict[str, Rows] = {}
     problems = []
     for name, path in paths.items():

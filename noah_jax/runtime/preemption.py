@@ -20,8 +20,8 @@ from typing import NoReturn
 from noah_jax.runtime import processes
 
 _SECONDS_TO_SAVE = 5.0  # the rest of the ten is for several processes to tell each other
-_SECONDS_FOR_MAIN = 3.0  # more, until another process no longer waits for the main one
-_SECONDS_BETWEEN_LOOKS = 0.2  # whether it can be told, while the processes join
+_SECONDS_FOR_MAIN = 3.0  # more, for which another process waits for the main one
+_SECONDS_BETWEEN_LOOKS = 0.2  # whether the main process can be told, while the processes join
 _SECONDS_BETWEEN_TWO = 0.5  # a single Ctrl-C may come twice, from a wrapper or another host
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -20,9 +20,9 @@ import filelock
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, processes
 
-# Who only looks whether a workdir is claimed has the lock for a moment.
+# A process that only checks whether a workdir is claimed holds the lock for a moment.
 _PATIENCE_TO_CLAIM, _PATIENCE_TO_LOOK = 1.0, 0.2  # seconds
-_CHECKSUM = "sha256"  # the key, in our JSON files, of the rest's
+_CHECKSUM = "sha256"  # the key, in our JSON files, of the checksum of all other keys
 _LOCK = ".lock"
 
 Say = Callable[[str], None]

@@ -1,6 +1,7 @@
-"""A run speaks: metrics.jsonl always, trackers if asked for, a bar on a terminal, lines elsewhere.
+"""The messages of a run: metrics.jsonl, trackers if asked for, and progress.
 
-Of several processes only the main one says and writes anything.
+Progress is a bar on a terminal, and plain lines elsewhere. If there are several processes, only the
+main one prints and writes.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Writer:
-    """Speaks for the run in one workdir."""
+    """Writes the messages of the run in one workdir."""
 
     def __init__(self, workdir: pathlib.Path):
         self._workdir, self._metrics = workdir, workdir / "metrics.jsonl"
@@ -29,7 +30,7 @@ class Writer:
 
     @contextlib.contextmanager
     def tracking(self, names: str, config: dict[str, Any]) -> Iterator[None]:
-        """Within, `log` tells trackers, too; see `trackers.py`."""
+        """Makes `log` tell trackers, too, as long as it lasts; see trackers.py."""
         if processes.is_main():
             self._trackers = trackers.open_trackers(names, self._workdir, config)
         try:
@@ -40,7 +41,7 @@ class Writer:
             self._trackers = []
 
     def say(self, text: str) -> None:
-        """Prints a line, above a bar that is shown."""
+        """Prints a line, above the progress bar if there is one."""
         if not processes.is_main():
             return
         with contextlib.suppress(BrokenPipeError):  # nobody reads it, but the run must still save

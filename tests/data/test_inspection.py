@@ -181,7 +181,7 @@ def test_fingerprint(photos, tmp_path):
 
 
 def test_an_image_that_changes_between_two_runs_of_one_process(photos, monkeypatch):
-    """It is looked at again, even if size and time are as before; the others are not."""
+    """It is inspected again, even if size and time are as before; the others are not."""
     path, looked = photos / "test 5.png", []
     first, before, whole = _open(photos).fingerprint, path.stat(), path.read_bytes()
 

@@ -1,4 +1,4 @@
-"""What a file says is never run: no code here does that."""
+"""The contents of a file are never run: no code here does that."""
 
 import ast
 import pathlib
