@@ -2,10 +2,11 @@
 
 For use in other programs:
 
-    find_subnet(images, labels, workdir, config)   all stages, on images in memory; api.py
-    defaults()                                     the settings, to be changed; config/recipes.py
-    load_subnet(workdir), read_subnet(folder)      what a run found, or an export; interop/subnet.py
-    classify(subnet, images)                       its probabilities; interop/predict.py
+    find_subnet(images, labels, workdir, config)   runs all stages on images in memory; api.py
+    defaults()                                     all settings, to be changed; config/recipes.py
+    load_subnet(workdir), read_subnet(folder)      read a run's subnet, or an export's;
+                                                   interop/subnet.py
+    classify(subnet, images)                       computes probabilities; interop/predict.py
     ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
 
@@ -49,10 +50,10 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if not TYPE_CHECKING:  # it has an answer for any name, where a checker should know the eight
+if not TYPE_CHECKING:  # for a type checker only the eight names exist, not any name
 
     def __getattr__(name: str):
-        """Loads a part when it is asked for, so that a program starts with what it needs."""
+        """Loads a part when it is first used, so that a program loads no more than it needs."""
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module, attribute = _PLACES[name]

@@ -1,8 +1,7 @@
-"""The whole method as a function of arrays."""
+"""The whole method as a function of arrays, for use in other programs."""
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +10,7 @@ from noah_jax import config as config_lib
 from noah_jax import pipeline
 from noah_jax.data.sources import from_arrays
 from noah_jax.errors import UserError
+from noah_jax.training.result import Result
 
 
 def find_subnet(
@@ -19,25 +19,26 @@ def find_subnet(
     workdir: str | pathlib.Path,
     config: ConfigDict | None = None,
     class_names: Sequence[str] = (),
-) -> dict[str, Any] | None:
-    """Does for images in memory what `python -m noah_jax.main` does for those of a task.
+) -> Result | None:
+    """Finds, retrains and tests a subnet for images in memory, as `python -m noah_jax.main` does.
 
-    A fifth of each class is for the test, and a fifth of the rest for validation. Called again
-    with the same arguments, it goes on where it was stopped.
+    A fifth of the images of each class is for the test, and a fifth of the rest for validation.
+    Called again with the same arguments, it goes on where it was stopped.
 
     Args:
       images: uint8 `[n, h, w, 3]`, RGB, of any size.
-      labels: int `[n]`, from 0 on; each at least 3 times.
-      workdir: for all that is written; see `pipeline.py`.
+      labels: int `[n]`, counted from 0; at least 3 images of each class.
+      workdir: the folder for everything that is written; see pipeline.py.
       config: the settings, `defaults()` with changes.
-      class_names: in the order of the labels.
+      class_names: in the order of the labels; empty = the classes are numbers.
 
     Returns:
-      The content of `result.json`, with `test_accuracy` and `genome`; None if `config.stage` is an
-      earlier one.
+      The contents of `result.json`, with `test_accuracy` and `genome`; None if `config.stage` is an
+      earlier stage.
 
     Raises:
-      UserError: something is wrong with the arrays or the settings, or the training diverges.
+      UserError: the arrays or the settings are wrong, the training diverges, or something cannot be
+        written.
     """
     values = ConfigDict((config or config_lib.defaults()).to_dict())
     values.task = values.task or "arrays"

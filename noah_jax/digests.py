@@ -5,10 +5,10 @@ import os
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """Hexadecimal; the file is read in pieces.
+    """Computes the sha256 of a file, hexadecimal, without loading the file whole.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,24 +1,25 @@
-"""The error a user can put right."""
+"""The error that a user can put right, and parts of its messages."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Bad input: a message that names the file, key or value, what was expected, what to do.
+    """An error in the input, which the user can put right.
 
-    `main` prints it without a traceback and exits with code 2.
+    The message names the file, key or value, says what was expected, and what to do. `main` prints
+    it without a traceback and exits with code 2.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Asks in a message about an unknown name for those most like it; nothing if none is."""
+    """Asks, in a message about an unknown name, whether a similar one was meant; may be empty."""
     near = difflib.get_close_matches(name, list(known))
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def listed(lines: Iterable[str], most: int = 20) -> str:
-    """Puts each line of a message on an indented line; of many the first, and how many more."""
+    """Indents the lines of a message; shows the first `most` and how many more there are."""
     lines = list(dict.fromkeys(lines))
     shown = [_printable(line) for line in lines[:most]]
     if len(lines) > most:
@@ -27,11 +28,11 @@ def listed(lines: Iterable[str], most: int = 20) -> str:
 
 
 def joined(items: Sequence, most: int = 10) -> str:
-    """Puts items of a message on one line; of many the first, and how many more."""
+    """Puts the items of a message on one line: the first `most`, and how many more there are."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(_printable(str(item)) for item in items[:most]) + more
 
 
 def _printable(text: str) -> str:
-    """The text as it is, or escaped if it could write on a terminal what it likes."""
+    """Escapes a text that has control characters, which could rewrite the user's terminal."""
     return text if text.isprintable() else repr(text)

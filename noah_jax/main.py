@@ -1,9 +1,9 @@
 """`python -m noah_jax.main --config=configs/vtab.py:cifar100 [--workdir=DIR] [--config.KEY=VALUE]`
 
-`--status=DIR` alone says where the runs in DIR are.
+`--status=DIR` alone says which stage each run in DIR has reached.
 
-Exit code 0 if all that was asked for was done, 2 for what the user can put right, 143 and 130 if
-SIGTERM or Ctrl-C stopped it: then what was reached is saved, and the same command goes on.
+Exit codes: 0 = everything is done; 2 = an error that the user can put right; 143 or 130 = stopped
+by SIGTERM or Ctrl-C. After a stop the progress is saved, and the same command goes on.
 """
 
 import signal
@@ -35,18 +35,22 @@ _WORKDIR = flags.DEFINE_string(
     "one workdir each.",
 )
 _FRESH = flags.DEFINE_bool(
-    "fresh", False, "Where the workdir is there already, start anew beside it, in <workdir>-2, …."
+    "fresh", False, "If the workdir is there already, start anew beside it, in <workdir>-2, …."
 )
-_STATUS = flags.DEFINE_string("status", None, "Only say where this run, or those in it, are.")
+_STATUS = flags.DEFINE_string(
+    "status", None, "Only say which stage the run in this folder, or each run in it, has reached."
+)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error in the input.")
 
 
 def main(_) -> None:
+    """Prints the status, or runs the runs of the config."""
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
     backend.keep_compiled_programs()
-    configs, name = config_lib.expand(_CONFIG.value), _name(flags.FLAGS["config"].config_filename)
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    configs, name = config_lib.expand(_CONFIG.value), _name(file)
     workdirs, common = sweep.places(configs, name, _WORKDIR.value, _FRESH.value)
     advice = preemption.SAME_COMMAND
     if _FRESH.value:
@@ -56,21 +60,21 @@ def main(_) -> None:
 
 
 def _name(config_file: str) -> str:
-    """The name of a file that was given as `FILE` or `FILE:ARGUMENT`, without its suffix."""
+    """The name without suffix of a file that is given as `FILE` or `FILE:ARGUMENT`."""
     return pathlib.Path(config_file.split(":", 1)[0]).stem
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Reads the flags; one clear message says what is wrong with them."""
+    """Reads the flags, and joins the other processes; one message says what is wrong."""
     if not {"--help", "-help", "-h"}.isdisjoint(argv[1:]):
         ours = flags.FLAGS.module_help(sys.modules[__name__])
         print(__doc__, ours, "", config_lib.explained(), sep="\n")
         sys.exit()
-    logging.set_verbosity(logging.FATAL)  # Orbax and TFDS tell every step, and errors twice
+    logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every step, and errors twice
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # so does Orbax's loop
     try:
         preemption.install()
-        with preemption.deferred():  # nobody joins, and leaves before the others know
+        with preemption.deferred():  # no process may leave between joining and telling the others
             processes.start(preemption.forward)
         rest = _flags(argv)
         if rest[1:]:
@@ -90,7 +94,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(installed.find(argv))
-    except (AttributeError, KeyError) as error:  # how ml_collections says it of --config.KEY
+    except (AttributeError, KeyError) as error:  # ml_collections raises these for --config.KEY
         key = str(error).strip("\"'")
         raise UserError(f"there is no configuration key {key}") from error
     except (TypeError, ValueError) as error:
@@ -117,7 +121,7 @@ def _fail(error: Exception, debug: bool, code: int = 2) -> NoReturn:
 
 
 def cli() -> None:
-    """The command; it ends with the exit codes above."""
+    """Runs the command; it exits with the codes above."""
     app.run(_run, flags_parser=_parse)
 
 

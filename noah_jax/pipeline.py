@@ -1,26 +1,25 @@
-"""The stages of a run, in order, and what each leaves in the workdir.
+"""The stages of a run, in order, and the files that they leave in the workdir.
 
-    config.json  metrics.jsonl  .lock   from the start
+    config.json  metrics.jsonl  .lock   settings, log and lock, from the start
     supernet/                           checkpoints of the supernet       (noah, random)
     tuning/                             checkpoints of the candidates     (tuned…)
-    search/gen_000.json …               what was evaluated                (these)
+    search/gen_000.json …               evaluated genomes                 (noah, random, tuned…)
     front.json                          the best at each number of parameters, if asked for
-    best.json                           the genome that was found         (all that find one)
+    best.json                           the genome that was found         (methods that find one)
     retrain/                            checkpoints of the subnet
     test.json                           the test so far, until it is finished
-    predictions.json                    what was predicted for the test images
+    predictions.json                    the prediction for each test image
     subnet.json  subnet.safetensors     the subnet, for export, predict and other programs
-    result.json                         the end
-    figures/  report.html               the same for people
+    result.json                         the result
+    figures/  report.html               the result for people
 
-A stage whose output is there is not run again; an interrupted one goes on where it was. A damaged
+A stage whose output is there is not run again. An interrupted stage goes on where it was. A damaged
 output that is needed is renamed to <name>.damaged and made again.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -36,14 +35,15 @@ from noah_jax.search import methods, supernet
 from noah_jax.space import files
 from noah_jax.training import outcome
 from noah_jax.training.opening import open_run, refuse_other_config
+from noah_jax.training.result import Result
 from noah_jax.training.run import Run
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:
-    """Looks at all inputs of a run, and writes nothing.
+    """Checks all inputs of a run, and writes nothing.
 
     Raises:
-      UserError: something is wrong with them, or another run is in the workdir.
+      UserError: an input is wrong, or the workdir belongs to another run.
     """
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
@@ -56,20 +56,20 @@ def run(
     workdir: pathlib.Path,
     source: Source | None = None,
     command: Sequence[str] = (),
-) -> dict[str, Any] | None:
+) -> Result | None:
     """Runs the stages up to `config.stage`.
 
     Args:
       source: the images; None = those of `config.task`.
-      command: the words that it was started with, for the report.
+      command: the words of the command that started the run, for the report.
 
     Returns:
-      What `result.json` holds, or None if an earlier stage was asked for as the last.
+      The contents of `result.json`; None if `config.stage` is an earlier stage.
 
     Raises:
-      UserError: something is wrong with the input, before anything is written; the training
+      UserError: an input is wrong, which is found before anything is written; the training
         diverges; or something cannot be written.
-      Preempted: a signal came; what could be saved is.
+      Preempted: a signal came; what could be saved is saved.
     """
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
@@ -84,7 +84,7 @@ def run(
     opened = open_run(config, workdir, source)
     make_folder(workdir, parents=True)
     with claim(workdir, opened.writer.say):
-        refuse_other_config(config, workdir, opened.inputs)  # another run may have been here
+        refuse_other_config(config, workdir, opened.inputs)  # another run may have claimed it first
         settings = dataclasses.asdict(opened.config) | {"inputs": opened.inputs}
         write_json(workdir / "config.json", settings)
         if command:
@@ -99,6 +99,7 @@ def run(
 
 
 def _announce(run: Run) -> None:
+    """Says what the run is about to do, and what is odd about its data and machine."""
     config, source, say = run.config, run.source, run.writer.say
     counts = ", ".join(f"{len(source.splits[name])} {name}" for name in ("train", "val", "test"))
     say(
@@ -113,13 +114,13 @@ def _announce(run: Run) -> None:
 
 
 def _run_stages(run: Run) -> bool:
-    """Whether the last stage was asked for, and is done."""
+    """Runs the stages; returns True if the last of them, the test, is done."""
     config, best = run.config, None
     if config.genome:
         genome = files.read_genome(config.genome, run.space.blocks)
     elif config.method in FOUND:
         best = methods.find(run)
-        if config.stage in ("supernet", "search"):
+        if best is None or config.stage in ("supernet", "search"):
             return False
         genome = np.array(best["genome"], np.int32)
     else:

@@ -1,9 +1,8 @@
-"""Several runs in one process: their workdirs, one look at all inputs, each in turn, one table."""
+"""Runs one or several runs in one process: checks all their inputs, runs each, compares them."""
 
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 
@@ -13,17 +12,21 @@ from noah_jax.errors import UserError
 from noah_jax.report import comparison, tables
 from noah_jax.runtime import processes
 from noah_jax.runtime.workdir import fresh
+from noah_jax.training.result import Result
 
 
 def places(
     configs: Sequence[Config], name: str, folder: str | None = None, anew: bool = False
 ) -> tuple[list[pathlib.Path], pathlib.Path]:
-    """A workdir for each run, and the folder for what they have in common.
+    """Chooses a workdir for each run, and the folder for the files that they have in common.
 
     Args:
-      name: what the workdirs in runs/ are called by where no folder is given.
-      folder: the workdir of a single run; of several, the folder that theirs are in.
-      anew: takes a folder beside it where it is there already.
+      name: the first part of the workdirs' names in runs/, where no folder is given.
+      folder: the workdir of a single run; for several runs, the folder of their workdirs.
+      anew: takes a new folder beside one that is there already.
+
+    Returns:
+      The workdirs, and the common folder.
 
     Raises:
       UserError: several runs are to start anew, but no folder is given.
@@ -42,17 +45,17 @@ def places(
 
 
 def check(runs: Iterable[tuple[Config, pathlib.Path]]) -> None:
-    """Looks at the inputs of all runs, and writes nothing; see `pipeline.check`.
+    """Checks the inputs of all runs, and writes nothing; see `pipeline.check`.
 
     Raises:
-      UserError: all that is wrong.
+      UserError: something is wrong; the message lists it for all runs.
     """
     problems = []
     for config, workdir in runs:
         try:
             pipeline.check(config, workdir)
         except UserError as error:
-            if processes.several():  # the others have gone on to the next look at a workdir
+            if processes.several():  # the other processes check the next workdir already
                 raise
             problems.append(str(error))
     if problems:
@@ -64,28 +67,31 @@ def run(
     workdirs: Sequence[pathlib.Path],
     common: pathlib.Path,
     command: Sequence[str] = (),
-) -> list[dict[str, Any]]:
-    """Checks all runs, then runs each in turn, and prints their table; one that fails stops none.
+) -> list[Result]:
+    """Checks all runs, then runs each in turn, and prints their table.
+
+    A run that fails does not stop the others.
 
     Args:
-      common: the folder for the page that compares several.
-      command: the words that the runs were started with, for their reports.
+      common: the folder for the page that compares several runs.
+      command: the words of the command that started the runs, for their reports.
 
     Returns:
-      What `result.json` of each finished run holds.
+      The contents of `result.json` of each finished run.
 
     Raises:
-      UserError: something is wrong with the input of one, before the first starts; or, at the end,
-        that some failed.
-      Preempted: a signal came; what could be saved is.
+      UserError: an input of a run is wrong, which is found before the first run starts; or some
+        runs failed, which is raised at the end.
+      Preempted: a signal came; what could be saved is saved.
     """
-    finished, failed = {}, []
+    finished: dict[pathlib.Path, Result] = {}
+    failed = []
     with data.opened_once():
         check(zip(configs, workdirs, strict=True))
         for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
             try:
                 result = pipeline.run(config, workdir, command=command)
-            except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # too little memory
+            except (UserError, OSError, jax.errors.JaxRuntimeError) as error:  # e.g. out of memory
                 if len(configs) == 1 or not processes.all_come(f"failed/{number}"):
                     raise
                 if processes.is_main():
@@ -106,7 +112,7 @@ def run(
 
 def _tell(
     configs: Sequence[Config],
-    finished: dict[pathlib.Path, dict[str, Any]],
+    finished: dict[pathlib.Path, Result],
     failed: list[str],
     common: pathlib.Path,
 ) -> None:
@@ -114,7 +120,7 @@ def _tell(
     if len(configs) > 1:
         try:
             print(f"side by side: {comparison.write(common, [*finished], failed)}")
-        except (UserError, OSError) as error:  # the results are there, and told below
+        except (UserError, OSError) as error:  # the results are printed below in any case
             print(f"warning: no comparison.html: {error}", file=sys.stderr)
     results = [*finished.values()]
     alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1

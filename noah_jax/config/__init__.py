@@ -1,4 +1,4 @@
-"""Settings: all keys with their explanations, the recipes, and complaints about them."""
+"""Settings: all keys with their explanations, the recipes, and the checks of their values."""
 
 from noah_jax.config.recipes import (
     configure,

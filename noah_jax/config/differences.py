@@ -1,4 +1,4 @@
-"""Compares the settings of two runs by what these compute."""
+"""Compares two runs by the settings that their results depend on."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
 
-# Keys that change how a run computes, not its result: it may go on with others.
+# Keys that change how a run computes but not its result, so it may go on with other values.
 _FREE_KEYS = (
     "stage",
     "attention",
@@ -18,9 +18,9 @@ _FREE_KEYS = (
     "search.genomes_per_call",
     "supernet_from",
 )
-# The search's settings that a genome found without a supernet depends on.
+# The search's settings on which a genome depends that is found without a supernet.
 _BOUNDS = ("search.budget_millions", "search.least_millions")
-# Keys that a supernet depends on; one with a dot at its end stands for all below it.
+# Keys on which a supernet depends. A key with a dot at its end stands for all keys below it.
 _SUPERNET_KEYS = (
     *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "image_size"),
     *("normalisation", "split_seed", "shots", "lists", "whole_val", "augmentation", "center_crop"),
@@ -29,7 +29,7 @@ _SUPERNET_KEYS = (
 
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
-    """Lists where a run whose settings were saved as JSON would come to another result."""
+    """Lists the settings by which a run that was saved as JSON would have another result."""
     read: tuple[str, ...]
     unread: tuple[str, ...]
     if config.method in SEARCHED:
@@ -52,7 +52,7 @@ def differences(saved: dict[str, Any], config: Config) -> list[str]:
 
 
 def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:
-    """Lists where that run's supernet would be another one than this run's."""
+    """Lists the settings by which the supernet of a saved run differs from that of `config`."""
     return _differences(saved, config, lambda key: key.startswith(_SUPERNET_KEYS))
 
 

@@ -1,4 +1,4 @@
-"""Dataclass fields that know their explanation and the values that they may have."""
+"""Dataclass fields that carry their explanation and the values that they may have."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from noah_jax.errors import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """All that is known of a key besides its type and its default.
+    """The facts about a key besides its type and its default.
 
     Attributes:
       explanation: one line, for `--help`.
@@ -30,8 +30,8 @@ class Setting:
     most: float = math.inf
     below: float | None = None
 
-    def complaint(self, key: str, value) -> str:
-        """Tells what is wrong with a value of the right type, or nothing."""
+    def complaint(self, key: str, value: Any) -> str:
+        """Says what is wrong with a value of the right type; empty if nothing is."""
         several = isinstance(value, tuple)
         parts = value if several else value.split("+") if self.joined else [value]
         wrong = [part for part in parts if not self._admits(part)]
@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """The values that it may have, in words; empty if all are good."""
+        """The values that the key may have, in words; empty if it may have any."""
         if self.choices:
             names = [name for name in self.choices if name]
             few = len(names) < 3
@@ -63,7 +63,7 @@ class Setting:
         return " and ".join(words)
 
     def _admits(self, value) -> bool:
-        """Whether a single value is a choice or within the bounds; NaN never is."""
+        """Tells whether a single value is a choice or within the bounds; NaN never is."""
         if self.choices:
             return value in self.choices
         if not self.expected:
@@ -75,14 +75,14 @@ class Setting:
         )
 
 
-def setting(default, explanation: str, **values) -> Any:
-    """A dataclass field with this default; `values` are the attributes of `Setting`."""
+def setting(default: Any, explanation: str, **values: Any) -> Any:
+    """Makes a dataclass field with this default; `values` are further attributes of `Setting`."""
     known = Setting(explanation, **values)
     return dataclasses.field(default=default, metadata={"setting": known})
 
 
-def walk(config, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
-    """Yields key, value and `Setting` of all keys, those of nested settings with their path."""
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
+    """Yields key, value and `Setting` of all keys; a nested key has its path, as `search.folds`."""
     for field in dataclasses.fields(config):
         key, value = prefix + field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -91,8 +91,8 @@ def walk(config, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
             yield key, value, field.metadata["setting"]
 
 
-def complaints(config) -> Iterator[str]:
-    """Yields what is wrong with single well-typed values, a line each."""
+def complaints(config: Any) -> Iterator[str]:
+    """Yields a line for each well-typed value that is not allowed."""
     for key, value, known in walk(config):
         if complaint := known.complaint(key, value):
             yield complaint

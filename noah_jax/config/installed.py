@@ -1,19 +1,20 @@
-"""The configs that come with the package, by the path that they have in a clone."""
+"""Finds the configs that come with the package by the path that they have in a clone."""
 
 import pathlib
 import re
 from collections.abc import Sequence
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-_HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent  # installed, or a clone
+# An installed package has `configs` inside, a clone has it beside the package.
+_HOME = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 _ARGUMENT = re.compile(r"((?:--?config=)?)(configs/\w+\.py)((?::.*)?)", re.DOTALL)
 
 
 def find(arguments: Sequence[str]) -> list[str]:
-    """Writes out where `configs/….py` is, if it comes with the package and is not in this folder.
+    """Replaces `configs/….py` by its full path, unless the current folder has a file of that path.
 
     Args:
-      arguments: a command line's, e.g. `--config=configs/vtab.py:cifar100`.
+      arguments: of a command line, e.g. `--config=configs/vtab.py:cifar100`.
     """
     return [_found(argument) for argument in arguments]
 

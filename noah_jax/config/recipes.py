@@ -1,4 +1,4 @@
-"""Settings as users give them: NOAH's two recipes, changes to them, and the runs they stand for."""
+"""Settings as users give them: NOAH's two recipes, changes to these, and the runs that result."""
 
 import dataclasses
 import itertools
@@ -17,18 +17,18 @@ from noah_jax.config.settings import Config
 from noah_jax.config.validation import complaints
 from noah_jax.errors import UserError, listed, nearest
 
-_SEVERAL = {"shots": "0", "seeds": 1}  # keys that users give in another form than a run has them
+_SEVERAL = {"shots": "0", "seeds": 1}  # keys whose form for users differs from that of a run
 _SEEDS = Setting("how many runs, with seed, seed + 1, …", least=1)
 _MOST_RUNS = 10_000  # all of VTAB-1k, six methods, three seeds: 342
 
 
 def defaults() -> ConfigDict:
-    """All keys, at the values of NOAH's published VTAB-1k recipe."""
+    """All settings, at the values of NOAH's published VTAB-1k recipe."""
     return ConfigDict(dataclasses.asdict(Config()) | _SEVERAL)
 
 
 def explained() -> str:
-    """The text of `--help`: all keys with their defaults and what each means, in groups."""
+    """The text of `--help`: all keys in groups, with their defaults and explanations."""
     groups: dict[str, list[str]] = {"": [Config.__doc__ or ""]}
     for key, (default, known) in _settings().items():
         group = key.rpartition(".")[0]
@@ -43,7 +43,7 @@ def explained() -> str:
 
 
 def _settings() -> dict[str, tuple[Any, Setting]]:
-    """Default and `Setting` of each key."""
+    """The default and the `Setting` of each key."""
     found = {}
     for key, default, known in walk(Config()):
         found[key] = _SEVERAL.get(key, default), known
@@ -53,7 +53,7 @@ def _settings() -> dict[str, tuple[Any, Setting]]:
 
 
 def few_shot_defaults() -> ConfigDict:
-    """All keys, at the values of NOAH's recipe for few-shot and ImageNet."""
+    """All settings, at the values of NOAH's recipe for few-shot and ImageNet."""
     config = defaults()
     config.shots = "16"
     config.augmentation = "randaugment"
@@ -65,10 +65,10 @@ def few_shot_defaults() -> ConfigDict:
 
 
 def expand(values: ConfigDict) -> list[Config]:
-    """The runs that a configuration stands for: tasks × shots × methods × seeds, in that order.
+    """Expands a configuration into its runs: tasks × shots × methods × seeds, in that order.
 
     Raises:
-      UserError: one message with all complaints about all of them.
+      UserError: a setting is wrong; the message lists all that are, in all runs.
     """
     flat = values.to_dict()
     problems: list[str] = []
@@ -88,7 +88,7 @@ def expand(values: ConfigDict) -> list[Config]:
 
 
 def _axes(flat, problems):
-    """Tasks, shots, methods and the number of seeds; `seeds` is taken out of `flat`."""
+    """Reads tasks, shots, methods and the number of seeds; removes `seeds` from `flat`."""
     tasks, shots, methods = (
         list(dict.fromkeys(str(flat.get(key, "")).split("+")))
         for key in ("task", "shots", "method")
@@ -107,10 +107,10 @@ def _axes(flat, problems):
 
 
 def from_json(values: dict) -> Config:
-    """The settings that a run saved.
+    """Reads the settings that a run saved.
 
     Raises:
-      UserError: they are not those of this version of the program.
+      UserError: the settings are not those of this version of the program.
     """
     problems: list[str] = []
     config = _build(Config, values, "", problems)
@@ -120,12 +120,12 @@ def from_json(values: dict) -> Config:
 
 
 def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDict:
-    """Applies what follows the colon of `--config=file.py:<first>,key=value,…` to `config`.
+    """Applies the text after the colon of `--config=file.py:<value>,key=value,…` to `config`.
 
-    The first part is the value of the key `first`; values take the type of the default.
+    The first part is the value of the key `first`. Values take the type of the default.
 
     Raises:
-      UserError: an unknown key or a value of the wrong type.
+      UserError: a key is unknown, or a value has the wrong type.
     """
     for number, part in enumerate(filter(None, (argument or "").split(","))):
         key, equals, value = part.partition("=")
@@ -146,10 +146,10 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
 
 
 def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
-    """The names of tasks that are given as folders, side by side, and the path of their parent.
+    """Splits tasks that are given as folders into their names and the path of their parent.
 
     Raises:
-      UserError: a folder is not there, or they have several parents.
+      UserError: a folder is not there, or the folders have several parents.
     """
     folders = [os.path.abspath(os.path.expanduser(task)) for task in tasks]
     if missing := [folder for folder in folders if not os.path.isdir(folder)]:
@@ -161,7 +161,7 @@ def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _build(cls, values, prefix, problems):
-    """An instance of dataclass `cls` from nested mappings; complaints go to `problems`."""
+    """Builds the dataclass `cls` from nested mappings; appends what is wrong to `problems`."""
     if not isinstance(values, dict):
         problems.append(f"{prefix[:-1]}={values!r}: expected the keys {prefix}…")
         return None

@@ -1,7 +1,7 @@
-"""All settings, each with its default, its bounds and its explanation; frozen, as a run has them.
+"""All settings of a run, each with its default, its bounds and its explanation.
 
-This is the only place that knows them: `recipes.defaults`, the complaints about single values and
-`--help` come from it. What two settings may not be together is in validation.py.
+This is the only place that has them: `recipes.defaults`, the complaints about single values and
+`--help` come from it. validation.py has the rules that concern several settings.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
 METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
-SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # of what trains
+SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # by training
 STAGES = ("supernet", "search", "retrain", "report")
 
 _LAST_SEED = 2**32 - 1
-_MOST_SIZE = 10_000  # of a prompt module, as in files of genomes: its memory is taken at once
+_MOST_SIZE = 10_000  # of a prompt module, as in files of genomes: its memory is allocated at once
 
 
 def _epochs(default: int):
@@ -119,7 +119,7 @@ class Search:
     )
     folds: int = setting(
         1,
-        "parts of train + val, each judged by a supernet of the others; 1 = judge by val",
+        "parts of train + val; a supernet trained on the others evaluates on each; 1 = on val",
         least=1,
     )
     genomes_per_call: int = setting(4, "genomes that each device evaluates side by side", least=1)
@@ -132,7 +132,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """Sizes of the single modules, and those among which the tuned methods choose."""
+    """Sizes of the single modules, and the sizes that the tuned methods choose from."""
 
     vpt: int = setting(100, "prompts in each block for method=vpt", most=_MOST_SIZE)
     lora: int = setting(8, "rank for method=lora", most=_MOST_SIZE)
@@ -211,7 +211,7 @@ class Config:
     )
     augmentation: str = setting(
         "none",
-        "of training images; randaugment = with erasing, mixup, cutmix and label smoothing, too",
+        "of training images; randaugment includes erasing, mixup, cutmix and label smoothing",
         choices=("none", "randaugment"),
     )
     center_crop: bool = setting(
@@ -263,7 +263,7 @@ class Config:
 
     @staticmethod
     def common_name(configs: Sequence["Config"]) -> str:
-        """The name of several runs together: their values, or of many how many."""
+        """The name of several runs together: their values, or how many if they are many."""
         parts = []
         for key, several in (("task", "tasks"), ("shots", "shots"), ("method", "methods")):
             values = [str(x) for x in dict.fromkeys(getattr(config, key) for config in configs)]
@@ -279,6 +279,7 @@ class Config:
         return arch_of(self.backbone)
 
     def vit(self, num_classes: int, dtype: str) -> ViTConfig:
+        """The ViT's shape; ValueError if the image size does not fit it."""
         return ViTConfig.named(
             self.arch,
             image_size=self.image_size,
@@ -291,6 +292,7 @@ class Config:
 
     @property
     def has_supernet(self) -> bool:
+        """Whether the run trains a supernet, or takes one from another run."""
         return self.method in SEARCHED and not self.genome
 
     @property
@@ -299,7 +301,7 @@ class Config:
         return self.has_supernet and self.retrain.inherit > 0
 
     def search_space(self) -> SearchSpace:
-        """All that the method may choose from; a single point if it chooses nothing."""
+        """The space that the method chooses from; a single point if it chooses nothing."""
         vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
         if self.method in FOUND:
             sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
@@ -308,10 +310,12 @@ class Config:
         return SearchSpace.single(single, vit.depth, vit.width)
 
     def candidates(self) -> dict[str, np.ndarray]:
-        """By name the genomes that a tuned method tries: single modules within the budget.
+        """The genomes that a tuned method tries, by name: single modules within the budget.
+
+        Each is int32 `[blocks, columns]`.
 
         Raises:
-          ValueError: none does.
+          ValueError: no genome fits the budget.
         """
         vit = ViTConfig.named(self.arch, image_size=0)
         modules = MODULES if self.method == "tuned" else [self.method.removeprefix("tuned_")]
@@ -333,12 +337,13 @@ class Config:
 
 
 def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Schedule, int]:
-    """How to train in that stage, and on how many images.
+    """The schedule of a stage's training, and the number of its images.
 
-    A batch of a few-shot run is no larger than the images that there are.
+    The batch of a few-shot run is cut to the number of images if there are fewer.
 
     Args:
-      counts: images in each split.
+      counts: the number of images in each split.
+      stage: a key of `SCHEDULES`.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
     if stage == "retrain" and config.inherits:

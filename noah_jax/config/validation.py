@@ -1,4 +1,4 @@
-"""Complaints about settings of the right types: bounds, and what two may not be together."""
+"""Checks settings of the right types: each within its bounds, and several together."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from noah_jax.space.genomes import ALL_MODULES
 
 
 def complaints(config: Config) -> Iterator[str]:
-    """Yields what is wrong with well-typed settings, a line each: single values, then relations."""
+    """Yields a line for each thing that is wrong: first single values, then several together."""
     yield from fields.complaints(config)
     for check in (
         *(_task, _stage, _few_shot, _weights, _files, _genome, _sharding, _baseline),
@@ -23,7 +23,7 @@ def complaints(config: Config) -> Iterator[str]:
 
 
 def _task(c: Config):
-    """The task is the name of a folder; it becomes a part of the workdir's name."""
+    """The task must be the name of a folder, since it becomes a part of the workdir's name."""
     if not c.task:
         yield "task is empty: name it after the colon, as in --config=configs/vtab.py:cifar100"
     if pathlib.PurePath(c.task).name != c.task or c.task == "..":
@@ -31,7 +31,7 @@ def _task(c: Config):
 
 
 def _stage(c: Config):
-    """The method has the stage that is to be the last."""
+    """The method must have the stage that is to be the last."""
     if c.stage == "supernet" and not c.has_supernet:
         yield f"stage={c.stage}: only {' and '.join(SEARCHED)} without a given genome have it"
     if c.stage == "search" and (c.method not in FOUND or c.genome):
@@ -39,7 +39,7 @@ def _stage(c: Config):
 
 
 def _few_shot(c: Config):
-    """Few-shot runs have no folds, and others no lists."""
+    """Few-shot runs must have no folds, and other runs no lists."""
     if (c.lists or c.whole_val) and not c.shots:
         yield "lists and whole_val are for few-shot runs: set shots"
     if c.search.folds > 1 and c.shots:
@@ -47,7 +47,7 @@ def _few_shot(c: Config):
 
 
 def _weights(c: Config):
-    """The backbone has weights and a normalisation."""
+    """The backbone must have weights and a normalisation."""
     if c.backbone in BACKBONES:
         return
     if not c.weights:
@@ -60,7 +60,7 @@ def _weights(c: Config):
 
 
 def _files(c: Config):
-    """The files that are named exist."""
+    """Files that are named must exist."""
     if c.lists and not os.path.exists(os.path.expanduser(c.lists)):
         yield f"lists={c.lists}: no such file or folder"
     for key in ("weights", "genome"):
@@ -72,23 +72,23 @@ def _files(c: Config):
 
 
 def _genome(c: Config):
-    """The method uses a given genome, and a supernet of another run."""
+    """A given genome, or a supernet of another run, must be one that the method uses."""
     if c.genome and c.method != "noah":
         yield f"genome={c.genome}: only method=noah takes one"
     if c.retrain.inherit and c.genome:
-        yield "retrain.inherit needs a supernet, which a genome that is given does without"
+        yield "retrain.inherit needs a supernet, but a run with a given genome has none"
     if c.supernet_from and not c.has_supernet:
         yield f"supernet_from={c.supernet_from}: only {' and '.join(SEARCHED)} have a supernet"
 
 
 def _sharding(c: Config):
-    """There are frozen matrices to cut."""
+    """Weights that are to be cut must be frozen."""
     if c.weight_shards > 1 and c.method == "full":
         yield f"weight_shards={c.weight_shards}: method=full has no frozen matrices to cut"
 
 
 def _baseline(c: Config):
-    """The single module that the method is named after has a size, and tuning has some to try."""
+    """The single module of the method must have a size, and tuning must have sizes to try."""
     if not c.baseline.tuned:
         yield "baseline.tuned=(): expected sizes of at least 1"
     if c.method in ALL_MODULES and (size := getattr(c.baseline, c.method)) < 1:
@@ -96,7 +96,7 @@ def _baseline(c: Config):
 
 
 def _schedules(c: Config):
-    """The warm-up ends before the training does, and genomes share a batch in equal parts."""
+    """The warm-up must end before the training, and genomes must share a batch in equal parts."""
     for stage in ("supernet", "retrain"):
         schedule = getattr(c, stage)
         if schedule.warmup_epochs >= schedule.epochs:
@@ -109,13 +109,13 @@ def _schedules(c: Config):
 
 
 def _population(c: Config):
-    """A generation has room for the children."""
+    """A generation must have room for the children."""
     if c.search.mutations + c.search.crossovers > c.search.population:
         yield "search.mutations + search.crossovers exceed search.population"
 
 
 def _budget(c: Config):
-    """The budget's bounds are in order."""
+    """The budget's bounds must be in order."""
     if c.search.least_millions > c.search.budget_millions:
         yield (
             f"search.least_millions={c.search.least_millions}: expected at most "
@@ -124,7 +124,7 @@ def _budget(c: Config):
 
 
 def _shapes(c: Config):
-    """The backbone takes such images and the search space, which has genomes within the budget."""
+    """The backbone must take the image size and the search space, and the budget some genome."""
     sized = c.search.least_millions <= c.search.budget_millions and not any(
         complaint
         for part in (c.space, c.baseline, c.search)

@@ -165,7 +165,7 @@ def _split_classes(folder: pathlib.Path, seed: int) -> dict[str, Rows]:
     return split_classes([images[name] for name in classes], seed)
 
 
-def split_classes(classes: Sequence[Sequence], seed: int) -> dict[str, list]:
+def split_classes(classes: Sequence[Sequence | np.ndarray], seed: int) -> dict[str, list]:
     """The examples of each class, at least 3, over the splits: a fifth for the test, and of the
     rest a fifth for validation."""
     rng = np.random.default_rng(seed)

@@ -56,7 +56,7 @@ def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
         for name, place in _FOLDERS.items()
         if (data_dir / place).is_dir()
     }
-    class_names = tuple(sorted(labels, key=labels.get))
+    class_names = tuple(sorted(labels, key=labels.__getitem__))
     return Source(splits, task.num_classes, encoding(files), domains, class_names=class_names)
 
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import PIL.ImageOps
 from PIL.ExifTags import Base as Tag
 
@@ -112,7 +113,8 @@ def glance(image: PIL.Image.Image) -> tuple[str, bool]:
     """
     image.draft("RGB", (8, 8))
     np.asarray(rgb(image).reduce(8))
-    digest = file_sha256(image.filename)
+    assert isinstance(image, PIL.ImageFile.ImageFile)  # which knows its file
+    digest = file_sha256(os.fsdecode(image.filename))
     try:
         several = getattr(image, "is_animated", False)  # for a GIF it looks at the second frame
     except Exception:

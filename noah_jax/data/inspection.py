@@ -42,8 +42,9 @@ def inspect_images(source: Source, origin: pathlib.Path) -> Source:
     shared = [f"{len(both)} images are in trainval and in the test: {joined(both)}"] if both else []
     if problems := listed(empty) + listed(shared) + listed(outside) + listed(broken):
         raise UserError(f"the data in {origin} cannot be used:{problems}")
-    digests = {name: [digest for digest, _ in found] for name, found in seen.items()}
-    warnings = _absent(source) + _copies(splits, digests) + _frames(splits, seen)
+    read = {name: [x for x in found if not isinstance(x, str)] for name, found in seen.items()}
+    digests = {name: [digest for digest, _ in found] for name, found in read.items()}
+    warnings = _absent(source) + _copies(splits, digests) + _frames(splits, read)
     content = {
         name: [list(split.names), list(split.labels), digests[name]]
         for name, split in splits.items()
@@ -53,8 +54,9 @@ def inspect_images(source: Source, origin: pathlib.Path) -> Source:
 
 def _glances(split: Split) -> list[_Glance | str]:
     """The `glance` at each image, or a line for one that cannot be read."""
+    assert split.folder is not None
     versions = [_version(split.folder / name) for name in split.names]
-    found: list = [_GLANCES.get(version) for version in versions]
+    found: list = [version and _GLANCES.get(version) for version in versions]
     new = [index for index, glance in enumerate(found) if glance is None]
     for index, result in zip(new, decode(split, new, glance) if new else (), strict=True):
         found[index] = result if isinstance(result, str) else result[0]
@@ -74,7 +76,7 @@ def _version(path: pathlib.Path) -> _Version | None:
 
 def _absent(source: Source) -> list[str]:
     """Warns of classes that no image to train with shows."""
-    lines = {}
+    lines: dict[str, list[str]] = {}
     for name in ("train", "trainval"):
         absent = sorted({*range(source.num_classes)} - {*source.splits[name].labels})
         if absent:
@@ -109,7 +111,7 @@ def _copies(splits: dict[str, Split], digests: dict[str, list[str]]) -> list[str
     return lines
 
 
-def _frames(splits: dict[str, Split], seen: dict[str, list[tuple[str, bool]]]) -> list[str]:
+def _frames(splits: dict[str, Split], seen: dict[str, list[_Glance]]) -> list[str]:
     """Warns of images of which more than the first frame would be lost."""
     several = dict.fromkeys(
         example

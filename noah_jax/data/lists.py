@@ -18,7 +18,8 @@ _INSIDE = "expected a path inside the folder of the images, written with /"
 
 def read_lists(paths: dict[str, pathlib.Path]) -> dict[str, Rows]:
     """Reads each by `read_list`; UserError with all that is wrong with them."""
-    files, problems = {}, []
+    files: dict[str, Rows] = {}
+    problems = []
     for name, path in paths.items():
         try:
             files[name] = read_list(path)
@@ -54,7 +55,8 @@ def read_coop(path: pathlib.Path) -> dict[str, Rows]:
     Raises:
       UserError: it is something else, or a path leaves the folder.
     """
-    files, problems = {}, []
+    files: dict[str, Rows] = {}
+    problems = []
     try:
         splits = json.loads(_text(path))
         for name in ("train", "val", "test"):
@@ -85,7 +87,8 @@ def read_fgvc(folder: pathlib.Path) -> dict[str, Rows]:
     """
     variants = filter(None, _lines(folder / "variants.txt"))
     classes = {name: label for label, name in enumerate(variants)}
-    files, problems = {}, []
+    files: dict[str, Rows] = {}
+    problems = []
     for split in ("train", "val", "test"):
         files[split] = []
         for line in filter(None, _lines(path := folder / f"images_variant_{split}.txt")):

@@ -148,7 +148,7 @@ def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
 
 
 def decode(
-    split: Split, indices: Sequence[int], prepare: Callable[[PIL.Image.Image], Any]
+    split: Split, indices: Sequence[int] | np.ndarray, prepare: Callable[[PIL.Image.Image], Any]
 ) -> Generator[tuple[Any, int] | str, None, None]:
     """Yields what `prepare` makes of each image, and its label, in order.
 

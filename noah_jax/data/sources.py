@@ -68,7 +68,7 @@ def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Sou
     if few_only and shots is None:
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
     if in_folder:
-        if task in tasks.IMAGENET:
+        if task in tasks.IMAGENET and shots:
             return inspect_images(open_imagenet(folder.parent, shots), folder)
         return inspect_images(open_folder(folder, facts, split_seed, shots), folder)
     if shots and shots.lists:
@@ -145,7 +145,7 @@ def from_arrays(
 def _in_memory(
     images: np.ndarray,
     labels: np.ndarray,
-    parts: Mapping[str, Sequence[int]],
+    parts: Mapping[str, Sequence[int] | np.ndarray],
     noun: str,
     class_names: tuple[str, ...],
 ) -> Source:

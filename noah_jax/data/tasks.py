@@ -6,7 +6,7 @@ VTAB-1k's splits and labels are those of its reference code (google-research/tas
 import dataclasses
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -101,10 +101,19 @@ def _sixteen_bins(key: str, values: int) -> Callable[[Example], int]:
 
 # --- VTAB-1k (arXiv 1910.04867) ------------------------------------------------------------------
 
-_CLEVR = {"val": ("train", 90), "test": ("validation", 0)}
-_ONE_SET = {"val": ("train", 60), "test": ("train", 80)}
-_DSPRITES = {"val": ("train", 80), "test": ("train", 90), "binary": True}
-_SMALLNORB = {"val": ("test", 0), "test": ("test", 50)}
+
+class _Shared(TypedDict, total=False):
+    """Attributes of a `Task` that several have in common."""
+
+    val: tuple[str, int]
+    test: tuple[str, int]
+    binary: bool
+
+
+_CLEVR: _Shared = {"val": ("train", 90), "test": ("validation", 0)}
+_ONE_SET: _Shared = {"val": ("train", 60), "test": ("train", 80)}
+_DSPRITES: _Shared = {"val": ("train", 80), "test": ("train", 90), "binary": True}
+_SMALLNORB: _Shared = {"val": ("test", 0), "test": ("test", 50)}
 
 _VTAB = {
     "natural": {

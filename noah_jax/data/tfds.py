@@ -47,6 +47,7 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
         }
     opened = {ours: _split(name, builder, task, records) for ours, records in splits.items()}
     with _image(_parser(builder)(splits["train"][0])) as image:
+        assert image.format  # as it was read
         encoding = image.format.lower()
     domains = _domains(task, data_dir)
     rows = {ours: [records.name, list(records.rows)] for ours, records in splits.items()}
@@ -55,9 +56,14 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     features = builder.info.features
     names = getattr(features["label"], "names", None) if "label" in features else None
     class_names = tuple(names) if names and len(names) == task.num_classes else ()
-    digest = fingerprint(content)
-    identity = {"fingerprint": digest, "class_names": class_names}
-    return Source(opened, task.num_classes, encoding, domains, **identity)
+    return Source(
+        opened,
+        task.num_classes,
+        encoding,
+        domains,
+        fingerprint=fingerprint(content),
+        class_names=class_names,
+    )
 
 
 def _domains(task: Task, data_dir: str) -> dict[str, Split]:

@@ -1,14 +1,14 @@
-"""A found subnet for other programs: `python -m noah_jax.interop export WORKDIR [--out=FOLDER]`
+"""Exports a found subnet: `python -m noah_jax.interop export WORKDIR [--out=FOLDER]`
 
-    subnet.json, subnet.safetensors   what was trained, compact; see subnet.py
+    subnet.json, subnet.safetensors   the trained weights, compact; see subnet.py
     model.safetensors                 all weights, LoRA merged
     model.stablehlo                   a program of JAX's export: uint8 images → logits, anywhere
     huggingface/                      a ViTForImageClassification, its image processor beside it
     timm/                             timm's tensor names, with arguments of its VisionTransformer
     peft/, peft/base/                 a PEFT adapter of LoRA, and the model it belongs to
 
-The last three only where no other prompt module than LoRA was found, and where the ViT is a plain
-one, without registers and of no CLIP.
+The last three are written only if LoRA is the only prompt module in the subnet, and if the ViT has
+no registers and is not a CLIP's.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
-    """Writes all that the subnet of a finished run can be written as.
+    """Writes the subnet of a finished run in every layout that can hold it.
 
     Returns:
-      A line for each thing: what it is and how it is used, or why it is not there.
+      A line for each layout, which says what it is and how to use it, or why it was not written.
 
     Raises:
-      UserError: the run is not finished, or something cannot be written.
+      UserError: the run is not finished, or something cannot be read or written.
     """
     subnet = read(workdir)
     subnet_lib.export(subnet, folder)
@@ -72,7 +72,10 @@ def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
 
 
 def stablehlo(subnet: Subnet) -> bytes:
-    """JAX's export of uint8 images `[b, h, w, 3]` of any b → float32 logits, weights included."""
+    """Serialises the program uint8 images `[b, h, w, 3]`, any b → float32 logits `[b, classes]`.
+
+    The weights are in the program. `jax.export.deserialize` reads it.
+    """
     model, config = subnet.model(), subnet.config
 
     def logits(images):
@@ -84,10 +87,11 @@ def stablehlo(subnet: Subnet) -> bytes:
 
 
 def _why_not_plain(subnet: Subnet) -> str | None:
+    """Says why other programs' classes cannot hold the subnet; None if they can."""
     config = subnet.config
     others = [name for name, sizes in subnet.sizes.items() if sizes.any() and name != "lora"]
     if others:
-        return f"there is more than LoRA in it: {', '.join(others)}"
+        return f"it has more than LoRA: {', '.join(others)}"
     if config.registers or config.pre_norm or config.quick_gelu:
         return "the backbone has registers, or is a CLIP's"
     return None

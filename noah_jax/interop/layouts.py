@@ -1,7 +1,7 @@
-"""Layouts in which other programs read a subnet: timm, Hugging Face, PEFT.
+"""Layouts of other programs for a subnet: timm, Hugging Face, PEFT.
 
-Only plain ViTs have one: no registers, no CLIP, and no prompt modules but LoRA. The names are those
-of `pretrained/name_tables.py`.
+They hold only plain ViTs: no registers, no CLIP, and no prompt modules but LoRA. The names of the
+tensors come from pretrained/name_tables.py.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ _CLASSIFIER = torch_layers({"head": "classifier"})
 
 
 def to_timm(subnet: Subnet) -> dict[str, np.ndarray]:
-    """All weights of a plain ViT under timm's names."""
+    """Renames all weights of a plain ViT, LoRA merged, as timm names and shapes them."""
     return rename(TIMM | torch_layers({"head": "head"}), subnet.tensors)
 
 
 def to_hugging_face(subnet: Subnet) -> dict[str, np.ndarray]:
-    """All weights of a plain ViT under the names of Hugging Face's ViTForImageClassification."""
+    """Renames all weights of a plain ViT, LoRA merged, as in a ViTForImageClassification."""
     renamed = rename(HUGGING_FACE | _CLASSIFIER, subnet.tensors)
     return {
         name if name.startswith("classifier.") else f"vit.{name}": x for name, x in renamed.items()
@@ -27,6 +27,7 @@ def to_hugging_face(subnet: Subnet) -> dict[str, np.ndarray]:
 
 
 def hugging_face_files(subnet: Subnet) -> dict[str, dict]:
+    """The contents of `config.json` and `preprocessor_config.json`, by the name of the file."""
     config, names = subnet.config, subnet.class_names
     side = config.image_size
     model = {
@@ -65,6 +66,7 @@ def hugging_face_files(subnet: Subnet) -> dict[str, dict]:
 
 
 def timm_arguments(subnet: Subnet) -> dict:
+    """The arguments of timm's VisionTransformer, the classes, and how images are prepared."""
     config = subnet.config
     arguments = {
         "img_size": config.image_size,
@@ -84,7 +86,7 @@ _PEFT_PARTS = ("q_proj", "k_proj", "v_proj")  # in memory, from transformers 5 o
 
 
 def to_peft(subnet: Subnet) -> dict[str, np.ndarray]:
-    """LoRA's tensors under PEFT's names, and the classifier: A is the same for q, k and v."""
+    """Renames LoRA's tensors and the classifier as PEFT does; q, k and v get the same A."""
     head = {name: subnet.tensors[name] for name in ("head.kernel", "head.bias")}
     found = {f"base_model.model.{name}": x for name, x in rename(_CLASSIFIER, head).items()}
     for i in np.flatnonzero(subnet.sizes["lora"]):
@@ -96,6 +98,7 @@ def to_peft(subnet: Subnet) -> dict[str, np.ndarray]:
 
 
 def peft_config(subnet: Subnet) -> dict:
+    """The contents of PEFT's `adapter_config.json`."""
     ranks = subnet.sizes["lora"]
     blocks = [int(i) for i in np.flatnonzero(ranks)]
     parts = "|".join(_PEFT_PARTS)
@@ -109,7 +112,7 @@ def peft_config(subnet: Subnet) -> dict:
         "r": int(ranks[blocks[0]]),
         "lora_alpha": int(ranks[blocks[0]]),
         "rank_pattern": pattern,
-        "alpha_pattern": pattern,  # the same: LoRA here has no factor
+        "alpha_pattern": pattern,  # the ranks again, since LoRA here has no factor alpha/r
         "lora_dropout": 0.0,
         "bias": "none",
         "modules_to_save": ["classifier"],

@@ -1,6 +1,6 @@
-"""NOAH's state dict as the weights of a ViT.
+"""Loads the state dict of the original NOAH into a ViT.
 
-Facts about NOAH's are from the PyTorch original, github.com/ZhangYuanhan-AI/NOAH.
+Facts about the original are from its PyTorch code, github.com/ZhangYuanhan-AI/NOAH.
 """
 
 import functools
@@ -15,8 +15,8 @@ from noah_jax.pretrained.weights import convert
 from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.vit import ViT
 
-# What the original's output does not depend on: the model-level prompt, which block 0 replaces;
-# prefix tokens, allocated where the YAML's SUPERNET.PREFIX_DIM is not 0; a second name of ln2.bias.
+# The original's output does not depend on these: the model-level prompt, which block 0 replaces;
+# prefix tokens, allocated if the YAML's SUPERNET.PREFIX_DIM is not 0; a second name of ln2.bias.
 _DEAD = (
     r"visual_prompt_token(_pos_embed)?"
     r"|blocks\.\d+\.(attn\.prefix_tokens_(key|value)|adapter\.sampled_bias_1)"
@@ -24,27 +24,27 @@ _DEAD = (
 
 
 def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
-    """Fills all of `model` in place, head included, from the state dict of NOAH's own model.
+    """Fills all of `model` in place, including the head, from the state dict of NOAH's own model.
 
-    A supernet and a retrained subnet have the same tensors, at the sizes of `SUPERNET` in their
-    YAML; a genome uses the first rows. So the prompt modules may be larger there than the
-    `max_sizes` of `model`, and are cut. Logits agree for all genomes that NOAH can find; they
-    would not where sizes of visual prompts have a gap (r, 0, s): there the s tokens come after the
-    r, here in their place.
+    NOAH's supernets and retrained subnets have the same tensors, at the sizes of `SUPERNET` in
+    their YAML. A genome uses the first rows, so prompt modules that are larger than the `max_sizes`
+    of `model` are cut. Logits agree for all genomes that NOAH can find. They would not agree where
+    the sizes of visual prompts have a gap (r, 0, s): NOAH puts the s tokens after the r tokens, and
+    we put them in their place.
 
-    We read no pickle; in an environment with PyTorch this makes a file for
-    `safetensors.numpy.load_file` from NOAH's `checkpoint.pth`:
+    We read no pickle. In an environment with PyTorch these lines turn NOAH's `checkpoint.pth` into
+    a file for `safetensors.numpy.load_file`:
 
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load("checkpoint.pth", map_location="cpu")["model"]
         safetensors.torch.save_file({k: x.clone() for k, x in state.items()}, "noah.safetensors")
 
     Args:
-      model: of the same shape as NOAH's, and as many classes; another image size is fine.
-      tensors: by NOAH's names, as in `blocks.0.attn.LoRA_a.weight`.
+      model: has the shape of NOAH's and as many classes; its image size may differ.
+      tensors: the state dict, by NOAH's names, such as `blocks.0.attn.LoRA_a.weight`.
 
     Raises:
-      UserError: tensors are missing, unknown or of another shape; all are listed.
+      UserError: tensors are missing, unknown, not finite or of another shape; all are listed.
     """
     sizes = {
         "vpt": model.max_vpt,
@@ -73,9 +73,9 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _first(theirs: np.ndarray, size: int, axis: int | None) -> np.ndarray:
-    """The first `size` along our `axis`, None = all, of a tensor of theirs.
+    """Turns a tensor of theirs into ours and cuts it to the first `size` along `axis`, None = all.
 
-    PyTorch's linear layers are `[out, in]`; prompt tokens have an axis of examples, `[1, r, d]`.
+    PyTorch's linear layers are `[out, in]`. Prompt tokens have an axis of examples, `[1, r, d]`.
     """
     ours = theirs[0] if theirs.ndim == 3 and len(theirs) == 1 else theirs.T
     return ours if axis is None else ours[(slice(None),) * axis + (slice(size),)]

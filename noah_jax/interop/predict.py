@@ -1,4 +1,4 @@
-"""What an exported subnet says of images: `python -m noah_jax.interop predict FOLDER IMAGE …`"""
+"""Classifies images with an exported subnet: `python -m noah_jax.interop predict FOLDER IMAGE …`"""
 
 import pathlib
 import time
@@ -19,13 +19,16 @@ _BATCH = 64
 
 
 def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> Iterator[str]:
-    """A line for each image: its path, and its `top` classes with their probabilities.
+    """Yields a line for each image: its path, and its `top` classes with their probabilities.
+
+    If there are several batches, a last line gives the speed in images/s.
 
     Args:
+      folder: an export, or the workdir of a finished run.
       paths: files, and folders of images.
 
     Raises:
-      UserError: the folder is no export, or an image cannot be read.
+      UserError: the folder holds no subnet, there are no images, or one cannot be read.
     """
     subnet = read(folder)
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
@@ -39,17 +42,20 @@ def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> It
             yield f"{path}  " + "  ".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best)
         done += len(found)
         if done == len(found):
-            first, start = done, time.perf_counter()  # which compiles
+            first, start = done, time.perf_counter()  # without the first batch, which compiles
     if done > first:
         seconds = time.perf_counter() - start
         yield f"{(done - first) / seconds:.1f} images/s after the first {first}"
 
 
 def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
-    """Probabilities, float32 `[n, num_classes]`.
+    """Computes the probability of each class for images in memory.
 
     Args:
       images: uint8 `[n, h, w, 3]`, RGB, of any size.
+
+    Returns:
+      float32 `[n, num_classes]`
     """
     split = loader.Split(
         [f"image {i}" for i in range(len(images))],
@@ -59,7 +65,7 @@ def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray]:
-    """float32 `[b, num_classes]` of the first few images, the next few, …, in order.
+    """Yields probabilities, float32 `[b, num_classes]`, batch by batch, in the images' order.
 
     Raises:
       UserError: an image cannot be read.

@@ -1,12 +1,12 @@
-"""A subnet by itself: what a run trained, with only the sizes that are live.
+"""A subnet by itself: its trained weights, with no more than the sizes that the genome uses.
 
-A run leaves the first two files in its workdir, an export has all three:
+A run leaves the first two files in its workdir. An export has all three:
 
-    subnet.json          what it is: the ViT's shape, the genome, the classes, how images are read
-    subnet.safetensors   what was trained: prompt modules and head
+    subnet.json          facts: the ViT's shape, the genome, the classes, how images are prepared
+    subnet.safetensors   the trained weights: prompt modules and head
     model.safetensors    all weights, LoRA merged into them; without it the backbone is fetched
 
-Tensors are named like the parameters, a name a block: `blocks.3.lora.a`.
+Tensors are named like the parameters, with a name for each block: `blocks.3.lora.a`.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 from flax import nnx
@@ -38,12 +39,12 @@ SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
 
 @dataclasses.dataclass(frozen=True)
 class Subnet:
-    """A trained subnet and what one must know to use it.
+    """A trained subnet, and the facts that are needed to use it.
 
     Attributes:
-      facts: what `subnet.json` holds.
+      facts: the contents of `subnet.json`.
       tensors: all weights by name, float32.
-      trained: the names of those that were trained; none once LoRA is merged.
+      trained: the names of the trained weights; empty once LoRA is merged.
     """
 
     facts: dict[str, Any]
@@ -52,7 +53,7 @@ class Subnet:
 
     @property
     def sizes(self) -> dict[str, np.ndarray]:
-        """The genome by module: each block's size, int64 `[depth]`."""
+        """The genome by module: the size in each block, int64 `[depth]`."""
         return by_module(np.array(self.facts["genome"], np.int32))
 
     @property
@@ -62,29 +63,29 @@ class Subnet:
 
     @property
     def class_names(self) -> list[str]:
-        """The classes in order; numbers where no names are known."""
+        """The names of the classes in the order of the labels; numbers if no names are known."""
         return self.facts["class_names"] or [str(i) for i in range(self.config.num_classes)]
 
     def model(self) -> CompactViT:
-        """The ViT of this genome alone.
+        """Builds the ViT of this genome, with the subnet's weights.
 
         Raises:
-          UserError: the tensors are not those of such a ViT; all that is wrong is listed.
+          UserError: the tensors do not fit such a ViT; all mismatches are listed.
         """
         sizes = dict(self.sizes)
         if not any(".lora." in name for name in self.tensors):
-            sizes["lora"] = np.zeros_like(sizes["lora"])  # it is merged
+            sizes["lora"] = np.zeros_like(sizes["lora"])  # LoRA is merged
         genome = np.stack(list(sizes.values()), axis=1)
         model = nnx.eval_shape(lambda: CompactViT(self.config, genome, rngs=nnx.Rngs(0)))
         graphdef, state = nnx.split(model)
         return nnx.merge(graphdef, arrange(state, self.tensors, "the subnet"))
 
-    def normalise(self, images):
-        """uint8 images `[b, h, w, 3]` as the model takes them, float32."""
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """Turns uint8 images `[b, h, w, 3]` into the float32 ones that the model takes."""
         return normalise(images, self.facts["mean"], self.facts["std"])
 
     def merged(self) -> "Subnet":
-        """The same with LoRA added to the weights that it changes."""
+        """Returns the same subnet with LoRA added to the weights that it changes."""
         tensors = dict(self.tensors)
         for i in range(self.config.depth):
             if f"blocks.{i}.lora.a" in tensors:
@@ -96,6 +97,10 @@ class Subnet:
 def write(facts: dict[str, Any], trained: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
     """Writes `subnet.json` and `subnet.safetensors`.
 
+    Args:
+      facts: the contents of `subnet.json`.
+      trained: the trained weights by name.
+
     Raises:
       UserError: they cannot be written.
     """
@@ -104,7 +109,7 @@ def write(facts: dict[str, Any], trained: Mapping[str, np.ndarray], folder: path
 
 
 def export(subnet: Subnet, folder: pathlib.Path) -> None:
-    """Writes all three files, into a folder that is made.
+    """Writes all three files, and makes the folder if it is not there.
 
     Raises:
       UserError: they cannot be written.
@@ -115,22 +120,26 @@ def export(subnet: Subnet, folder: pathlib.Path) -> None:
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file and the note of its checksum."""
+    """Writes a safetensors file, and a note of its checksum beside it.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     write_bytes(path, safetensors.numpy.save({name: as_saved(x) for name, x in tensors.items()}))
     checksums.write_note(path)
 
 
 def as_saved(tensor: np.ndarray) -> np.ndarray:
-    """The tensor as safetensors needs it, which writes an array's memory whatever its order."""
+    """Makes a tensor float32 and contiguous, because safetensors writes the memory as it lies."""
     return np.ascontiguousarray(tensor, np.float32)
 
 
 def read(folder: str | pathlib.Path) -> Subnet:
-    """Reads the subnet that a finished run left in its workdir, or an export.
+    """Reads a subnet from the workdir of a finished run, or from an export.
 
     Raises:
-      UserError: something is missing or damaged, the backbone cannot be fetched, or its file is not
-        the one that the run had.
+      UserError: a file is missing or damaged, the backbone cannot be fetched, or its file is not
+        the one that the run used.
     """
     folder = pathlib.Path(folder)
     if not (folder / "subnet.json").is_file():
@@ -150,7 +159,7 @@ def read(folder: str | pathlib.Path) -> Subnet:
 
 
 def _frozen(subnet: Subnet, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The backbone's tensors; none where they were trained, too."""
+    """Reads the backbone's tensors by name; empty if they were trained, too."""
     if "cls_token" in own:
         return {}
     source = subnet.facts["backbone"]
@@ -168,13 +177,16 @@ def _read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def by_name(state: nnx.State, sizes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A ViT's state, or a part of it, with a name a block, and of prompt modules what is live.
+    """Flattens the state of a ViT, or a part of it, into float32 tensors by name.
+
+    Each block has names of its own. Prompt modules are cut to the sizes that the genome uses.
 
     Args:
-      sizes: of each module in each block, see `Subnet.sizes`.
+      sizes: module → its size in each block; see `Subnet.sizes`.
     """
     tensors = {}
-    for path, variable in nnx.to_flat_state(state):
+    for keys, variable in nnx.to_flat_state(state):
+        path = tuple(map(str, keys))
         value = np.asarray(variable[...], np.float32)
         if path[0] != "blocks":
             tensors[".".join(path)] = value

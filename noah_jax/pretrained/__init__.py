@@ -1,4 +1,4 @@
-"""Pre-trained weights: what there is, how it is fetched, read and arranged."""
+"""Pre-trained weights: which there are, and how they are fetched, read and arranged."""
 
 from noah_jax.pretrained.backbones import BACKBONES, NORMALISATIONS
 from noah_jax.pretrained.loading import backbone, fingerprint, load

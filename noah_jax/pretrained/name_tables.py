@@ -1,8 +1,9 @@
 """Layouts of weight files: how their tensors map to ours.
 
-Every layout has a name table: for each tensor of ours the source tensors it is made from, how, and
-how they are made from ours again. Ours are named like the ViT's parameters, one entry per block:
-`blocks.3.qkv.kernel`; and `blocks.3.proj.layer_scale` is a factor on the outputs of `proj`.
+Every layout has a name table. For each of our tensors it has the names of theirs, how ours is made
+from theirs, and how theirs are made from ours. Our names are those of the ViT's parameters, with an
+entry for each block: `blocks.3.qkv.kernel`. `blocks.3.proj.layer_scale` is a factor on the outputs
+of `proj`.
 """
 
 import dataclasses
@@ -16,12 +17,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """One of our tensors and those of a file that hold the same numbers.
+    """One of our tensors, and the tensors of a layout that hold the same numbers.
 
     Attributes:
-      names: theirs.
+      names: the names of theirs.
       ours: makes ours from theirs.
-      theirs: makes theirs, a list, from ours; None in layouts that are only read.
+      theirs: makes the list of theirs from ours; None in layouts that are only read.
     """
 
     names: tuple[str, ...]
@@ -30,16 +31,18 @@ class _Entry:
 
 
 def rename(table: Mapping[str, _Entry], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our tensors under the names of a layout, and as it shapes them; `weights.convert` reads them.
+    """Names and shapes our tensors as a layout does; `weights.convert` reads them again.
 
     Raises:
-      KeyError: the layout has no place for one of them.
+      KeyError: the layout has no place for one of the tensors.
     """
-    renamed = {}
+    renamed: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         block = re.match(r"blocks\.(\d+)\.", name)
         number = block[1] if block else ""
         entry = table[re.sub(r"^blocks\.\d+", "blocks.{i}", name)]
+        if entry.theirs is None:  # the layout is only read
+            raise KeyError(name)
         names = (theirs.replace("{i}", number) for theirs in entry.names)
         renamed |= zip(names, entry.theirs(tensor), strict=True)
     return renamed
@@ -83,7 +86,11 @@ def _same(names: Mapping[str, str]) -> dict[str, _Entry]:
 
 
 def torch_layers(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, _Entry]:
-    """PyTorch's layers, each a weight and a bias; several of theirs lie side by side in ours."""
+    """Makes the entries of PyTorch layers, each a weight and a bias.
+
+    Args:
+      layers: our layer → theirs, or several of theirs, which lie side by side in ours.
+    """
     table = {}
     for ours, theirs in layers.items():
         theirs = (theirs,) if isinstance(theirs, str) else theirs
@@ -101,14 +108,14 @@ def torch_layers(layers: Mapping[str, str | tuple[str, ...]]) -> dict[str, _Entr
     return table
 
 
-def _with_position(token, table):  # [1 1 d], [1 n d] -> [1 1 d]; no others, they would broadcast
+def _with_position(token, table):  # [1 1 d], [1 n d] -> [1 1 d]; other shapes would broadcast
     if table.ndim != 3 or token.shape != table[:, 1:2].shape:
         raise ValueError
     return token + table[:, 1:2]
 
 
 def _distilled(token: str, positions: str) -> dict[str, _Entry]:
-    """DeiT's distillation token: second in the position table, a register of ours."""
+    """Makes the entries of DeiT's distillation token: a register, second in the position table."""
     return {
         "register_tokens": _Entry((token, positions), _with_position),
         "pos_embed": _Entry((positions,), lambda table: np.delete(table, 1, axis=1)),
@@ -168,7 +175,7 @@ TIMM = _same(
 )
 _TIMM_REGISTERS = TIMM | {
     "register_tokens": _Entry(("reg_token",), lambda x: x),
-    # The class token has its position added already.
+    # The class token already includes its position, so its entry here is zero.
     "pos_embed": _Entry(("pos_embed",), lambda table: np.pad(table, ((0, 0), (1, 0), (0, 0)))),
 }
 
@@ -207,7 +214,7 @@ _DINOV2 = (
     )
 )
 
-# An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous, `containers.py` names them.
+# An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous; containers.py names them.
 _MATRIX = "matrix.{i}."
 _ONNX = _DINOV2 | {
     "pos_embed": _Entry(("position.class", "position.grid"), _columns),
@@ -257,7 +264,9 @@ _OPEN_CLIP = {
 _TIMM_REST = r"(head|head_dist|fc_norm|pre_logits)\..*|mask_token"
 _HUGGING_FACE_REST = r"(\w*classifier|pooler|decoder)\..*|embeddings\.mask_token"
 
-FORMATS = (  # the first whose mark is in the file; its table; what else there may be, not for us
+# Each row: a tensor that marks the layout, the name table, and a pattern of tensors to ignore. The
+# first row whose mark is in the file counts.
+FORMATS = (
     ("embedding/kernel", _GOOGLE, r"(head|pre_logits)/.*"),
     ("reg_token", _TIMM_REGISTERS, _TIMM_REST),
     ("dist_token", TIMM | _distilled("dist_token", "pos_embed"), _TIMM_REST),

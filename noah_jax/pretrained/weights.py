@@ -1,4 +1,4 @@
-"""Weight files, read under our names; `name_tables.py` has the names."""
+"""Reads weight files and gives their tensors our names; name_tables.py has the names."""
 
 import pathlib
 import re
@@ -13,15 +13,16 @@ from noah_jax.pretrained.name_tables import FORMATS
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The float32 tensors of a file under our names; those that no table knows under their own.
+    """Reads the tensors of a file, float32, under our names; unknown ones keep their own.
 
     Args:
-      path: Google's `.npz`, `.safetensors` with the names of timm, OpenCLIP or Hugging Face,
-        `.onnx`, or a wheel with one inside. A `<path>.sha256` beside it is checked first; npz and
-        wheels hold checksums of their own, in the other two only that shows a changed number.
+      path: Google's `.npz`, a `.safetensors` with the names of timm, OpenCLIP or Hugging Face, an
+        `.onnx`, or a wheel with one inside. If there is a `<path>.sha256` beside it, that is
+        verified first. An .npz or a wheel has checksums of its own. In the other two only the
+        `.sha256` shows that a number has changed.
 
     Raises:
-      UserError: the file cannot be read, is of no known layout, or is not what its note says.
+      UserError: the file cannot be read, has no known layout, or does not have the noted checksum.
     """
     try:
         checksums.verify(path)
@@ -30,22 +31,26 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can make its reader raise anything
-        problem = str(error) or type(error).__name__  # which may quote names from the file
+        problem = str(error) or type(error).__name__  # it may quote names from the file
         problem = "".join(c if c.isprintable() or c == "\n" else "?" for c in problem)
         raise UserError(f"cannot read weights from {path}: {problem}") from error
 
 
 def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
-    """A file's tensors under our names; those that no table knows are kept under their own.
+    """Gives a file's tensors our names, and makes them float32; unknown ones keep their own names.
+
+    Args:
+      raw: name of a tensor → the function that reads it.
+      path: where they come from, for messages.
 
     Raises:
-      UserError: they are of no known layout.
+      UserError: the tensors have no known layout.
     """
     known = [(table, ignored) for mark, table, ignored in FORMATS if mark in raw]
     if not known:
         shard = re.search(r"-\d+-of-\d+\.safetensors$", str(path))
         raise UserError(
-            f"the tensors in {path} are of no known layout: expected one of the tensors "
+            f"the tensors in {path} have no known layout: expected one of the tensors "
             f"{', '.join(mark for mark, _, _ in FORMATS)}; "
             f"it has {', '.join(sorted(raw)[:5]) or 'none'} …"
             + (" It is one of several shards: join them in one file." if shard else "")
@@ -59,13 +64,13 @@ def convert(raw: Raw, path: pathlib.Path | str) -> dict[str, np.ndarray]:
         for i in blocks if "{i}" in pattern else [0]:
             names = [name.replace("{i}", str(i)) for name in source.names]
             if not all(name in raw for name in names):
-                continue  # `arrange` reports ours missing
+                continue  # `arrange` reports that ours is missing
             parts = [_float32(name, raw[name]()) for name in names]
             try:
                 tensors[pattern.replace("{i}", str(i))] = source.ours(*parts)
                 left -= set(names)
             except (ValueError, TypeError, IndexError):
-                pass  # of a wrong rank: `arrange` reports ours missing, theirs left over
+                pass  # a wrong rank: `arrange` reports that ours is missing and theirs unexpected
     for name in [name for name in tensors if name.endswith(".layer_scale")]:
         layer = [name.replace("layer_scale", part) for part in ("kernel", "bias")]
         if all(

@@ -25,7 +25,7 @@ RED, GREY = "#d0453a", "#8a8a8a"
 BLUE, GREEN = PROMPT_MODULES["vpt"].colour, PROMPT_MODULES["adapter"].colour
 _WIDTH, _MOST_BARS, _MOST_CELLS, _MOST_MARKS, _LONGEST_NAME = 4.8, 30, 20, 60, 22
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib
     "font.size": 9.5,
     "axes.titlesize": 9.5,
     "axes.labelcolor": INK,
@@ -61,7 +61,9 @@ def short_name(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1, **options):
+def new_figure(
+    height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[matplotlib.figure.Figure, np.ndarray]:
     """A figure of a report's width, `height` in inches, and its axes `[rows · columns]`."""
     figure = matplotlib.figure.Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
@@ -86,10 +88,8 @@ def architecture(result: Result, file: str = "architecture") -> Drawing:
     width = token_width(result)
     costs = {name: PROMPT_MODULES[name].params(row, width) for name, row in sizes.items()}
     heights = [0.85 if row.any() else 0.15 for row in sizes.values()] + [0.85]
-    ratios = {"gridspec_kw": {"height_ratios": heights}}
-    figure, axes = new_figure(
-        sum(heights) + 0.22 * len(heights) + 0.45, len(heights), sharex=True, **ratios
-    )
+    height, ratios = sum(heights) + 0.22 * len(heights) + 0.45, {"height_ratios": heights}
+    figure, axes = new_figure(height, len(heights), sharex=True, gridspec_kw=ratios)
     for axis, (name, row) in zip(axes, sizes.items(), strict=False):
         _draw_sizes(axis, name, row)
     _draw_costs(axes[-1], costs)

@@ -107,7 +107,7 @@ def _drawings(workdir: pathlib.Path, result: Result, log: Log) -> Values:
 def losses_by_epoch(log: Log) -> dict[str, dict[int, float]]:
     """Stage → epoch → loss, from the lines of metrics.jsonl."""
     rows = [
-        (row.get("stage"), row.get("epoch"), row.get("loss"))
+        (row.get("stage"), row["epoch"], row["loss"])
         for row in log
         if isinstance(row.get("epoch"), int) and isinstance(row.get("loss"), float)
     ]
@@ -239,6 +239,6 @@ def _settings(result: Result, config: Mapping[str, Any]) -> Values:
     """Everything that the result depends on, as JSON."""
     made = ("versions", "devices", "inputs")
     settings = {key: json.dumps(value) for key, value in config.items()}
-    settings |= {key: json.dumps(result[key]) for key in made if key in result}
+    settings |= {key: json.dumps(result.get(key)) for key in made if key in result}
     version = result.get("versions", {}).get("noah_jax", "")
     return {"settings": settings, "version": version}

@@ -30,6 +30,7 @@ def search(generations: Generations, result: Result, bounds: tuple[float, float]
     x, y = _places(every)
     points = axis.scatter(x, y, c=numbers, cmap=_BY_GENERATION, s=20, alpha=0.85, linewidths=0)
     _front(axis, every, label="front")
+    assert result["val_accuracy"] is not None  # a search has measured it
     place = result["params"] / 1e6, 100 * result["val_accuracy"]
     axis.scatter(*place, s=130, facecolors="none", edgecolors=RED, linewidths=2, label="chosen")
     _shade(axis, bounds, _limits(every, bounds))

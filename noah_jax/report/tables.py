@@ -30,8 +30,9 @@ def runs(results: Sequence[Result]) -> str:
 def published(result: Result) -> float | None:
     """The paper's test accuracy in percent, for a run like the paper's."""
     task = TASKS.get(result["task"])
-    alike = task and not result["shots"] and _comparable(result)  # the figures are VTAB-1k's
-    return task.published.get(result["method"]) if alike else None
+    if task is None or result["shots"] or not _comparable(result):  # the figures are VTAB-1k's
+        return None
+    return task.published.get(result["method"])
 
 
 def _comparable(result: Result) -> bool:
@@ -48,7 +49,7 @@ class _Cell(NamedTuple):
     scores: dict[int, float]
     figure: float | None
 
-    def __str__(self):
+    def __str__(self) -> str:
         scores = list(self.scores.values())
         spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
         figure = "" if self.figure is None else f" ({self.figure:.1f})"
@@ -86,7 +87,7 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
             figure = published(result) if name == result["task"] else None
             cell = cells.setdefault((name, result["shots"]), _Cell({}, figure))
             cell.scores[result["seed"]] = 100 * accuracy
-    column = {
+    column: dict[str, _Cell | None] = {
         f"{name}, {shots}-shot" if shots else name: cell for (name, shots), cell in cells.items()
     }
     for shots in sorted({shots for _, shots in cells}):
@@ -107,13 +108,16 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
 
 def _mean(cells: Sequence[_Cell | None]) -> _Cell | None:
     """The mean for each seed; None if a cell is missing or has other seeds."""
-    if None in cells or any(cell.scores.keys() != cells[0].scores.keys() for cell in cells):
+    found = [cell for cell in cells if cell]
+    if len(found) < len(cells) or any(
+        cell.scores.keys() != found[0].scores.keys() for cell in found
+    ):
         return None
-    figures = [cell.figure for cell in cells]
+    figures = [cell.figure for cell in found if cell.figure is not None]
     scores = {
-        seed: float(np.mean([cell.scores[seed] for cell in cells])) for seed in cells[0].scores
+        seed: float(np.mean([cell.scores[seed] for cell in found])) for seed in found[0].scores
     }
-    return _Cell(scores, None if None in figures else float(np.mean(figures)))
+    return _Cell(scores, float(np.mean(figures)) if len(figures) == len(found) else None)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

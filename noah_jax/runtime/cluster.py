@@ -95,7 +95,7 @@ def _tpu_hosts(environment: Mapping[str, str]) -> int:
 
 
 def _platforms() -> str | None:
-    return jax.config.jax_platforms
+    return jax.config.jax_platforms  # type: ignore[attr-defined]  # options lack hints
 
 
 def _metadata(key: str) -> str:

@@ -30,8 +30,9 @@ def host_peak_mb() -> float:
 def allocator_peak_mb() -> float | None:
     """The most that one of the devices has held so far, in MB; None where the backend is silent."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    peaks = [values.get("peak_bytes_in_use") for values in stats]
-    return None if None in peaks else round(max(peaks) / _MB, 1)
+    if any("peak_bytes_in_use" not in values for values in stats):
+        return None
+    return round(max(values["peak_bytes_in_use"] for values in stats) / _MB, 1)
 
 
 def planned_mb(compiled: jax.stages.Compiled) -> float | None:
@@ -47,7 +48,7 @@ def planned_mb(compiled: jax.stages.Compiled) -> float | None:
 
 
 @contextlib.contextmanager
-def explained(stage: str):
+def explained(stage: str) -> Iterator[None]:
     """Turns the backend's error of too little memory into a UserError that says what to lower."""
     try:
         yield
@@ -63,7 +64,7 @@ def explained(stage: str):
         ) from error
 
 
-def watch(function: Callable) -> Callable:
+def watch(function: jax.stages.Wrapped) -> Callable:
     """The jitted `function`; what the compiler plans for its first call is noted by `noting_plans`.
 
     Nothing is compiled for this: what is compiled here is what the call then runs.
@@ -85,7 +86,8 @@ def watch(function: Callable) -> Callable:
 @contextlib.contextmanager
 def noting_plans() -> Iterator[list[float]]:
     """Collects the plans of the programs that `watch` starts within, in MB a device."""
-    token = _PLANS.set(plans := [])
+    plans: list[float] = []
+    token = _PLANS.set(plans)
     try:
         yield plans
     finally:

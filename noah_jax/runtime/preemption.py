@@ -117,8 +117,8 @@ def deferred() -> Iterator[None]:
 
 def stop_if_requested(saved: str = "") -> None:
     """Raises Preempted if a signal has come; `saved` says how far the run has got."""
-    if requested():
-        raise Preempted(_signals.first, saved)
+    if requested() and (number := _signals.first):
+        raise Preempted(number, saved)
 
 
 def leave(stopped: Preempted) -> NoReturn:

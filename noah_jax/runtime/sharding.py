@@ -5,6 +5,8 @@ replicated or, where they do not fit, cut into `weight_shards` parts, of which a
 together where it runs.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -44,7 +46,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def replicate(mesh: Mesh, tree):
+def replicate(mesh: Mesh, tree: Any) -> Any:
     """A copy of every array of `tree`, the same in all processes, on every device of `mesh`."""
     return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
 
@@ -70,7 +72,7 @@ def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
     return jax.tree_util.tree_map_with_path(sharding, frozen)
 
 
-def gather(mesh: Mesh, tree):
+def gather(mesh: Mesh, tree: Any) -> Any:
     """Inside jit: what `place_frozen` cut, whole on every device."""
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 

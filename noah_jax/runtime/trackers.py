@@ -5,7 +5,6 @@
 
 import hashlib
 import importlib.util
-import numbers
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +36,7 @@ def _scalars(values: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
     return when, {
         f"{stage}/{name}": value
         for name, value in values.items()
-        if isinstance(value, numbers.Real) and name not in ("time", *_COUNTS)
+        if isinstance(value, int | float) and name not in ("time", *_COUNTS)
     }
 
 

@@ -12,15 +12,16 @@ import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
 
 import filelock
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption, processes
 
-_PATIENCE_SECONDS = 1.0  # with one who only looks whether a workdir is claimed
+# Who only looks whether a workdir is claimed has the lock for a moment.
+_PATIENCE_TO_CLAIM, _PATIENCE_TO_LOOK = 1.0, 0.2  # seconds
 _CHECKSUM = "sha256"  # the key, in our JSON files, of the rest's
 _LOCK = ".lock"
 
@@ -72,7 +73,7 @@ def claim(workdir: pathlib.Path, say: Say) -> Iterator[None]:
     with writing(path):
         file = open(path, "a+")
     with file:
-        if not _lock(file, workdir):
+        if not _lock(file, workdir, _PATIENCE_TO_CLAIM):
             say(f"  {workdir} cannot be locked here: see to it that no other run uses it")
         with writing(path):
             file.truncate(0)
@@ -90,10 +91,10 @@ def refuse_if_claimed(workdir: pathlib.Path) -> None:
     if processes.is_main() and path.is_file():
         mode = "r+" if os.access(path, os.W_OK) else "r"  # NFS locks only what can be written
         with writing(path), open(path, mode) as file:
-            _lock(file, workdir)
+            _lock(file, workdir, _PATIENCE_TO_LOOK)
 
 
-def _lock(file: TextIO, workdir: pathlib.Path) -> bool:
+def _lock(file: IO[str], workdir: pathlib.Path, patience: float) -> bool:
     """Locks the file until it is closed; False where the file system has no locks.
 
     The file is ours, not filelock's: it tells who has the lock.
@@ -101,7 +102,7 @@ def _lock(file: TextIO, workdir: pathlib.Path) -> bool:
     Raises:
       UserError: another run has it.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     try:
         while not filelock.lock_descriptor(file.fileno(), blocking=False):
             if time.monotonic() > deadline:
@@ -142,7 +143,7 @@ def read_json(path: pathlib.Path, say: Say | None = None) -> Any:
     return processes.from_main(read)
 
 
-def read_json_here(path: pathlib.Path) -> dict[str, Any] | None:
+def read_json_here(path: pathlib.Path) -> Any:
     """Reads as `read_json` does, for the main process alone.
 
     Raises:
@@ -202,11 +203,11 @@ def discard(path: pathlib.Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a line a key, the checksum last; see `write_bytes`."""
     if not processes.is_main():
         return
-    values = values | {_CHECKSUM: _checksum(json.loads(json.dumps(values)))}
+    values = {**values, _CHECKSUM: _checksum(json.loads(json.dumps(values)))}
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 

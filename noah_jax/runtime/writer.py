@@ -8,6 +8,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -27,7 +28,7 @@ class Writer:
         self._trackers: list = []
 
     @contextlib.contextmanager
-    def tracking(self, names: str, config: dict[str, Any]):
+    def tracking(self, names: str, config: dict[str, Any]) -> Iterator[None]:
         """Within, `log` tells trackers, too; see `trackers.py`."""
         if processes.is_main():
             self._trackers = trackers.open_trackers(names, self._workdir, config)
@@ -55,7 +56,7 @@ class Writer:
             tracker.log(values)
 
     @contextlib.contextmanager
-    def stage(self, name: str):
+    def stage(self, name: str) -> Iterator[None]:
         """Announces a stage and logs how long it took, and how much memory."""
         self.say(f"{name} …")
         start = time.perf_counter()
@@ -91,7 +92,8 @@ class Writer:
         `memory.stage_peak`. The host's, and the allocator's, are those of a process: several runs
         in one process share them.
         """
-        host, stages = 0.0, {}
+        host = 0.0
+        stages: dict[str, dict[str, Any]] = {}
         for values in self._stages():
             host = max(host, values.get("host_peak_mb", 0.0))
             peak = {"device_mb": values.get("device_mb"), "source": values.get("device_source")}

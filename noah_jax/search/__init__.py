@@ -1,4 +1,4 @@
-"""The supernet, the search in it, and the methods that find a genome without one."""
+"""The supernet, the search in it, and the methods that find a genome without a supernet."""
 
 from noah_jax.search.evolution import evolve, propose
 

@@ -11,7 +11,7 @@ from noah_jax.search.ranking import rank, told
 
 
 def main(argv: list[str]) -> None:
-    """The command; exit code 2 for what the user can put right."""
+    """Runs the command; exits with code 2 for an error that the user can put right."""
     parser = argparse.ArgumentParser(prog="python -m noah_jax.search", description=ranking.__doc__)
     parser.add_argument("command", choices=["rank"])
     parser.add_argument("workdir", type=pathlib.Path)

@@ -1,13 +1,13 @@
-"""Genomes that are found without a supernet.
+"""Methods that find a genome without a supernet.
 
-By sensitivity: the budget goes where one pass of gradients is large. A cell's score is the mean
-square of the gradient of its parameters, summed over the batches of one pass through the training
-images, at the start of training: fresh modules and head on the original weights (after SPT, arXiv
-2303.08566, which allots single weights so).
+By sensitivity: the budget goes where one pass of gradients is large. The score of a module in a
+block is the mean square of the gradient of its parameters, summed over the batches of one pass
+through the training images. It is taken at the start of training, with fresh modules and head on
+the pre-trained weights. (SPT, arXiv 2303.08566, allots single weights in this way.)
 
-By tuning, as one would by hand: single modules of several sizes are trained on the training images
-with the recipe of retraining, and judged by the validation images; the best is then retrained on
-both, as a genome that a search has found.
+By tuning, as one would do by hand: single modules of several sizes are trained on the training
+images with the recipe of retraining, and evaluated on the validation images. The best is then
+retrained on both, like a genome that a search has found.
 """
 
 import jax
@@ -25,10 +25,13 @@ from noah_jax.training.run import Run
 
 
 def scores(run: Run) -> np.ndarray:
-    """Float `[blocks, modules]`: mean squared gradient; 0 for a module that is not used.
+    """Computes the sensitivity of each module in each block.
+
+    Returns:
+      float64 `[blocks, modules]`, mean squared gradients; 0 for a module that is not used.
 
     Raises:
-      UserError: they are not finite.
+      UserError: an image cannot be read, or the gradients are not finite.
     """
     network = run.network(run.space.max_sizes, "supernet init")
     images, labels = loader.load(
@@ -59,18 +62,20 @@ def scores(run: Run) -> np.ndarray:
         placed = sharding.replicate(run.mesh, (images[part], labels[part]))
         found += squares(network.params, network.frozen, *placed)
     if not np.isfinite(found).all():
-        raise UserError("sensitivity: the gradients are not finite, are the images and weights?")
+        raise UserError("sensitivity: the gradients are not finite; check the images and weights")
     return found
 
 
 def allot(space: SearchSpace, scores: np.ndarray, budget: int) -> np.ndarray:
-    """The genome whose sizes are in proportion to `scores`, up to the space's largest.
+    """Makes the genome whose sizes are in proportion to `scores`, within the budget.
 
-    Sizes grow by one, always that of the highest score for each row that there would be (D'Hondt's
-    method), as long as one fits the budget.
+    One size at a time grows by one: the one with the highest quotient of its score and the size
+    that it would have (D'Hondt's method). This ends when no size can grow within the budget and the
+    space's largest sizes.
 
     Args:
-      scores: `[blocks, modules]`.
+      scores: float `[blocks, modules]`.
+      budget: the most parameters, without the head.
 
     Returns:
       int32 `[blocks, columns]`.
@@ -91,11 +96,14 @@ def allot(space: SearchSpace, scores: np.ndarray, budget: int) -> np.ndarray:
 
 
 def tune(run: Run) -> list[Candidate]:
-    """All candidates, best first; those that an earlier start trained are read.
+    """Trains and evaluates the candidates of a tuned method; reads those of an earlier start.
+
+    Returns:
+      All candidates, best first.
 
     Raises:
       UserError: a training diverges.
-      Preempted: after a checkpoint.
+      Preempted: a signal came; a checkpoint is saved.
     """
     genomes = run.config.candidates()
     workdir.make_folder(run.workdir / "tuning")

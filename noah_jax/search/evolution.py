@@ -1,6 +1,6 @@
 """The evolutionary search (NOAH, section 3.3).
 
-`ranking.py` tells whether its order of genomes can be trusted.
+ranking.py measures whether its ranking of genomes can be trusted.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ from noah_jax.space import SearchSpace
 from noah_jax.space.budget import Budget
 from noah_jax.space.candidates import Candidate, pareto_order
 
-_TRIES = 100  # drawings for each genome that is wanted, before the space counts as exhausted
-_FAILURES = 5  # one after the other to fit a genome, before there counts as none that fits
+_TRIES = 100  # drawings for each genome that is wanted; then the space counts as exhausted
+_FAILURES = 5  # failed repairs in a row; then the budget counts as one that no genome fits
 _SECONDS_BETWEEN_SAVES = 1.0
 
+# Genomes `[n, blocks, columns]` → accuracy and mean loss of the first few, of the next few, ….
 Evaluate = Callable[[np.ndarray], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -35,19 +36,21 @@ def evolve(
     folder: pathlib.Path,
     writer: Writer,
 ) -> list[Candidate]:
-    """All candidates, best first, every generation ranked.
+    """Searches, and returns all candidates of all generations, best first.
 
-    No genome is evaluated twice, none outside the budget, unless the objective is a front over all
-    budgets. Each generation is saved as
-    `<folder>/gen_NNN.json`, and one that is there already is read, not evaluated; what is known of
-    the one in progress is in `unfinished.json`. Ends early when nothing new can be drawn.
+    No genome is evaluated twice. None outside the budget is evaluated, unless the objective is a
+    front over all budgets. Each generation is saved as `<folder>/gen_NNN.json`. A saved generation
+    is read, not evaluated again. The results of a generation in progress are in `unfinished.json`.
+    The search ends early when nothing new can be drawn.
 
     Args:
-      evaluate: genomes → accuracy and loss of the first few, the next few, ….
+      evaluate: genomes `[n, blocks, columns]` → accuracy and mean loss of the first few, of the
+        next few, ….
+      seed: of all random numbers of the search.
 
     Raises:
-      UserError: no genome fits the budget, or none that does has a finite loss.
-      Preempted: what is evaluated is saved.
+      UserError: no genome fits the budget, or none has a finite loss.
+      Preempted: a signal came; the results so far are saved.
     """
     if problem := settings.limits.unreachable(space):
         raise UserError(problem)
@@ -79,7 +82,7 @@ def evolve(
     if not candidates:
         raise UserError(f"search: {settings.limits.refusal('no genome that was found')}")
     if not candidates[0].is_finite:
-        raise UserError("search: no genome has a finite loss, so the supernet is of no use")
+        raise UserError("search: no genome has a finite loss, so the supernet cannot be used")
     return candidates
 
 
@@ -90,7 +93,14 @@ def evaluate_all(
     folder: pathlib.Path,
     writer: Writer,
 ) -> list[Candidate]:
-    """Evaluates the given genomes as `evolve` does a first generation; best first."""
+    """Evaluates and saves genomes `[n, blocks, columns]` as `evolve` does a first generation.
+
+    Returns:
+      The candidates, best first.
+
+    Raises:
+      Preempted: a signal came; the results so far are saved.
+    """
     generations = _Generations(space, evaluate, folder, writer)
     with preemption.deferred():
         found = generations.get(0, lambda: genomes)
@@ -109,7 +119,11 @@ class _Generations:
         self._writer, self._unfinished = writer, folder / "unfinished.json"
 
     def get(self, number: int, make: Callable[[], np.ndarray]) -> list[Candidate]:
-        """Its candidates; `make` gives the genomes where it is not saved yet, none = no more."""
+        """Returns the candidates of a generation, and saves them if they are new.
+
+        Args:
+          make: draws the genomes of a generation that is not saved; none = there are no more.
+        """
         path = self._folder / f"gen_{number:03d}.json"
         if saved := workdir.read_json(path, self._writer.say):
             return [Candidate.from_json(values) for values in saved["candidates"]]
@@ -120,7 +134,7 @@ class _Generations:
         return []
 
     def finish(self) -> None:
-        """Deletes what was kept of a generation in progress."""
+        """Deletes the file of the generation in progress."""
         workdir.discard(self._unfinished)
 
     def _evaluated(self, number: int, genomes: np.ndarray) -> list[Candidate]:
@@ -144,7 +158,7 @@ class _Generations:
         return found
 
     def _known(self, genomes: np.ndarray) -> list[Candidate]:
-        """The first of these that an interrupted start evaluated."""
+        """Reads the results of the first genomes, if an interrupted start evaluated them."""
         saved, found = workdir.read_json(self._unfinished, self._writer.say), []
         for values, genome in zip(saved["candidates"] if saved else (), genomes, strict=False):
             if values["genome"] != genome.tolist():  # of another generation
@@ -163,11 +177,18 @@ def propose(
     rng: np.random.Generator,
     ranked: Sequence[Candidate],
 ) -> np.ndarray:
-    """The next generation `[n, blocks, columns]`: new, distinct and within budget.
+    """Draws the next generation: genomes that are new, distinct and within the budget.
 
-    Mutations and crossovers of the best so far, and random genomes up to the population; fewer
-    than that only when the space has no more to give. The paper's operators draw until a genome
-    fits the budget; the others repair one that does not.
+    It consists of mutations and crossovers of the best so far, filled up with random genomes to the
+    size of the population. There are fewer only if the space has no more. With the paper's
+    operators genomes are drawn until they fit the budget; with the others a genome that does not
+    fit is repaired.
+
+    Args:
+      ranked: all candidates so far, best first.
+
+    Returns:
+      int32 `[n, blocks, columns]`
     """
     pareto, paper = settings.objective == "pareto", settings.operators == "paper"
     budget = Budget(0, int(space.count(space.largest()))) if pareto else settings.limits
@@ -187,7 +208,7 @@ def propose(
 
 @dataclasses.dataclass
 class _NewGenomes:
-    """Collects genomes within the budget that are not in `seen`."""
+    """Collects genomes that are within the budget and not in `seen`."""
 
     space: SearchSpace
     rng: np.random.Generator
@@ -214,7 +235,7 @@ class _NewGenomes:
 
 @dataclasses.dataclass
 class _Breeding:
-    """Makes children of `parents` `[n, blocks, columns]`, which are best first."""
+    """Makes children of `parents`, int32 `[n, blocks, columns]`, best first."""
 
     space: SearchSpace
     settings: Search
@@ -231,14 +252,14 @@ class _Breeding:
         return self.space.crossover(self.rng, mothers, fathers, self.settings.operators)
 
     def _choose(self, n: int) -> np.ndarray:
-        """Parents at random; for a front by binary tournaments."""
+        """Draws `n` parents, by binary tournaments if a front is sought."""
         if self.settings.objective == "pareto":
             return self.parents[self.rng.integers(len(self.parents), size=(2, n)).min(axis=0)]
         return self.parents[self.rng.integers(len(self.parents), size=n)]
 
 
 def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
-    """Genomes `[n, blocks, columns]`, best first."""
+    """Picks the genomes that may have children, int32 `[n, blocks, columns]`, best first."""
     if pareto:
         survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
     else:
@@ -247,10 +268,10 @@ def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.
 
 
 def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candidate]:
-    """Those that fit the budget, in order.
+    """Picks the candidates that fit the budget, in their order.
 
     Raises:
-      UserError: none does.
+      UserError: none fits.
     """
     budget = settings.limits
     if not (admitted := [candidate for candidate in ranked if budget.admits(candidate.params)]):

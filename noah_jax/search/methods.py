@@ -1,8 +1,9 @@
 """The methods that find a genome: a name and a function each.
 
-A function takes the run and returns what `best.json` holds: the genome, its parameters and, where
-it was evaluated, its accuracy and loss on validation images. The other methods, single modules, the
-linear probe and full fine-tuning, have spaces of one point, in which nothing is to be found.
+A function takes the run and returns the contents of `best.json`: the genome, its number of
+parameters and, if it was evaluated, its accuracy and loss on the validation images. The other
+methods are single modules, the linear probe and full fine-tuning. Their spaces have one point, so
+there is nothing to find.
 """
 
 import dataclasses
@@ -22,14 +23,14 @@ Best = dict[str, Any]
 
 
 def find(run: Run) -> Best | None:
-    """Finds the run's genome, or reads it where `best.json` has it already.
+    """Finds the run's genome, or reads it if `best.json` is there already.
 
     Returns:
-      What `best.json` holds; None if the run ends with its supernet.
+      The contents of `best.json`; None if the run ends with its supernet.
 
     Raises:
       UserError: no genome fits the budget, or a training diverges.
-      Preempted: what could be saved is.
+      Preempted: a signal came; what could be saved is saved.
     """
     path = run.workdir / "best.json"
     if best := read_json(path, run.writer.say):
@@ -41,7 +42,10 @@ def find(run: Run) -> Best | None:
 
 
 def search_supernet(run: Run) -> Best | None:
-    """NOAH: a supernet, and an evolutionary search in it; None if only the supernet is wanted."""
+    """Trains a supernet and searches in it; None if only the supernet is wanted (NOAH, section 3).
+
+    Random search is the same without mutations and crossovers.
+    """
     config = run.config
     with run.writer.stage("supernet"):
         trained = supernet.train(run)
@@ -64,14 +68,14 @@ def search_supernet(run: Run) -> Best | None:
 
 
 def tune(run: Run) -> Best:
-    """Single modules of several sizes, trained one after the other; the best on validation."""
+    """Trains single modules of several sizes one after the other; the best on validation wins."""
     with run.writer.stage("search"):
         tuned = baselines.tune(run)
     return tuned[0].to_json() | {"evaluated": len(tuned)}
 
 
 def spread_evenly(run: Run) -> Best:
-    """The budget shared as equally as can be by the paper's modules, alike in all blocks."""
+    """Shares the budget as equally as possible between the paper's modules, alike in all blocks."""
     with run.writer.stage("search"):
         return _alone(
             run, uniform(run.config.search.limits.most, run.space.blocks, run.space.width)
@@ -79,16 +83,21 @@ def spread_evenly(run: Run) -> Best:
 
 
 def follow_gradients(run: Run) -> Best:
-    """The budget where one pass of gradients is large."""
+    """Spends the budget where one pass of gradients is large; see baselines.py."""
     with run.writer.stage("search"):
         scores = baselines.scores(run)
         return _alone(run, baselines.allot(run.space, scores, run.config.search.limits.most))
 
 
 def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
-    """The genome, alike in all blocks, whose `MODULES` share the budget as equally as can be.
+    """Makes the genome, alike in all blocks, in which `MODULES` share the budget equally.
 
-    Sizes grow by one, always that of the module with the fewest parameters that still fits.
+    One size at a time grows by one: that of the module with the fewest parameters among those whose
+    growth still fits.
+
+    Args:
+      budget: the most parameters, without the head.
+      width: token width of the backbone.
 
     Returns:
       int32 `[blocks, modules]`.
@@ -103,7 +112,7 @@ def uniform(budget: int, blocks: int, width: int) -> np.ndarray:
 
 
 def _alone(run: Run, genome: np.ndarray) -> Best:
-    """A genome that was not evaluated, if it fits the budget."""
+    """Describes a genome that was not evaluated; UserError if the budget forbids it."""
     params, budget = int(run.space.count(genome)), run.config.search.limits
     if not genome.any() or not budget.admits(params):
         found = f"the genome of {params / 1e6:.4f} M parameters that {run.config.method} finds"
@@ -113,7 +122,7 @@ def _alone(run: Run, genome: np.ndarray) -> Best:
 
 METHODS: dict[str, Callable[[Run], Best | None]] = {
     "noah": search_supernet,
-    "random": search_supernet,  # the same without mutations and crossovers
+    "random": search_supernet,
     "tuned": tune,
     **{f"tuned_{name}": tune for name in MODULES},
     "uniform": spread_evenly,

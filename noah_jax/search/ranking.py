@@ -1,11 +1,12 @@
-"""Tells how far a supernet can be trusted: `python -m noah_jax.search rank WORKDIR --genomes=N`
+"""Measures how far a supernet can be trusted: `python -m noah_jax.search rank WORKDIR --genomes=N`
 
-Genomes spread evenly over all numbers of parameters up to the budget are evaluated with the weights
-that they inherit, as the search does; then each is retrained with fresh weights and tested.
-Kendall's tau says how alike the two orders are: 1 the same, 0 unrelated, -1 opposite. `WORKDIR`
-must hold a supernet; it gets `rank.json` and `rank.png`. What was retrained already is kept;
-`--retrained=OTHER` takes it from another workdir, which may have another supernet but must have the
-same recipe for retraining.
+The genomes are spread evenly over all numbers of parameters up to the budget. They are evaluated
+with the weights that they inherit, as in the search. Then each is retrained with fresh weights and
+tested. Kendall's tau says how alike the two orders are: 1 = the same, 0 = unrelated, -1 = opposite.
+
+`WORKDIR` must hold a supernet. It gets `rank.json` and `rank.png`. Subnets that were retrained
+before are not retrained again. `--retrained=OTHER` takes them from another workdir, which may have
+another supernet but must have the same recipe for retraining.
 """
 
 import dataclasses
@@ -31,11 +32,19 @@ _RESAMPLES = 2000
 
 
 def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = None) -> dict:
-    """What it writes to `rank.json`: see `summary`, and the points.
+    """Compares the supernet's order of genomes with that of their retrained subnets.
+
+    Args:
+      genomes: how many to compare, at least 3.
+      retrained: a workdir whose `rank.json` has retrained subnets to use.
+
+    Returns:
+      The contents of `rank.json`: settings, the `summary`, and a point for each genome.
 
     Raises:
-      UserError: the workdir holds no supernet, or something is wrong with its inputs.
-      Preempted: what is retrained is saved.
+      UserError: the workdir holds no supernet, an input is wrong, or `retrained` has another
+        recipe.
+      Preempted: a signal came; the subnets that are retrained are saved.
     """
     run = open_run(workdir)
     known = _known(run, retrained) | _known(run, workdir)
@@ -64,10 +73,10 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
 
 
 def _spread(run: Run, genomes: int) -> np.ndarray:
-    """Genomes `[n, blocks, columns]`, smallest first.
+    """Draws the genomes to compare, int32 `[n, blocks, columns]`, smallest first.
 
     Raises:
-      UserError: there are fewer than three, of which no order can be told.
+      UserError: there are fewer than three, too few to have an order.
     """
     space, rng = run.space, np.random.default_rng(run.seed("rank"))
     least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
@@ -80,9 +89,16 @@ def _spread(run: Run, genomes: int) -> np.ndarray:
 
 
 def summary(points: list[dict]) -> dict:
-    """Kendall's tau-b of test accuracy with validation accuracy, and with the loss, turned round.
+    """Computes Kendall's tau-b of test accuracy with validation accuracy and with validation loss.
 
-    With 95 % intervals over genomes, by resampling them.
+    The sign of the loss is turned, so that 1 means the same order in both. The 95 % intervals come
+    from resampling the genomes.
+
+    Args:
+      points: dicts with the keys `test_accuracy`, `val_accuracy` and `val_loss`.
+
+    Returns:
+      `tau` and `tau_loss`, each with the keys `tau`, `low` and `high`; None = not defined.
     """
     test, accuracy, loss = (
         np.array([point[key] for point in points], float)
@@ -100,22 +116,22 @@ def summary(points: list[dict]) -> dict:
 
 
 def _tau(values: np.ndarray, others: np.ndarray) -> float:
-    """NaN where one has no order."""
+    """Kendall's tau-b; NaN if all values on one side are equal."""
     return float(scipy.stats.kendalltau(values, others).statistic)
 
 
 def told(tau: dict) -> str:
-    """A tau and its interval."""
+    """Writes a tau and its interval for people."""
     if tau["tau"] is None:
-        return "not defined, as all are equal"
+        return "not defined, since all are equal"
     return f"{tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})"
 
 
 def open_run(workdir: pathlib.Path) -> Run:
-    """The run that the workdir belongs to, for its supernet.
+    """Opens the run that the workdir belongs to, for its supernet.
 
     Raises:
-      UserError: it holds no supernet, or its inputs have changed.
+      UserError: the workdir holds no supernet, or its inputs have changed.
     """
     saved = read_json(workdir / "config.json")
     if saved is None or not (workdir / "supernet").is_dir():
@@ -125,7 +141,7 @@ def open_run(workdir: pathlib.Path) -> Run:
 
 
 def _recipe(run: Run) -> dict:
-    """What the retrained accuracies depend on."""
+    """Everything that the retrained accuracies depend on."""
     keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
     values: Config = run.config
     recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": run.inputs}
@@ -134,7 +150,7 @@ def _recipe(run: Run) -> dict:
 
 
 def _known(run: Run, workdir: pathlib.Path | None) -> dict[str, float]:
-    """Test accuracies by genome."""
+    """Reads the test accuracies of the subnets that were retrained before, by genome."""
     path = workdir and workdir / "rank.json"
     saved = read_json(path, run.writer.say) if path else None
     if saved is None:
@@ -146,7 +162,7 @@ def _known(run: Run, workdir: pathlib.Path | None) -> dict[str, float]:
 
 
 def _results(points: list[dict], known: dict[str, float]) -> dict:
-    """The points, and what else was retrained: the spread of another number of genomes."""
+    """The points, and the accuracies of other subnets, retrained for another number of genomes."""
     own = {_key(np.array(point["genome"])) for point in points}
     others = {key: accuracy for key, accuracy in known.items() if key not in own}
     return {"points": points} | ({"others": others} if others else {})
@@ -157,7 +173,7 @@ def _key(genome: np.ndarray) -> str:
 
 
 def _retrain(run: Run, genome: np.ndarray, folder: pathlib.Path) -> float:
-    run = dataclasses.replace(run, writer=Writer(folder.parent))  # the workdir's log is the run's
+    run = dataclasses.replace(run, writer=Writer(folder.parent))  # the run's own log stays as it is
     start, splits = time.monotonic(), run.source.splits
     params, network = run.fit_genome("retrain", genome, splits["trainval"], folder)
     accuracy, _ = run.evaluate(network, params, genome, splits["test"])
@@ -171,7 +187,7 @@ def _retrain(run: Run, genome: np.ndarray, folder: pathlib.Path) -> float:
 
 
 def _plot(points: list[dict], found: dict) -> bytes:
-    """A PNG: each genome's two accuracies, coloured by its size."""
+    """Draws a PNG: each genome's two accuracies, coloured by its number of parameters."""
     figure = matplotlib.figure.Figure(figsize=(6, 5), layout="constrained")
     axis = figure.subplots()
     x, y, params = (

@@ -1,13 +1,14 @@
-"""The supernet (NOAH, section 3.2): genomes to train it with, and how it evaluates others.
+"""The supernet (NOAH, section 3.2): which genomes train it, and how it evaluates others.
 
-The original trains one random genome a step; several can share a batch, in equal parts. Sampling
-"random" is the paper's: each size is as likely as the others, so that a subnet of one kind of
-module hardly ever trains and is ranked too low. "broad" draws as the first generation of the search
-does, so that the genomes it asks about were trained.
+The original trains one random genome a step. Here several can share a batch, in equal parts.
+Sampling "random" is the paper's: each size is as likely as the others. A subnet of one kind of
+module then hardly ever trains, and is ranked too low. Sampling "broad" draws as the first
+generation of the search does, so that the search evaluates genomes of the kind that was trained.
 
-With several `search.folds` there is a supernet for each part of the training and validation images,
-trained on the others: together they evaluate a genome on all images. Their weights, which began
-alike, are averaged where a subnet begins with them (as model soups, arXiv 2203.05482).
+`search.folds` cuts the training and validation images into parts. Each part has a supernet that is
+trained on the other parts, so that together they evaluate a genome on all images. A subnet that
+inherits begins with the mean of their weights, which started alike (as in model soups, arXiv
+2203.05482).
 """
 
 import pathlib
@@ -30,7 +31,11 @@ from noah_jax.training.run import Run
 def genomes_of_step(
     space: SearchSpace, settings: SupernetSchedule, seed: int
 ) -> Callable[[int], np.ndarray]:
-    """Step → the genomes that share its batch, `[genomes_per_step, blocks, columns]`."""
+    """Maps a step to the genomes that share its batch.
+
+    Returns:
+      A pure function: step → int32 `[genomes_per_step, blocks, columns]`.
+    """
     sample = space.sample_broad if settings.sampling == "broad" else space.sample
 
     def genomes(step: int) -> np.ndarray:
@@ -40,11 +45,14 @@ def genomes_of_step(
 
 
 def train(run: Run) -> list[tuple]:
-    """For each fold the supernet's network and params; what was trained before is read.
+    """Trains the supernet of each fold, or reads it if it was trained before.
+
+    Returns:
+      For each fold the network and its params.
 
     Raises:
       UserError: the training diverges.
-      Preempted: after a checkpoint.
+      Preempted: a signal came; a checkpoint is saved.
     """
     config, trained = run.config, []
     network = run.network(run.space.max_sizes, "supernet init")
@@ -71,10 +79,15 @@ def train(run: Run) -> list[tuple]:
 def evaluator(
     run: Run, trained: list[tuple], split: loader.Split | None = None
 ) -> evolution.Evaluate:
-    """Genomes → accuracy and mean loss, over all folds, of the first few, the next few, ….
+    """Makes the function that evaluates genomes with the supernets' weights.
 
     Args:
-      split: images that all supernets are asked about; None = those that each was not trained on.
+      trained: networks and params, from `train`.
+      split: the images; None = for each supernet those that it was not trained on.
+
+    Returns:
+      Genomes `[n, blocks, columns]` → accuracy and mean loss over all folds, of the first few, of
+      the next few, ….
     """
     splits = [held_out if split is None else split for _, held_out in _folds(run)]
     images = np.array([len(split) for split in splits])
@@ -94,12 +107,12 @@ def evaluator(
 
 
 def average(trained: list[tuple]) -> nnx.State:
-    """The mean over all folds of the supernets' params."""
+    """Averages the supernets' params over all folds."""
     return jax.tree.map(lambda *x: sum(x) / len(x), *(params for _, params in trained))
 
 
 def _folds(run: Run) -> list[tuple[loader.Split, loader.Split]]:
-    """The images that a supernet is trained on, and those that it is asked about."""
+    """For each fold the images that train its supernet, and those that it evaluates genomes on."""
     folds, splits = run.config.search.folds, run.source.splits
     if folds == 1:
         return [(splits["train"], splits["val"])]

@@ -1,4 +1,4 @@
-"""Genomes, the space they come from, and the files they are kept in; NumPy only."""
+"""Genomes, the search space that they come from, and the files that hold them; NumPy only."""
 
 from noah_jax.space.search_space import OPERATORS, SearchSpace
 

@@ -1,34 +1,37 @@
-"""The numbers of parameters that a search admits."""
+"""The range of parameter counts that a search admits."""
 
 import dataclasses
+from typing import Any
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """The fewest and the most parameters that a genome may have, head excluded."""
+    """The fewest and the most parameters that a genome may have, without the head."""
 
     least: int
     most: int
 
-    def admits(self, params):
-        """Whether `params`, a number or an array of numbers, is within the budget."""
+    def admits(self, params: int | np.ndarray) -> Any:
+        """Tells whether `params`, a number or an array of numbers, is within the budget."""
         return (self.least <= params) & (params <= self.most)
 
     def __str__(self):
         return f"{self.least / 1e6:.4f} to {self.most / 1e6:.4f} M parameters"
 
     def refusal(self, what: str) -> str:
-        """The message for a budget that admits `what`, as in "none of vpt-1, vpt-2"."""
+        """Returns the message for a budget that admits `what`, as in "none of vpt-1, vpt-2"."""
         return (
             f"a budget of {self} admits {what}; change search.least_millions or "
             "search.budget_millions"
         )
 
     def unreachable(self, space) -> str:
-        """The message for a budget that no genome of `space` can meet, or nothing.
+        """Returns the message for a budget that no genome of `space` meets; empty if one may.
 
         Args:
-          space: a `SearchSpace`; its module imports this one, so the type is not written here.
+          space: a `SearchSpace`. Its module imports this one, so the type cannot be written here.
         """
         smallest, largest = (
             int(space.count(genome)) for genome in (space.smallest(), space.largest())

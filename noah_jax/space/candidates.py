@@ -1,4 +1,4 @@
-"""Evaluated genomes: which is better, and the best at each number of parameters."""
+"""Evaluated genomes: their ranking, and the front of the best at each number of parameters."""
 
 import dataclasses
 import math
@@ -9,7 +9,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A genome and what it showed on the validation images, with inherited weights."""
+    """A genome and its results on the validation images.
+
+    Attributes:
+      genome: int32 `[blocks, columns]`.
+      params: number of parameters, without the head.
+      accuracy: share of the validation images, 0 to 1.
+      loss: mean cross-entropy in nats; infinite if it could not be computed.
+    """
 
     genome: np.ndarray
     params: int
@@ -17,10 +24,10 @@ class Candidate:
     loss: float
 
     @property
-    def rank(self):
-        """Sorts best first: 200 images make ties of accuracy the rule, so loss, then size.
+    def rank(self) -> tuple[bool, float, float, int]:
+        """A sort key that puts the best first: higher accuracy, lower loss, fewer parameters.
 
-        What has no finite loss comes last.
+        With 200 images ties of accuracy are the rule. A candidate without a finite loss comes last.
         """
         return not self.is_finite, -self.accuracy, self.loss, self.params
 
@@ -44,11 +51,14 @@ class Candidate:
 
 
 def pareto_order(candidates: Sequence[Candidate]) -> list[int]:
-    """Indices, best first: by front, and within one the lonelier first (NSGA-II, Deb et al. 2002).
+    """Orders candidates front by front, the lonelier first (NSGA-II, Deb et al. 2002).
 
     One candidate dominates another if it has no more parameters and ranks no lower in accuracy,
-    then loss; both extremes of a front, and then those with the largest gap to their neighbours in
-    parameters and accuracy, come first.
+    then loss. Within a front both extremes come first. Those with the largest gap to their
+    neighbours, in parameters and in accuracy, follow.
+
+    Returns:
+      The indices of `candidates`, best first.
     """
     order: list[int] = []
     rest = sorted(range(len(candidates)), key=lambda row: candidates[row].rank)
@@ -60,15 +70,20 @@ def pareto_order(candidates: Sequence[Candidate]) -> list[int]:
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those with a finite loss that no other dominates, fewest parameters first."""
+    """The candidates with a finite loss that no other dominates, fewest parameters first."""
     finite = [candidate for candidate in candidates if candidate.is_finite]
     rows = sorted(range(len(finite)), key=lambda row: finite[row].rank)
     return [finite[row] for row in reversed(_first_front(finite, rows))]
 
 
-def _first_front(candidates, rows) -> list[int]:
-    """Of `rows`, which are best first, those that no other dominates; fewer parameters later."""
-    front, fewest = [], math.inf
+def _first_front(candidates: Sequence[Candidate], rows: Sequence[int]) -> list[int]:
+    """The rows that no other row dominates, in descending order of parameters.
+
+    Args:
+      rows: indices of `candidates`, best first.
+    """
+    front: list[int] = []
+    fewest = math.inf
     for row in rows:
         if candidates[row].params < fewest:
             front.append(row)
@@ -76,7 +91,7 @@ def _first_front(candidates, rows) -> list[int]:
     return front
 
 
-def _lonely_first(candidates, front) -> list[int]:
+def _lonely_first(candidates: Sequence[Candidate], front: Sequence[int]) -> list[int]:
     loneliness = np.zeros(len(front))
     for values in (
         np.array([candidates[row].params for row in front], float),

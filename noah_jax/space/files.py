@@ -1,4 +1,4 @@
-"""Genomes in files: ours in JSON, and the subnet YAMLs of the original NOAH."""
+"""Genomes in files: our own JSON, and the subnet YAMLs of the original NOAH."""
 
 import json
 import os
@@ -15,27 +15,28 @@ _KEYS = [module.noah_key for module in PROMPT_MODULES.values() if module.noah_ke
 _MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
 _MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
 _MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3
-_MAX_SIZE = 10_000  # of a prompt module: memory is taken for it before anything else is looked at
+_MAX_SIZE = 10_000  # of a prompt module; its memory is allocated before anything else is checked
 
 
 def genome_file(value: str) -> tuple[str, str]:
-    """The file, and the point of a front, that `front.json:p3` names; a file alone has no point."""
+    """Splits `front.json:p3` into a file and the name of a point; the name is empty without one."""
     full = os.path.expanduser(value)  # unlike pathlib's, these raise nothing
     path, _, point = full.rpartition(":")
     return (path, point) if not os.path.isfile(full) and os.path.isfile(path) else (full, "")
 
 
 def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
-    """The genome in `best.json`, `result.json`, a bare nested list, or one of NOAH's YAMLs.
+    """Reads the genome in `best.json`, `result.json`, a bare nested list, or one of NOAH's YAMLs.
 
     Args:
-      path: `front.json:p3` is the point of that name in a front.
+      path: a file; `front.json:p3` means the point p3 of a front.
+      blocks: the number of blocks that the genome must have.
 
     Returns:
-      int32 `[blocks, columns]`, the columns being `MODULES` or more of `ALL_MODULES`.
+      int32 `[blocks, columns]`; the columns are `MODULES`, or all of `ALL_MODULES`.
 
     Raises:
-      UserError: the file holds none, or one of another shape.
+      UserError: the file holds no genome, or one of another shape.
     """
     file, point = genome_file(str(path))
     path = pathlib.Path(file)
@@ -48,7 +49,7 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
                 value = _point(value, point)
             rows = value["genome"] if isinstance(value, dict) else value
         if not isinstance(rows, list) or not all(map(_are_sizes, rows)):
-            raise ValueError(f"it is no list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
+            raise ValueError(f"it is not a list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
         widths = sorted({len(row) for row in rows})
         columns = range(len(MODULES), len(ALL_MODULES) + 1)
         if len(rows) != blocks or len(widths) != 1 or widths[0] not in columns:
@@ -64,10 +65,10 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
 
 
 def _point(value, name: str) -> dict:
-    """The point of that name in what a `front.json` holds."""
+    """Picks the point of that name from the contents of a `front.json`."""
     points = value.get("points") if isinstance(value, dict) else None
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise ValueError("it is no front")
+        raise ValueError("it is not a front")
     for point in points:
         if point.get("name") == name:
             return point
@@ -84,15 +85,15 @@ def _read(path: pathlib.Path, limit: int) -> bytes:
 
 
 def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
-    """The genome in one of NOAH's subnet files (`experiments/NOAH/subnet/**.yaml`).
+    """Reads the genome in one of NOAH's subnet files (`experiments/NOAH/subnet/**.yaml`).
 
-    Only the section `RETRAIN` counts: under each module's name the sizes of all blocks.
+    Only the section `RETRAIN` counts. It lists, under each module's key, the sizes of all blocks.
 
     Returns:
       int32 `[blocks, modules]`.
 
     Raises:
-      UserError: it cannot be read or holds no genome, or one with prefix tuning.
+      UserError: the file cannot be read, or holds no genome, or one with prefix tuning.
     """
     path = pathlib.Path(path).expanduser()
     try:
@@ -121,7 +122,7 @@ def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
 
 
 def _refuse_elaborate(data: bytes) -> None:
-    """Raises ValueError for what makes YAML dangerous, before anything is built from it."""
+    """Raises ValueError for dangerous features of YAML, before anything is built from it."""
     depth = 0
     for event in yaml.parse(data, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -137,7 +138,7 @@ def _refuse_elaborate(data: bytes) -> None:
 
 
 def _are_sizes(value) -> bool:
-    """Whether it is a list of sizes; `true` is none, though Python takes it for 1."""
+    """Tells whether `value` is a list of sizes; `true` is no size, though Python takes it for 1."""
     return (
         isinstance(value, list)
         and len(value) > 0

@@ -1,7 +1,7 @@
-"""The prompt modules (NOAH, section 3.1): a row each, in the order of a genome's columns.
+"""The table of prompt modules (NOAH, section 3.1): a row each, in the order of a genome's columns.
 
-How a module computes stands in vit/prompts.py, where it acts in vit/model.py, its sizes in the
-settings. NumPy only.
+vit/prompts.py has the computation of each module, vit/model.py its place in a block, and the
+settings have its sizes. NumPy only.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ class PromptModule:
     """A kind of prompt module.
 
     Attributes:
-      title: what people read.
-      colour: in figures.
+      title: the name that people read.
+      colour: its colour in figures.
       params: sizes, int64 of any shape, and the ViT's width → parameters in a block, elementwise.
-      sized_axis: for each of its tensors the axis along which the size counts; None = none.
+      sized_axis: tensor → the axis that has the module's size; None = none has.
       noah_key: the key of its sizes in the original's YAML files; empty = the original lacks it.
-      noah_tensors: for each of its tensors the name that it has in the original's blocks.
+      noah_tensors: tensor → its name in the original's blocks.
     """
 
     title: str
@@ -32,7 +32,7 @@ class PromptModule:
 
 
 def _adapter_params(size: np.ndarray, width: int) -> np.ndarray:
-    """Two matrices and two biases; the second bias exists wherever the adapter does."""
+    """Counts two matrices and two biases; the second bias exists wherever the adapter does."""
     return size * (2 * width + 1) + np.where(size > 0, width, 0)
 
 

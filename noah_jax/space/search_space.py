@@ -1,4 +1,4 @@
-"""The search space: which genomes exist, how they vary; see genomes.py for what they are.
+"""The search space: which genomes exist, and how they vary; genomes.py says what a genome is.
 
 NumPy only, so that a search can be studied without an accelerator.
 """
@@ -13,19 +13,24 @@ from noah_jax.space.genomes import ALL_MODULES, MODULES, count_noah, count_param
 
 OPERATORS = ("block", "paper")
 
-_MOVES = 500  # of single sizes, before a genome counts as impossible to fit
+_MOVES = 500  # changes of a size or depth, before a genome counts as impossible to fit
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """All genomes whose first `depth` blocks hold sizes from `sizes`, for a depth per module.
+    """All genomes in which each module has sizes from `sizes` in the first `depth` blocks.
+
+    Every module has a depth of its own.
 
     Attributes:
-      sizes: for each module the sizes to choose from; empty or missing = the module is not used. A
-        0 among them leaves single blocks without it, so that what is there need not be contiguous.
+      sizes: module → the sizes to choose from; empty or missing = the module is not used. A 0 among
+        them lets single blocks go without the module, so that its blocks need not be contiguous.
       depths: how many of the first blocks a module may occupy (paper: 3, 6, 9, 12).
-      blocks: blocks of the backbone.
+      blocks: number of blocks of the backbone.
       width: token width of the backbone, for counting parameters.
+
+    Raises:
+      ValueError: an unknown module, a negative size, or a depth that the backbone does not have.
     """
 
     sizes: Mapping[str, tuple[int, ...]]
@@ -47,38 +52,38 @@ class SearchSpace:
 
     @classmethod
     def single(cls, sizes: Mapping[str, int], blocks: int, width: int) -> "SearchSpace":
-        """The space with one point: each module of the given size (0 = absent) in every block."""
+        """Makes the space of one genome: each module has its size (0 = absent) in every block."""
         return cls({name: (size,) for name, size in sizes.items()}, (blocks,), blocks, width)
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The names of a genome's columns: NOAH's modules, and all up to the last that is used."""
+        """The names of a genome's columns: NOAH's three, and any further up to the last in use."""
         used = [i for i, name in enumerate(ALL_MODULES, 1) if any(self.sizes.get(name, ()))]
         return ALL_MODULES[: max(used + [len(MODULES)])]
 
     @property
     def max_sizes(self) -> dict[str, int]:
-        """The size at which each module's parameters must exist."""
+        """The size at which each module's parameters must exist; 0 = it is not used."""
         return {name: max(self._choices(name)) for name in ALL_MODULES}
 
     @property
     def num_genomes(self) -> int:
-        """How many distinct genomes there are (an exact Python int, it can be huge)."""
+        """The number of distinct genomes, an exact Python int that can be huge."""
         total = 1
         for name in self.modules:
             present = len(set(self._choices(name)) - {0})
-            if 0 in self._choices(name):  # one depth's genomes hold those of all smaller ones
+            if 0 in self._choices(name):  # the largest depth includes the genomes of the others
                 total *= (1 + present) ** max(self.depths)
             else:
                 total *= sum(present**depth for depth in set(self.depths))
         return total
 
     def count(self, genome: np.ndarray) -> np.ndarray:
-        """See `count_params`."""
+        """Counts parameters, int64 `[...]`; see `genomes.count_params`."""
         return count_params(genome, self.width)
 
     def count_noah(self, genome: np.ndarray) -> np.ndarray:
-        """See `genomes.count_noah`."""
+        """Counts parameters as the original does, int64 `[...]`; see `genomes.count_noah`."""
         return count_noah(genome, self.width)
 
     def smallest(self) -> np.ndarray:
@@ -90,16 +95,19 @@ class SearchSpace:
         return self._alike(max, max(self.depths))
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """`n` independent random genomes, int32 `[n, blocks, columns]`: each size and depth is as
-        likely as the others."""
+        """Draws `n` independent genomes, int32 `[n, blocks, columns]`, uniformly.
+
+        Every size is as likely as the others, and so is every depth.
+        """
         return self._truncate(self._random_cells(rng, n), self._random_depths(rng, n))
 
     def sample_broad(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """The same, but each module's sizes come from a random range of its own.
+        """Draws `n` genomes, int32 `[n, blocks, columns]`, of very different kinds.
 
-        Half of the modules that may be absent are, but never all. Sums of many equally likely sizes
-        are all about alike; these genomes are not: single modules, uniform sizes and all numbers of
-        parameters are among them.
+        Each module's sizes come from a random range of their own. A module that may be absent is
+        left out of half of the genomes, but never are all modules left out. Sums of many equally
+        likely sizes are all about alike. Here single modules, uniform sizes and all numbers of
+        parameters occur.
         """
         genomes, choices = (
             self._random_cells(rng, n),
@@ -121,12 +129,14 @@ class SearchSpace:
     def sample_spread(
         self, rng: np.random.Generator, n: int, least: int = 0, most: int | None = None
     ) -> np.ndarray:
-        """Random genomes, one in each of `n` equal parts of `least` to `most` parameters.
+        """Draws a genome from each of `n` equal parts of the range `least` to `most` parameters.
 
-        Fewer where parts have none.
+        Args:
+          most: None = those of the largest genome.
 
         Returns:
-          int32 `[n, blocks, columns]`, smallest first.
+          int32 `[n, blocks, columns]`, smallest first; fewer where parts have none, but at least
+          one.
         """
         most = int(self.count(self.largest())) if most is None else most
         edges = np.linspace(least, most + 1, n + 1).astype(int)
@@ -146,13 +156,15 @@ class SearchSpace:
         m_prob: float = 0.2,
         s_prob: float = 0.4,
     ) -> np.ndarray:
-        """Changed copies of `genomes` `[n, blocks, columns]`.
+        """Makes changed copies of `genomes`, int32 `[n, blocks, columns]` (NOAH, section 3.3).
 
-        "block": every size is drawn anew with `m_prob`, every module's depth with
-        `s_prob`. A module with a 0 among its sizes comes or goes as a whole with `m_prob` / 2; one
-        that is nowhere stays away otherwise, or children of single modules would hardly ever be
-        such. "paper": with `m_prob` a module is touched, and then with `s_prob` its depth is drawn
-        anew; sizes never change, blocks are only added (with random sizes) or cut.
+        "block": every size is drawn anew with probability `m_prob`, and every module's depth with
+        `s_prob`. A module with a 0 among its sizes also appears or disappears as a whole, with
+        `m_prob` / 2. Otherwise an absent module stays absent, or single modules would hardly ever
+        have single modules as children.
+
+        "paper": a module is touched with `m_prob`, and its depth is then drawn anew with `s_prob`.
+        Sizes never change. Blocks are only added, with random sizes, or cut off.
         """
         n = len(genomes)
         old_depth = self._depth(genomes)  # [n 1 modules]
@@ -179,10 +191,10 @@ class SearchSpace:
         fathers: np.ndarray,
         operators: str = "block",
     ) -> np.ndarray:
-        """One child for each pair; all arrays `[n, blocks, columns]`.
+        """Makes one child of each pair; all arrays are int32 `[n, blocks, columns]`.
 
         "block": a module's depth comes from one parent, the size in each block from either.
-        "paper": whole columns are swapped.
+        "paper": whole columns come from either parent (NOAH, section 3.3).
         """
         depths = self._depth(mothers), self._depth(fathers)
         column = rng.random((len(mothers), 1, len(self.modules))) < 0.5
@@ -197,10 +209,13 @@ class SearchSpace:
     def repair(
         self, rng: np.random.Generator, genome: np.ndarray, budget: Budget
     ) -> np.ndarray | None:
-        """`genome` `[blocks, columns]`, changed until the budget admits it.
+        """Changes `genome`, int32 `[blocks, columns]`, until the budget admits it.
 
-        Random sizes go one choice up or down, or a module one depth, until it fits; modules that
-        are absent stay so while others can grow. None if that does not succeed.
+        Each move takes a random size one choice up or down, or a module's depth. Absent modules
+        stay absent as long as others can grow.
+
+        Returns:
+          int32 `[blocks, columns]`, or None if no genome within the budget was reached.
         """
         for _ in range(_MOVES):
             params = self.count(genome)
@@ -214,10 +229,11 @@ class SearchSpace:
         return None
 
     def _moves(self, genome, direction, columns=None):
-        """All genomes with one size, or one module's depth, one choice lower or higher.
+        """Lists the genomes in which one size, or one module's depth, is one choice further.
 
         Args:
-          columns: bool, those that may change; None = all.
+          direction: 1 = up, -1 = down.
+          columns: bool `[columns]`, those that may change; None = all.
         """
         found = []
         for column, name in enumerate(self.modules):
@@ -262,7 +278,7 @@ class SearchSpace:
         return depths[np.minimum(np.searchsorted(depths, last), len(depths) - 1)]
 
     def _covered(self, depth):
-        """Which cells lie within a module's depth, bool `[..., blocks, columns]`."""
+        """Marks the cells within each module's depth, bool `[..., blocks, columns]`."""
         return np.arange(self.blocks)[:, None] < depth
 
     def _truncate(self, genomes, depth):

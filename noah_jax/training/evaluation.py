@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from noah_jax.config.settings import Search
@@ -17,7 +18,7 @@ from noah_jax.vit.network import Network
 _T = TypeVar("_T")
 
 
-def make_evaluator(network: Network, mesh: Mesh):
+def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     """Makes the compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
 
     Args of the result:
@@ -64,7 +65,7 @@ def make_evaluator(network: Network, mesh: Mesh):
 
 def population_evaluator(
     network: Network,
-    params,
+    params: nnx.State,
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     settings: Search,
     mesh: Mesh,
@@ -78,7 +79,8 @@ def population_evaluator(
     total = int((labels >= 0).sum())
     chunks = sharding.replicate(mesh, (images, labels))
     evaluate = memory.watch(make_evaluator(network, mesh))
-    classes = np.ones(params["head"]["bias"].shape, bool)
+    head: Any = params["head"]
+    classes = np.ones(head["bias"].shape, bool)
     a_device = -(-settings.population // mesh.size)
     side_by_side = min(settings.genomes_per_call, a_device) * mesh.size
 
@@ -117,7 +119,7 @@ class Remaining:
 
 def score_stream(
     network: Network,
-    params,
+    params: nnx.State,
     genome: np.ndarray,
     remaining: Remaining,
     evaluate: Callable,
@@ -132,7 +134,8 @@ def score_stream(
     Args:
       evaluate: from `make_evaluator`.
     """
-    shown = np.zeros(params["head"]["bias"].shape, bool)
+    head: Any = params["head"]
+    shown = np.zeros(head["bias"].shape, bool)
     shown[list(remaining.classes) or slice(None)] = True
     batch, done, totals = remaining.batch_size, remaining.done, np.array(remaining.sums)
 

@@ -74,24 +74,6 @@ def fit(
     return _Training(recipe, network, data, checkpoints, mesh, writer).run()
 
 
-def trained(
-    network: Network, schedule: Schedule, steps: int, checkpoints: Checkpoints, mesh: Mesh
-) -> nnx.State:
-    """Reads the params that `fit` ended with.
-
-    Args:
-      steps: of an epoch.
-
-    Raises:
-      UserError: there is no checkpoint of the last step.
-    """
-    state = step_lib.initial_state(network, step_lib.make_optimizer(schedule, steps), mesh)
-    found = checkpoints.load(_to_saved(state, np.zeros(steps, np.float32)))
-    if found is None or found[0] != schedule.epochs * steps:
-        raise UserError("the checkpoint of the end of the training is missing")
-    return _from_saved(state, found[1]).params
-
-
 class _Training:
     """A training under way.
 
@@ -122,6 +104,7 @@ class _Training:
             writer.say(f"  {recipe.stage} goes on after step {self._done} of {self._total}")
         self._saved, self._saved_at = self._done, time.monotonic()
         self._waiting, self._pace = None, _Pace(steps)
+        self._devices: _Streamed | _Resident
         if streamed:
             self._devices = _Streamed(recipe, network, optimizer, data, mesh, self._done)
         else:
@@ -214,7 +197,8 @@ class _Pace:
     """Number of steps to give to the devices at once: what they do in `_SECONDS_A_SPAN`."""
 
     def __init__(self, most: int):
-        self._most, self.span, self._since = most, 1, None
+        self._most, self.span = most, 1
+        self._since: float | None = None
 
     def note(self, steps: int) -> None:
         """Counts the steps that were done since the last call."""
@@ -261,7 +245,7 @@ class _Streamed:
 
     def run(self, state, losses, genomes, span: Span):
         """Does a span, and returns the new state and losses; see `step_lib.make_epoch`."""
-        waiting = collections.deque()
+        waiting: collections.deque[jax.Array] = collections.deque()
         for i in range(span.start, span.stop):
             local = next(self._batches)
             batch = tuple(sharding.from_local_rows(self._mesh, x, self._size) for x in local)

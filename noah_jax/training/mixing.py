@@ -31,7 +31,8 @@ def mix(
     """
     erase_key, share_key = jax.random.split(key)
     images = jax.vmap(erase)(images, jax.random.split(erase_key, len(images)))
-    own = own_share(*images.shape[1:3], share_key)  # [h w]
+    _, height, width, _ = images.shape
+    own = own_share(height, width, share_key)  # [h w]
     targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), _SMOOTHING)
 
     def blend(x, own):
@@ -44,8 +45,8 @@ def erase(image: jax.Array, key: jax.Array) -> jax.Array:
     """Replaces a box of a normalised image `[h, w, 3]` by normal noise, one time in four."""
     height, width, _ = image.shape
     keys = jax.random.split(key, 6)
-    area = jax.random.uniform(keys[0], _ATTEMPTS, jnp.float32, *_ERASE_AREA) * height * width
-    ratio = jnp.exp(jax.random.uniform(keys[1], _ATTEMPTS, jnp.float32, *np.log(_ERASE_RATIO)))
+    area = jax.random.uniform(keys[0], (_ATTEMPTS,), jnp.float32, *_ERASE_AREA) * height * width
+    ratio = jnp.exp(jax.random.uniform(keys[1], (_ATTEMPTS,), jnp.float32, *np.log(_ERASE_RATIO)))
     heights = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
     fits = (heights < height) & (widths < width)

@@ -5,11 +5,13 @@ import hashlib
 import math
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 import noah_jax
 from noah_jax import pretrained
@@ -26,7 +28,13 @@ _UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
 _MOST_OF_THE_TIME = 0.05  # that saving may take, as it writes all predictions of a large test set
 
 
-def test_subnet(run: Run, network: Network, params, genome: np.ndarray, best) -> None:
+def test_subnet(
+    run: Run,
+    network: Network,
+    params: nnx.State,
+    genome: np.ndarray,
+    best: Mapping[str, Any] | None,
+) -> None:
     """Tests a trained subnet and writes predictions, subnet and `result.json`.
 
     Args:
@@ -135,7 +143,7 @@ def _result(run: Run, params, genome, best, tests) -> Result:
     }
 
 
-def _subnet_facts(run: Run, result: Result) -> dict[str, Any]:
+def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of `subnet.json`: what one must know to use it, and what it came from."""
     mean, std = pretrained.NORMALISATIONS[run.normalisation]
     copied = ("genome", "class_names", "task", "method", "seed")

@@ -19,6 +19,7 @@ from noah_jax.data.loader import Source, Split, decode
 from noah_jax.errors import UserError
 from noah_jax.runtime import processes
 from noah_jax.runtime.workdir import read_json_here, write_json
+from noah_jax.training.result import Result
 
 NAME = "predictions.json"
 _EXAMPLES, _PIXELS, _QUALITY = 8, 144, 80  # of the right and of the wrong each: 100 KB in all
@@ -75,7 +76,7 @@ def keep(workdir: pathlib.Path, source: Source, tests: dict[str, list[list[int]]
     write_json(workdir / NAME, {"tests": values, "examples": examples} | names)
 
 
-def read(workdir: pathlib.Path, result: dict[str, Any]) -> Predictions:
+def read(workdir: pathlib.Path, result: Result) -> Predictions:
     """Reads the predictions that `result` counts.
 
     Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import jax
 import numpy as np
@@ -129,7 +129,7 @@ class Run:
         return self.fit(stage, network, lambda _: genome[None], split, checkpoints), network
 
     def evaluate(
-        self, network: Network, params, genome: np.ndarray, split: loader.Split
+        self, network: Network, params: nnx.State, genome: np.ndarray, split: loader.Split
     ) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy and mean loss of one subnet, each `[1]`."""
         alone = dataclasses.replace(self.config.search, genomes_per_call=1)
@@ -145,7 +145,7 @@ class Run:
 
     def batches(
         self, split: loader.Split, rows: np.ndarray | None = None, start: int = 0
-    ) -> Iterator[_Batch]:
+    ) -> Generator[_Batch, None, None]:
         """Batches of `eval_batch` images; see `loader.batches`."""
         config = self.config
         size, batch = config.image_size, self.eval_batch(split)

@@ -120,7 +120,7 @@ def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh
 
 def make_epoch(
     network: Network, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
-):
+) -> jax.stages.Wrapped:
     """Makes the compiled `epoch(state, losses, frozen, data, genomes, span)`.
 
     It does the steps of `span` and ends early after a loss that is not finite. Only the number of
@@ -165,7 +165,7 @@ def make_epoch(
 
 def make_augmented_step(
     network: Network, optimizer: optax.GradientTransformation, num_classes: int, mesh: Mesh
-):
+) -> jax.stages.Wrapped:
     """Makes the compiled `step(state, losses, frozen, batch, genomes, span)`.
 
     It does the first step of `span`, as `make_epoch` does, and the part of the augmentation that

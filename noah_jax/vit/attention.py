@@ -1,29 +1,32 @@
 """Self-attention in which the last keys may be empty slots.
 
-Which ones is a length, not a mask: no array of the size of the attention matrix says it.
+A length says which slots are empty, so no mask of the size of the attention matrix exists.
 """
 
 import jax
 import jax.numpy as jnp
 
-FUSED = "dot_product_attention"  # is in the name of what computes it in one kernel
+FUSED = "dot_product_attention"  # part of the name of the primitive that is one fused kernel
 
 
-def attend(q, k, v, keys: int | jax.Array | None, fused: bool) -> jax.Array:
-    """Softmax attention over the first `keys` keys; over all if None, which `fused` does not take.
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, keys: int | jax.Array | None, fused: bool
+) -> jax.Array:
+    """Softmax attention over the first `keys` keys.
 
     Args:
-      q: `[b, m, heads, c]`; the softmax is in float32 whatever the dtype.
+      q: `[b, m, heads, c]`. The softmax is in float32 whatever the dtype.
       k, v: `[b, n, heads, c]`.
-      fused: by cuDNN's kernel, which wants an NVIDIA GPU and 16-bit numbers, see `can_fuse`.
+      keys: None = all, which `fused` does not take.
+      fused: uses cuDNN's kernel, which needs an NVIDIA GPU and 16-bit numbers; see `can_fuse`.
 
     Returns:
       `[b, m, heads, c]`
     """
     if fused:
         return _fused(q, k, v, keys)
-    # Heads before tokens, the maximum without a gradient and the division last: on a CPU half the
-    # time of jax.nn.dot_product_attention.
+    # Heads come before tokens, the maximum has no gradient, and the division comes last. On a CPU
+    # this takes half the time of jax.nn.dot_product_attention.
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))  # [b heads n c]
     scores = jnp.einsum("bhmc,bhnc->bhmn", q, k, preferred_element_type=jnp.float32)
     if keys is not None:
@@ -44,7 +47,7 @@ def _fused(q, k, v, keys):
     lengths = jnp.full(len(k), keys, jnp.int32)
     out = jax.nn.dot_product_attention(
         *(q, k, v),
-        query_seq_lengths=q.shape[1] + 0 * lengths,  # all; batched by vmap where the other is
+        query_seq_lengths=q.shape[1] + 0 * lengths,  # all; vmap then batches both lengths
         key_value_seq_lengths=lengths,
         implementation="cudnn",
     )
@@ -52,7 +55,7 @@ def _fused(q, k, v, keys):
 
 
 def can_fuse(heads: int, channels: int, dtype: str) -> bool:
-    """Whether this device and its cuDNN run the fused kernel and its gradient; they are tried."""
+    """Tries whether this device and its cuDNN run the fused kernel and its gradient."""
     if jax.default_backend() != "gpu" or dtype != "bfloat16":
         return False
     x = jnp.zeros((1, 17, heads, channels), dtype)

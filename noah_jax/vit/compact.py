@@ -1,5 +1,6 @@
-"""The ViT of one genome: each block has its own prompt modules, and no masks."""
+"""The ViT of one genome: each block has prompt modules of its own sizes, without masks."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,9 +11,10 @@ from noah_jax.vit.model import Block, ViT
 
 
 class CompactViT(ViT):
-    """A ViT in which each block has the prompt modules of its own size, and no others.
+    """A ViT in which each block holds exactly the prompt modules of its row of the genome.
 
-    `model(images)` gives the logits of the ViT that holds them at maximum size and masks them.
+    `model(images)` gives the same logits as the `ViT` that holds all modules at maximum size and
+    masks them.
 
     Args:
       genome: int `[depth, columns]`.
@@ -26,17 +28,21 @@ class CompactViT(ViT):
             for row in self.genome
         )
 
-    def features(self, images, genome=None, key=None, wanted=None, gather=None):
-        """See `ViT.features`; the genome is its own, and there is no training."""
+    def features(
+        self, images: jax.Array, genome=None, key=None, wanted: int | None = None, gather=None
+    ) -> jax.Array:
+        """See `ViT.features`; the genome is the model's own, and `key` and `gather` are unused."""
         x = self.embed(images)
         others, last = x.shape[1], len(self.blocks) - 1
         for i, (block, row) in enumerate(zip(self.blocks, self.genome, strict=True)):
-            if prompts := row[ALL_MODULES.index("vpt")]:  # these take the place of those before
+            if prompts := row[ALL_MODULES.index("vpt")]:  # they replace those of earlier blocks
                 x = jnp.pad(x[:, :others], ((0, 0), (0, prompts), (0, 0)))
             live = x.shape[1] - others
             x, _ = block(x, live, row, 0.0, None, wanted if i == last else None)
         return x
 
-    def __call__(self, images, genome=None, train=False, key=None, gather=None):
-        """float32 logits `[b, num_classes]` of normalised images `[b, h, w, 3]`."""
+    def __call__(
+        self, images: jax.Array, genome=None, train=False, key=None, gather=None
+    ) -> jax.Array:
+        """Computes float32 logits `[b, num_classes]` of normalised images `[b, h, w, 3]`."""
         return super().__call__(images, genome)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 _SHAPES = {  # width, depth, heads
     "ti": (192, 12, 3),
@@ -11,23 +12,27 @@ _SHAPES = {  # width, depth, heads
     "h": (1280, 32, 16),
 }
 _PATCH_SIZES = (8, 14, 16, 32)
-_VARIANTS = {
+_VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
     "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
-    "_dist": {"registers": 1},  # distilled DeiT, its distillation token
+    "_dist": {"registers": 1},  # distilled DeiT; the register is its distillation token
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
-    """The shape of a ViT, and how it computes."""
+    """The shape of a ViT, and how it computes.
+
+    Raises:
+      ValueError: the patch size does not divide the image size.
+    """
 
     width: int
     depth: int
     heads: int
     patch_size: int
-    image_size: int = 224
+    image_size: int = 224  # pixels, height and width
     num_classes: int = 1000
     registers: int = 0  # tokens between class token and patches, without a position
     pre_norm: bool = False  # a layer norm before the first block, and no bias in the embedding
@@ -38,7 +43,7 @@ class ViTConfig:
     dropout: float = 0.1  # inside the prompt modules
     dtype: str = "float32"  # of the computation; trainable parameters and logits are float32
     fused_attention: bool = False  # by cuDNN, see attention.py
-    rematerialise: bool = False  # backwards, compute all of a block again but its input
+    rematerialise: bool = False  # the backward pass keeps only a block's input, computes the rest
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -50,12 +55,18 @@ class ViTConfig:
             )
 
     @classmethod
-    def named(cls, name: str, **overrides) -> "ViTConfig":
-        """E.g. `vit_b16`, `vit_s14_reg4`, `vit_l14_clip`; ValueError for a name that means nothing.
+    def named(cls, name: str, **overrides: Any) -> "ViTConfig":
+        """Makes the config of a name, e.g. `vit_b16`, `vit_s14_reg4` or `vit_l14_clip`.
 
-        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. At the end `_clip` stands for the image
-        tower of OpenAI's CLIP (its GELU is not that of OpenCLIP's own models, and no file tells),
-        `_reg4` for DINOv2 with registers, `_dist` for the distilled DeiT.
+        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. The suffix `_clip` means the image tower of
+        OpenAI's CLIP, `_reg4` DINOv2 with registers, `_dist` the distilled DeiT. OpenCLIP's own
+        models have another GELU than OpenAI's, and a weight file does not say which one it needs.
+
+        Args:
+          overrides: other fields of the config.
+
+        Raises:
+          ValueError: the name is unknown, or the patch size does not divide the image size.
         """
         match = re.fullmatch(r"vit_([a-z]+)(\d+)(_\w+)?", name)
         shape, patch_size, variant = match.groups("") if match else ("", "0", "")
@@ -64,8 +75,11 @@ class ViTConfig:
                 f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>"
                 f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
             )
-        return cls(*_SHAPES[shape], int(patch_size), **_VARIANTS[variant], **overrides)
+        width, depth, heads = _SHAPES[shape]
+        size = int(patch_size)
+        return cls(width, depth, heads, size, **_VARIANTS[variant], **overrides)
 
     @property
     def grid(self) -> int:
+        """The number of patches along one side."""
         return self.image_size // self.patch_size

@@ -1,15 +1,16 @@
 """Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
 
-The same code is DeiT, DINO, DINOv2 (with registers too), MAE's encoder and CLIP's image tower.
-Blocks are stacked, one set of arrays `[depth, ...]`, and run by `lax.scan`: compile time does not
-grow with depth. The genome is an argument like the images are; no shape depends on it.
+The same code is DeiT, DINO, DINOv2 (with registers too), MAE's encoder and CLIP's image tower. The
+blocks are stacked in one set of arrays `[depth, ...]` and run by `lax.scan`, so compile time does
+not grow with depth. The genome is an argument, as the images are. No shape depends on it.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -26,13 +27,15 @@ from noah_jax.vit.prompts import (
     quick_gelu,
 )
 
-# What the forward pass of a block keeps for the backward pass, besides its input. The rest is cheap
-# to compute again, while keeping it costs memory and the time to write it there.
+# The forward pass of a block keeps these for the backward pass, besides the block's input. The rest
+# is cheap to compute again, whereas keeping it costs memory and the time to write it.
 _KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
+
+Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one array a parameter
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block, with its prompt modules at maximum size."""
+    """A pre-norm transformer block with its prompt modules at maximum size."""
 
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
@@ -48,19 +51,27 @@ class Block(nnx.Module):
         self.vpt = VisualPrompts(vpt, d, rngs=rngs) if vpt else None
         self.lora = LoRA(lora, d, 3 * d, rngs=rngs) if lora else None
         self.adapter = Adapter(adapter, d, rngs=rngs) if adapter else None
-        # Last, so that all others start from the same numbers with it and without it.
+        # It comes last, so that the others start from the same random numbers with and without it.
         self.parallel = ParallelAdapter(parallel, d, rngs=rngs) if parallel else None
 
-    def __call__(self, x, live, row, drop_path, key, wanted=None):
-        """One block.
+    def __call__(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        row: Iterable[int | jax.Array],
+        drop_path: float | jax.Array,
+        key: jax.Array | None,
+        wanted: int | None = None,
+    ) -> tuple[jax.Array, int | jax.Array]:
+        """Applies the block to a batch of tokens.
 
         Args:
           x: `[b, n, d]`.
-          live, row: how many prompt slots hold a token so far, and the genome's row `[columns]`;
-            may be traced.
+          live: int, how many prompt slots hold a token so far; may be traced.
+          row: the genome's row for this block, int `[columns]`; may be traced.
           drop_path: the probability that an example skips a branch.
-          key: of the random numbers in training, else None.
-          wanted: how many of the first tokens to return, None = all.
+          key: a JAX random key in training, else None.
+          wanted: how many of the first tokens to return; None = all.
 
         Returns:
           `x` `[b, wanted, d]`, and `live`.
@@ -78,11 +89,19 @@ class Block(nnx.Module):
         if self.adapter is not None:
             h = self.adapter(h, row["adapter"], self.dropout, keys[4])
         if self.parallel is not None and "parallel" in row:
-            key = None if key is None else jax.random.fold_in(key, len(keys))  # is not in `keys`
+            key = None if key is None else jax.random.fold_in(key, len(keys))  # none of `keys`
             h = h + self.parallel(x, row["parallel"], self.dropout, key)
         return x + h, live
 
-    def attention(self, x, live, lora_size, key, wanted):
+    def attention(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        lora_size: int | jax.Array,
+        key: jax.Array | None,
+        wanted: int | None,
+    ) -> jax.Array:
+        """Self-attention with LoRA on q, k and v: `x` `[b, n, d]` to `[b, wanted, d]`."""
         b, n, d = x.shape
         h = self.norm1(x).astype(x.dtype)
         qkv = self.qkv(h)
@@ -92,20 +111,23 @@ class Block(nnx.Module):
         q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
         fused = self.fused_attention and wanted is None
         slots = 0 if self.vpt is None else self.vpt.tokens.shape[0]
-        # Empty slots stand at the end, so a length tells them.
+        # Empty slots come last, so a length says which they are.
         keys = n - slots + live if slots or fused else None
         out = attend(q[:, :wanted], k, v, keys, fused)
         return self.proj(out.reshape(b, -1, d))
 
 
 class ViT(nnx.Module):
-    """Classifier on the class token: `model(images, genome)` → logits.
+    """A classifier on the class token: `model(images, genome)` → logits.
 
     Args:
-      config: shape and dtype.
-      max_sizes: for any of `ALL_MODULES` the size at which its parameters exist; missing or 0 =
-        never used.
-      rngs: initialises everything, the parts that pre-trained weights replace included.
+      config: the shape and the dtype.
+      max_sizes: module, any of `ALL_MODULES`, → the size at which its parameters exist; missing or
+        0 = the module is never used.
+      rngs: initialises everything, including the parts that pre-trained weights replace.
+
+    Raises:
+      ValueError: `max_sizes` names an unknown module.
     """
 
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
@@ -139,7 +161,13 @@ class ViT(nnx.Module):
         )
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """`[b, h, w, 3]` → `[b, n, d]`: class token, registers, patches, empty prompt slots."""
+        """Turns normalised images `[b, h, w, 3]` into tokens `[b, n, d]`.
+
+        They are, in this order: class token, registers, patches, empty prompt slots.
+
+        Raises:
+          ValueError: the images are not of the config's size.
+        """
         b, side, grid = images.shape[0], self.config.image_size, self.config.grid
         if images.shape[1:] != (side, side, 3):
             raise ValueError(f"expected images [b, {side}, {side}, 3], got {list(images.shape)}")
@@ -156,11 +184,26 @@ class ViT(nnx.Module):
             x = self.norm_pre(x).astype(dtype)
         return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
 
-    def features(self, images, genome, key=None, wanted=None, gather=None) -> jax.Array:
-        """Tokens after the last block, not normalised, in the order of `embed`: `[b, n, d]`.
+    def features(
+        self,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        key: jax.Array | None = None,
+        wanted: int | None = None,
+        gather: Gather | None = None,
+    ) -> jax.Array:
+        """Computes the tokens after the last block, `[b, n, d]`, in the order of `embed`.
 
-        With `wanted`, only that many of the first, and the last block computes no others.
-        `gather` is applied to the backbone's weights of a block, where the block runs.
+        The final layer norm is not applied.
+
+        Args:
+          images, genome, gather: see `__call__`.
+          key: a JAX random key in training, else None.
+          wanted: returns only this many of the first tokens, `[b, wanted, d]`. The last block
+            computes no others.
+
+        Raises:
+          ValueError: a shape does not fit.
         """
         depth, least, most = self.config.depth, len(MODULES), len(ALL_MODULES)
         if genome.ndim != 2 or len(genome) != depth or not least <= genome.shape[1] <= most:
@@ -168,13 +211,14 @@ class ViT(nnx.Module):
                 f"expected a genome [{depth}, {least} to {most}], got {list(genome.shape)}"
             )
         genome = jnp.asarray(genome, jnp.int32)
-        graphdef, prompts, backbone = nnx.split(self.blocks, PromptParam, ...)
+        graphdef, *states = nnx.split(self.blocks, PromptParam, ...)
+        prompts, backbone = states
         last = self.config.depth - 1
         drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
         keys = None if key is None else jax.random.split(key, self.config.depth)
 
         def run_block(carry, i, prompts, wanted=None):
-            # Indexed, because backbone[:-1] as the loop's input would be a copy of it.
+            # Indexed here, because backbone[:-1] as the loop's input would be a copy.
             weights = jax.tree.map(lambda w: jnp.asarray(w)[i], backbone)
             weights = gather(weights) if gather else weights
             key = None if keys is None else keys[i]
@@ -189,33 +233,42 @@ class ViT(nnx.Module):
 
         @functools.partial(
             jax.checkpoint,
-            prevent_cse=False,  # the loop prevents it
+            prevent_cse=False,  # the loop prevents it already
             policy=policies.nothing_saveable if self.config.rematerialise else kept,
         )
         def step(carry, block):
             return run_block(carry, *block), None
 
-        start = (self.embed(images), 0 * genome[0, 0])  # live slots; batched where the genome is
+        # No slot is live yet. The 0 is made from the genome so that vmap batches it likewise.
+        start = (self.embed(images), 0 * genome[0, 0])
         first = jax.tree.map(lambda w: w[:-1], prompts)
         carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
         return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
 
-    def __call__(self, images, genome, train: bool = False, key=None, gather=None) -> jax.Array:
-        """Logits.
+    def __call__(
+        self,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        train: bool = False,
+        key: jax.Array | None = None,
+        gather: Gather | None = None,
+    ) -> jax.Array:
+        """Computes the logits of normalised images.
 
         Args:
           images: `[b, h, w, 3]`, normalised as the weights expect.
-          genome: int `[depth, columns]`, the first three of `ALL_MODULES` or more; may be traced.
-            Sizes up to `max_sizes`.
-          train: with dropout and stochastic depth, which need `key`.
+          genome: int `[depth, columns]`, sizes up to `max_sizes`; may be traced. The columns are
+            the first three of `ALL_MODULES`, or more.
+          train: applies dropout and stochastic depth, which need `key`.
           key: a JAX random key.
-          gather: puts a block's weights together, where they are cut over devices.
+          gather: puts a block's backbone weights together when the block runs; for weights that are
+            cut over devices.
 
         Returns:
           float32 `[b, num_classes]`.
 
         Raises:
-          ValueError: a shape does not fit, or `train` without a key.
+          ValueError: a shape does not fit, or `train` comes without a key.
         """
         if train and key is None:
             raise ValueError("train=True needs a key")
@@ -224,7 +277,7 @@ class ViT(nnx.Module):
 
 
 def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Its input may be of any dtype, its output is float32."""
+    """Makes a layer norm that takes any dtype and returns float32."""
     return nnx.LayerNorm(
         config.width,
         epsilon=config.epsilon,

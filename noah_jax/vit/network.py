@@ -1,4 +1,4 @@
-"""The ViT as training and evaluation take it: what trains apart from what is frozen."""
+"""The ViT as training and evaluation use it, with its trained and its frozen weights apart."""
 
 import dataclasses
 import functools
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -14,19 +15,20 @@ from noah_jax.vit.config import ViTConfig
 from noah_jax.vit.model import ViT
 from noah_jax.vit.prompts import PromptParam
 
-_FRESH = nnx.Any(PromptParam, nnx.PathContains("head"))  # what no pre-trained weights fill
+_FRESH = nnx.Any(PromptParam, nnx.PathContains("head"))  # pre-trained weights do not fill these
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A ViT in three parts, so that what is frozen has neither gradient nor optimiser state.
+    """A ViT in three parts, so that its frozen weights have neither gradient nor optimiser state.
 
     Attributes:
       graphdef: NNX's static part.
-      params: what trains, float32.
-      frozen: the rest; matrices in the dtype of the computation, vectors float32.
-      mean, std: of the pixel values in [0, 1].
-      mesh: over whose axis `weights` the matrices of `frozen` are cut; None = they are whole.
+      params: the weights that train, float32.
+      frozen: all others; matrices are in the dtype of the computation, vectors are float32.
+      mean, std: of RGB values in [0, 1], for `normalise`.
+      mesh: the devices, if the matrices of `frozen` are cut over its axis `weights`; None = they
+        are whole.
     """
 
     graphdef: nnx.GraphDef
@@ -36,12 +38,26 @@ class Network:
     std: tuple[float, ...]
     mesh: Mesh | None = None
 
-    def normalise(self, images):
-        """uint8 images `[b, h, w, 3]` as the ViT takes them, float32."""
+    def normalise(self, images: jax.Array) -> jax.Array:
+        """Turns uint8 images `[b, h, w, 3]` into the float32 ones that the ViT takes."""
         return normalise(images, self.mean, self.std)
 
-    def logits(self, params, frozen, images, genome, key=None):
-        """Images, uint8 or normalised → float32 `[b, classes]`; with a key, as in training."""
+    def logits(
+        self,
+        params: nnx.State,
+        frozen: nnx.State,
+        images: jax.Array,
+        genome: jax.Array | np.ndarray,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Computes float32 logits `[b, classes]`.
+
+        Args:
+          params, frozen: as the attributes.
+          images: `[b, h, w, 3]`, uint8 or normalised.
+          genome: int `[depth, columns]`.
+          key: a JAX random key in training, else None.
+        """
         x = self.normalise(images) if images.dtype == jnp.uint8 else images
         model = nnx.merge(self.graphdef, params, frozen)
         gather = self.mesh and functools.partial(sharding.gather, self.mesh)
@@ -49,15 +65,22 @@ class Network:
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 images `[b, h, w, 3]` → float32, with that mean and deviation of pixels in [0, 1]."""
+    """Normalises uint8 images `[b, h, w, 3]` to float32.
+
+    Args:
+      mean, std: mean and standard deviation of RGB values in [0, 1].
+    """
     x = images.astype(jnp.float32) / 255.0
     return (x - jnp.array([[[mean]]], jnp.float32)) / jnp.array([[[std]]], jnp.float32)
 
 
 def inherit(params: nnx.State, larger: nnx.State) -> nnx.State:
-    """Of the params of a network with larger prompt modules, what those of `params` are there.
+    """Cuts the params of a larger network to the shapes of `params`.
 
-    The first entries along each axis, as of a subnet in its supernet (NOAH, section 3.2).
+    A subnet inherits from its supernet the first entries along each axis (NOAH, section 3.2).
+
+    Args:
+      larger: params of a network with the same or larger prompt modules.
     """
     flat = dict(nnx.to_flat_state(larger))
     return nnx.from_flat_state(
@@ -66,13 +89,13 @@ def inherit(params: nnx.State, larger: nnx.State) -> nnx.State:
     )
 
 
-def trainable(method: str):
-    """The NNX filter of what a method trains: everything, or the prompt modules and the head."""
+def trainable(method: str) -> nnx.filterlib.Filter:
+    """The NNX filter for what a method trains: everything, or the prompt modules and the head."""
     return nnx.Param if method == "full" else _FRESH
 
 
 def in_dtype(frozen: nnx.State, dtype: str) -> nnx.State:
-    """The matrices in the dtype of the computation, vectors as they are."""
+    """Casts the matrices to the dtype of the computation; vectors stay as they are."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x.astype(dtype) if "kernel" in jax.tree_util.keystr(path) else x, frozen
     )
@@ -87,20 +110,26 @@ def make_network(
     seed: int,
     mesh: Mesh,
 ) -> Network:
-    """Fresh prompt modules and head on pre-trained weights.
+    """Puts fresh prompt modules and a fresh head on pre-trained weights.
 
     Args:
-      backbone: the ViT without prompt modules and head, see `pretrained.backbone`.
+      max_sizes: see `ViT`.
+      backbone: the ViT without prompt modules and head; see `pretrained.backbone`.
+      normalisation: mean and standard deviation of RGB values in [0, 1].
+      method: a method's name; "full" trains everything.
+      seed: for the fresh weights.
+      mesh: the devices that the weights are placed on.
     """
 
     def init():
         model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
         return nnx.split(model, _FRESH, ...)
 
-    graphdef, _, _ = nnx.eval_shape(init)
+    graphdef, *_ = nnx.eval_shape(init)
     fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
     model = nnx.merge(graphdef, fresh, backbone)
-    graphdef, params, frozen = nnx.split(model, trainable(method), ...)
+    graphdef, *states = nnx.split(model, trainable(method), ...)
+    params, frozen = states
     frozen = in_dtype(frozen, config.dtype)
     mean, std = normalisation
     return Network(

@@ -1,8 +1,8 @@
 """The prompt modules: visual prompts, LoRA, adapter (NOAH, section 3.1), and a parallel adapter.
 
-Each holds its parameters at the maximum size and takes the size to use as a traced int: the first
-`size` rows or columns count, the rest is masked, and size 0 is the module's absence. Masking with
-`where` on both sides keeps the gradients of unused entries exactly zero.
+Each holds its parameters at the maximum size and takes the size to use as a traced int. The first
+`size` rows or columns count, and the rest is masked. Size 0 means that the module is absent. The
+masks are `where`, which keeps the gradients of unused entries exactly zero.
 """
 
 import jax
@@ -12,13 +12,18 @@ from jax.ad_checkpoint import checkpoint_name
 
 
 class PromptParam(nnx.Param):
-    """A parameter of a prompt module; together with the head, what NOAH trains."""
+    """A parameter of a prompt module; NOAH trains these and the head."""
 
 
-def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_example: bool = False):
-    """Dropout of `x` `[b, ...]`: of single values, or of whole examples (stochastic depth).
+def drop(
+    x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_example: bool = False
+) -> jax.Array:
+    """Drops single values of `x` `[b, ...]`, or whole examples (stochastic depth).
 
-    `rate` may be traced. Without a key nothing is dropped.
+    Args:
+      rate: the probability of dropping; may be traced.
+      key: a JAX random key; None = nothing is dropped.
+      per_example: drops whole examples.
     """
     if key is None:
         return x
@@ -29,12 +34,12 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_examp
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """An approximation of GELU, as the adapter and CLIP have it."""
+    """The approximation of GELU that the adapter and CLIP use."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def _first(x: jax.Array, size: jax.Array, axis: int) -> jax.Array:
-    """`x` with everything from index `size` on along `axis` set to zero."""
+def _first(x: jax.Array, size: int | jax.Array, axis: int) -> jax.Array:
+    """Sets to zero everything from index `size` on along the negative `axis`."""
     index = jnp.arange(x.shape[axis]).reshape((-1,) + (1,) * (-axis - 1))
     return jnp.where(index < size, x, jnp.zeros((), x.dtype))
 
@@ -43,24 +48,31 @@ class VisualPrompts(nnx.Module):
     """Deep visual prompts (VPT, arXiv 2203.12119): tokens in the last slots of the sequence."""
 
     def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
-        # Xavier as the original applies it to a [1, r, d] tensor: fan in r·d, fan out d.
+        # The original applies Xavier to a [1, r, d] tensor, so fan in is r·d and fan out is d.
         bound = (6 / ((max_size + 1) * width)) ** 0.5
         self.tokens = PromptParam(
             jax.random.uniform(rngs.params(), (max_size, width), jnp.float32, -bound, bound)
         )
 
-    def __call__(self, x, live, size, rate, key):
+    def __call__(
+        self,
+        x: jax.Array,
+        live: int | jax.Array,
+        size: int | jax.Array,
+        rate: float,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
         """Puts the first `size` prompts into the slots, or leaves the slots as they are at size 0.
 
         Args:
-          x: `[b, n, d]`, the last `max_size` tokens being the slots.
+          x: `[b, n, d]`; the last `max_size` tokens are the slots.
           live: int, how many slots hold a token so far.
           size: int, how many prompts this block has.
-          rate, key: dropout.
+          rate, key: for dropout; see `drop`.
 
         Returns:
-          `x` with the slots filled, and the new `live`. What slots from `live` on hold means
-          nothing: no other token may attend to them.
+          `x` with the slots filled, and the new `live`. The contents of the slots from `live` on
+          mean nothing: no other token may attend to them.
         """
         b, n, d = x.shape
         max_size = self.tokens.shape[0]
@@ -71,7 +83,7 @@ class VisualPrompts(nnx.Module):
 
 
 class LoRA(nnx.Module):
-    """Low-rank update of a linear layer (arXiv 2106.09685), without an alpha/r factor."""
+    """A low-rank update of a linear layer (LoRA, arXiv 2106.09685), without an alpha/r factor."""
 
     def __init__(self, max_size: int, width: int, features: int, *, rngs: nnx.Rngs):
         bound = width**-0.5  # Kaiming-uniform with a = sqrt(5)
@@ -80,14 +92,16 @@ class LoRA(nnx.Module):
         )
         self.b = PromptParam(jnp.zeros((max_size, features), jnp.float32))
 
-    def __call__(self, x, size, rate, key):
-        """What to add to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
+    def __call__(
+        self, x: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
+        """Computes the addend to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
         inner = drop(x, rate, key) @ self.a[...].astype(x.dtype)  # [b n r]
         return _first(inner, size, axis=-1) @ self.b[...].astype(x.dtype)
 
 
 class _Bottleneck(nnx.Module):
-    """What both adapters hold: `down` `[d, r]`, `up` `[r, d]`, and biases that start at zero."""
+    """The tensors of both adapters: `down` `[d, r]`, `up` `[r, d]`, biases that start at zero."""
 
     def __init__(self, down: jax.Array, up: jax.Array):
         self.down = PromptParam(down)
@@ -96,7 +110,7 @@ class _Bottleneck(nnx.Module):
         self.up_bias = PromptParam(jnp.zeros(up.shape[1:], jnp.float32))
 
     def _summands(self, activation, x, size, rate, key):
-        """What `x` `[b, n, d]` becomes, and `[d]`, the bias that is to be added to it."""
+        """Computes the bottleneck's output for `x` `[b, n, d]` and, separately, its bias `[d]`."""
         down_bias, up_bias = (bias[...].astype(x.dtype) for bias in (self.down_bias, self.up_bias))
         hidden = x @ self.down[...].astype(x.dtype) + down_bias[None, None]
         hidden = drop(activation(hidden), rate, key)  # [b n r]
@@ -105,30 +119,34 @@ class _Bottleneck(nnx.Module):
 
 
 class Adapter(_Bottleneck):
-    """Bottleneck with a skip (arXiv 1902.00751): h + up(quick_gelu(down(h)))."""
+    """A bottleneck with a skip (arXiv 1902.00751): h + up(quick_gelu(down(h)))."""
 
     def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
-        # Nearly the identity at start. The original asks for Xavier here, but a later sweep over
-        # all its linear layers overwrites that with this distribution.
+        # The adapter starts as nearly the identity. The original asks for Xavier here, but a later
+        # sweep over all its linear layers overwrites that with this distribution.
         normal = nnx.initializers.truncated_normal(0.02)
         down = normal(rngs.params(), (width, max_size), jnp.float32)
         super().__init__(down, normal(rngs.params(), (max_size, width), jnp.float32))
 
-    def __call__(self, h, size, rate, key):
-        """`h` `[b, n, d]`, the MLP's output, to the same shape; `h` itself at size 0."""
+    def __call__(
+        self, h: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
+        """Adapts `h` `[b, n, d]`, the MLP's output, to the same shape; returns `h` at size 0."""
         change, bias = self._summands(quick_gelu, h, size, rate, key)
         return h + change + bias[None, None]
 
 
 class ParallelAdapter(_Bottleneck):
-    """Bottleneck beside the MLP (AdaptFormer, arXiv 2205.13535): up(relu(down(x)))."""
+    """A bottleneck beside the MLP (AdaptFormer, arXiv 2205.13535): up(relu(down(x)))."""
 
     def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
         bound = width**-0.5  # Kaiming-uniform with a = sqrt(5)
         down = jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
         super().__init__(down, jnp.zeros((max_size, width), jnp.float32))
 
-    def __call__(self, x, size, rate, key):
-        """What to add to the MLP's output: `x` `[b, n, d]`, not normalised, to the same shape."""
+    def __call__(
+        self, x: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+    ) -> jax.Array:
+        """Computes the addend to the MLP's output: unnormalised `x` `[b, n, d]` to that shape."""
         change, bias = self._summands(jax.nn.relu, x, size, rate, key)
         return change + bias[None, None]

@@ -134,7 +134,7 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         config_lib.expand(vtab.get_config("svhn,whole_val=True"))
     with pytest.raises(UserError, match="search.folds=2: few-shot runs have too few images"):
         config_lib.expand(fewshot.get_config("food101,search.folds=2"))
-    with pytest.raises(UserError, match="retrain.inherit needs a supernet, which a genome that"):
+    with pytest.raises(UserError, match="retrain.inherit needs a supernet, but a run with"):
         config_lib.expand(vtab.get_config("svhn,genome=g.json,retrain.inherit=0.5"))
 
 
