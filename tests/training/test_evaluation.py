@@ -45,7 +45,7 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     images = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
     labels = np.tile(np.array([1, 3], np.int32), 20)
     genome, network = random_genome(1), make_network(tiny_vit)
-    logits = np.asarray(tiny_vit((images / 127.5 - 1).astype(np.float32), genome))
+    logits = np.asarray(jax.jit(tiny_vit)((images / 127.5 - 1).astype(np.float32), genome))
     mesh = sharding.make_mesh()
     evaluate = evaluation.make_evaluator(network, mesh)
     batches = [(images[i : i + 10], labels[i : i + 10]) for i in range(0, 40, 10)]
