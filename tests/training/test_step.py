@@ -74,7 +74,7 @@ def test_every_image_once_an_epoch(data):
     )
     network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
     genome = np.ones((TINY.depth, 3), np.int32)
-    log_probability = jax.nn.log_softmax(network.logits(params, frozen, data[0], genome))
+    log_probability = jax.nn.log_softmax(jax.jit(network.logits)(params, frozen, data[0], genome))
     expected = -log_probability[np.arange(20), data[1]].mean()
     still = optax.sgd(0.0)
     epoch = step_lib.make_epoch(network, still, 4, sharding.make_mesh())

@@ -261,9 +261,9 @@ def test_registers_leave_the_prompts_at_the_end(random_genome):
 def test_population_is_one_more_axis(tiny_vit, random_genome):
     images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
     genomes = np.stack([random_genome(seed) for seed in range(1, 5)])
-    together = jax.vmap(tiny_vit, (None, 0))(images, genomes)
-    for genome, logits in zip(genomes, together, strict=True):
-        np.testing.assert_allclose(logits, tiny_vit(images, genome), atol=1e-5)
+    together, alone = jax.jit(jax.vmap(tiny_vit, (None, 0))), jax.jit(tiny_vit)
+    for genome, logits in zip(genomes, together(images, genomes), strict=True):
+        np.testing.assert_allclose(logits, alone(images, genome), atol=1e-5)
 
 
 @pytest.mark.parametrize("columns", [3, 4])
@@ -414,7 +414,7 @@ def test_equals_hugging_face(tmp_path, image_size):
     block = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], blocks))
     after_block, _ = block(ours.embed(images), jnp.int32(0), genome[0], 0.0, None)
     np.testing.assert_allclose(after_block, reference.hidden_states[1].numpy(), atol=1e-4)
-    np.testing.assert_allclose(ours(images, genome), reference.logits.numpy(), atol=1e-4)
+    np.testing.assert_allclose(jax.jit(ours)(images, genome), reference.logits.numpy(), atol=1e-4)
 
 
 def test_bfloat16_logits_are_float32_and_close(tiny_vit, random_genome):
@@ -422,7 +422,7 @@ def test_bfloat16_logits_are_float32_and_close(tiny_vit, random_genome):
     half = ViT(config, MAX_SIZES, rngs=nnx.Rngs(0))
     nnx.update(half, nnx.state(tiny_vit))
     images = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype(np.float32)
-    logits = half(images, random_genome(1))
+    logits = jax.jit(half)(images, random_genome(1))
     assert logits.dtype == jnp.float32
-    full = tiny_vit(images, random_genome(1))
+    full = jax.jit(tiny_vit)(images, random_genome(1))
     assert 0 < np.abs(logits - full).max() < 0.05 * np.abs(full).max()

@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 # Stands for python3.11 and for the .venv's python: makes that, and of noah_jax runs something that
-# takes 3 s, goes on where its workdir is, and can be told to stop.
+# takes 1.5 s, goes on where its workdir is, and can be told to stop.
 _PYTHON = r"""#!/usr/bin/env bash
 case "$2" in
   venv) mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/activate ;;
@@ -24,7 +24,7 @@ case "$2" in
     trap 'echo told to stop; exit 143' TERM
     while [ "$(cat runs/bucket/steps 2>/dev/null | wc -l)" -lt 15 ]; do
       pwd >>runs/bucket/steps
-      sleep 0.2
+      sleep 0.1
     done
     echo "the end"
     exit "${FAKE_CODE:-0}" ;;
