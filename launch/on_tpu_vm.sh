@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What launch/tpu_vm.sh has done on the hosts of a TPU; not to be called by hand.
+# The commands that launch/tpu_vm.sh runs on the hosts of a TPU; not to be called by hand.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 workdir=runs/bucket # a copy of the folder that the file `bucket` names, on the first host
@@ -34,7 +34,7 @@ setup() { # data, tasks to prepare
 
 restore() { # bucket
   if [ ! -d $workdir ]; then
-    # This shows that the bucket can be written to, and leaves something to be read.
+    # This shows that the bucket can be written to, and leaves a file to read.
     date | gcloud storage cp - "$1/started"
     mkdir -p runs/restored
     gcloud storage rsync --recursive "$1" runs/restored

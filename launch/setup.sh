@@ -1,5 +1,5 @@
-# Sourced by the scripts here: `use_venv FILE …` makes .venv once and enters it. It holds what
-# requirements.txt, launch/requirements-prepare.txt and the files ask for.
+# Sourced by the scripts here: `use_venv FILE …` makes .venv once and enters it. It holds the packages
+# of requirements.txt, launch/requirements-prepare.txt and the files.
 
 use_venv() {
   local files=(requirements.txt launch/requirements-prepare.txt "$@") python=${PYTHON:-python3} stamp

@@ -7,9 +7,9 @@
 #   create   asks for the machine (a queued resource), and waits until it is there
 #   setup    copies this clone to it, installs launch/requirements-tpu.txt, fetches the images
 #   run      starts the program with the flags that follow; it needs this terminal no longer
-#   follow   shows what it says, until it ends
+#   follow   shows its output, until it ends
 #   fetch    copies the workdir from the bucket to runs/FOLDER
-#   delete   gives the machine back: until then it costs
+#   delete   gives the machine back; until then it costs money
 #   all      all of these in turn. If the machine is taken away, another one goes on with the workdir
 #            in the bucket, where it is copied to every minute. After an error the machine stays.
 #
