@@ -12,10 +12,12 @@ import signal
 import tracemalloc
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-_FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # others may end at an unknown flag
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = _FLAGS
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    # Another version may not know this flag, and would end at once.
+    + " --xla_cpu_use_fusion_emitters=false"
+    * importlib.metadata.version("jaxlib").startswith("0.10.")
+)
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
