@@ -140,7 +140,7 @@ class Ours:
         schedule = Schedule(batch_size=len(images), **_SCHEDULE)
         optimizer = step_lib.make_optimizer(schedule, steps)
         self.epoch = step_lib.make_epoch(self.network, optimizer, len(images), mesh)
-        self.judge = evaluation.make_evaluator(self.network, mesh)
+        self.evaluate_genomes = evaluation.make_evaluator(self.network, mesh)
         self.state = step_lib.initial_state(self.network, optimizer, mesh)
         self.data = sharding.replicate(
             mesh, (np.tile(images, (steps, 1, 1, 1)), np.tile(labels, steps))
@@ -167,7 +167,7 @@ class Ours:
     def evaluate(self, genomes):
         classes = np.ones(_CLASSES, bool)
         inputs = self.state.params, self.network.frozen, *self.batch
-        results = (self.judge(*inputs, genome[None], classes) for genome in genomes)
+        results = (self.evaluate_genomes(*inputs, genome[None], classes) for genome in genomes)
         for result in evaluation.one_late(results):
             jax.block_until_ready(result)
 

@@ -198,8 +198,10 @@ def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
 
 def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace, mesh: Mesh):
     batches = loader.batches(split, 32, _EVAL_BATCH)
-    judge = evaluation.population_evaluator(network, params, batches, _SEARCH, mesh)
-    accuracy, loss = map(np.concatenate, zip(*judge(_sample(space, 7, _POPULATION)), strict=True))
+    evaluate = evaluation.population_evaluator(network, params, batches, _SEARCH, mesh)
+    accuracy, loss = map(
+        np.concatenate, zip(*evaluate(_sample(space, 7, _POPULATION)), strict=True)
+    )
     rows = sharding.local_rows(mesh, _EVAL_BATCH)
     test = loader.Split(split.names[:_TEST_IMAGES], split.read)
     test_batches = loader.batches(test, 32, _EVAL_BATCH, rows=rows)

@@ -38,7 +38,7 @@ def tables(study: dict[str, Any], markdown: bool = False) -> str:
         ("test accuracy (%), mean ± standard deviation over seeds", accuracy_rows(found, runs)),
         ("NOAH less each method, in points, over pairs of task and seed", paired_rows(found)),
         ("the first of each task, and NOAH's distance ± its standard error", first_rows(found)),
-        ("NOAH less random search: does validation say what the test does?", judged_rows(runs)),
+        ("NOAH less random search: does validation say what the test does?", agreement_rows(runs)),
         ("cost, mean seconds of a run", cost_rows(runs)),
     ]
     texts = [f"{title}\n{_render(rows, markdown)}" for title, rows in parts if len(rows) > 1]
@@ -191,7 +191,7 @@ def first_rows(found: Scores) -> Rows:
     return rows
 
 
-def judged_rows(runs: Sequence[Entry]) -> Rows:
+def agreement_rows(runs: Sequence[Entry]) -> Rows:
     """A row a task: over the seeds where NOAH and random search found different genomes, how their
     difference in test accuracy goes with those in validation accuracy and loss.
     """

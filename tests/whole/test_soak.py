@@ -57,8 +57,8 @@ def test_2000_genomes(network, data, tmp_path):
         settings = Search(**defaults().search.to_dict() | size | {"budget_millions": 1.0})
         images, labels = data
         chunks = [(images[i : i + 10], labels[i : i + 10]) for i in (0, 10)]
-        judge = evaluation.population_evaluator(network, network.params, chunks, settings, mesh)
-        ranked = search.evolve(SPACE, settings, judge, number, folder / "search", Writer(folder))
+        evaluate = evaluation.population_evaluator(network, network.params, chunks, settings, mesh)
+        ranked = search.evolve(SPACE, settings, evaluate, number, folder / "search", Writer(folder))
         assert len(ranked) == 100 * (settings.generations + 1)
         measured.append(_now())
     print("1,000 and 2,000 genomes: MB, files, threads", measured[1:])
