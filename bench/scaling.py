@@ -199,9 +199,8 @@ def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
 def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace, mesh: Mesh):
     batches = loader.batches(split, 32, _EVAL_BATCH)
     evaluate = evaluation.population_evaluator(network, params, batches, _SEARCH, mesh)
-    accuracy, loss = map(
-        np.concatenate, zip(*evaluate(_sample(space, 7, _POPULATION)), strict=True)
-    )
+    found = zip(*evaluate(_sample(space, 7, _POPULATION)), strict=True)
+    accuracy, loss = map(np.concatenate, found)
     rows = sharding.local_rows(mesh, _EVAL_BATCH)
     test = loader.Split(split.names[:_TEST_IMAGES], split.read)
     test_batches = loader.batches(test, 32, _EVAL_BATCH, rows=rows)
