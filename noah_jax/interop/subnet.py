@@ -24,6 +24,7 @@ from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import checksums
 from noah_jax.pretrained.loading import arrange
+from noah_jax.runtime import processes
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.space.modules import PROMPT_MODULES
@@ -126,7 +127,8 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
       UserError: the file cannot be written.
     """
     write_bytes(path, safetensors.numpy.save({name: as_saved(x) for name, x in tensors.items()}))
-    checksums.write_note(path)
+    if processes.is_main():  # the others may not see its files
+        checksums.write_note(path)
 
 
 def as_saved(tensor: np.ndarray) -> np.ndarray:

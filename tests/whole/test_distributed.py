@@ -117,10 +117,10 @@ def test_streamed_images_give_the_result_of_one(home, tmp_path):
 def test_what_is_wrong_in_one_process_ends_both(home, tmp_path, flag, message):
     flags = [[], [flag]]
     commands = [main_command(home, tmp_path / "run", *FLAGS, *more) for more in flags]
-    start = time.monotonic()
+    began = time.monotonic()
     for _, error in _finish(start(commands), code=2):
         assert message in error and "Traceback" not in error
-    assert time.monotonic() - start < 60 and not (tmp_path / "run").exists()
+    assert time.monotonic() - began < 60 and not (tmp_path / "run").exists()
 
 
 def test_an_address_alone_is_not_enough():
