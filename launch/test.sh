@@ -8,4 +8,4 @@ use_venv tests/requirements.txt
 ruff check .
 ruff format --check .
 mypy
-exec python -m pytest -n 2 --dist loadgroup "$@"
+exec python -m pytest -n 2 "$@"

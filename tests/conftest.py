@@ -39,6 +39,22 @@ backend.keep_compiled_programs()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Spreads single tests over the processes, but keeps files together that share a dear fixture.
+
+    pytest 9.2 does not see the groups of pytest-xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return file if file.endswith(("test_tfds.py", "test_documentation.py")) else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture
 def strict_dtypes():
     """No implicit dtype promotion in our own code; optax and bfloat16 attention need it."""

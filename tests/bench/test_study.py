@@ -214,27 +214,28 @@ def started(monkeypatch):
     return runs
 
 
-def test_a_study_goes_on_and_runs_nothing_twice(tmp_path, ti16, started, capsys):
+def test_a_study_goes_on_and_runs_nothing_twice(home, tmp_path, ti16, started, capsys):
     out, workdir = tmp_path / "results/study.json", tmp_path / "runs"
-    config = f"--config={ROOT}/configs/study.py:digits,method=linear+random+lora+noah"
+    config = f"--config={ROOT}/configs/study.py:{home}/colours,method=linear+random+lora+noah"
     rest = [f"--workdir={workdir}", *TINY]
+    rest += ["--config.supernet.batch_size=8", "--config.retrain.batch_size=8"]
     command = [f"--out={out}", config, f"--config.weights={ti16}", *rest]
     started.stop_before = 1
     with pytest.raises(preemption.Preempted):
         study.main(command)
-    assert started == ["digits-linear-s0"]
+    assert started == ["colours-linear-s0"]
     (first,) = json.loads(out.read_text())["runs"]
 
     started.stop_before = 99
     study.main(command)
     assert started == [
-        *("digits-linear-s0", "digits-lora-s0", "digits-noah-s0", "digits-random-s0")
+        *("colours-linear-s0", "colours-lora-s0", "colours-noah-s0", "colours-random-s0")
     ]
     whole = out.read_bytes()
     result = json.loads(whole)
     assert result["runs"][0] == first and result["command"].startswith("python -m bench.study ")
     for entry in result["runs"]:
-        name = f"digits-{entry['method']}-s0-{entry['digest'][:8]}"
+        name = f"colours-{entry['method']}-s0-{entry['digest'][:8]}"
         kept = json.loads((workdir / name / "result.json").read_text())
         assert all(entry[key] == kept[key] for key in ("test_loss", "genome", "stages", "inputs"))
         assert result["digests"][entry["method"]] == entry["digest"]
@@ -254,7 +255,9 @@ def test_a_study_goes_on_and_runs_nothing_twice(tmp_path, ti16, started, capsys)
     started.stop_before = 4  # what the search reads, the single modules do not
     with pytest.raises(preemption.Preempted):
         study.main([*command, "--config.search.population=5"])
-    assert "run 1 of 2: digits-noah-s0; left: 2 of methods not timed yet" in capsys.readouterr().out
+    assert (
+        "run 1 of 2: colours-noah-s0; left: 2 of methods not timed yet" in capsys.readouterr().out
+    )
 
 
 def test_seed_after_seed(ti16):

@@ -19,8 +19,6 @@ from tests.helpers.commands import TINY_FLAGS
 from tests.helpers.documents import documented
 from tests.helpers.tfds_raw.formats import number_in
 
-pytestmark = pytest.mark.xdist_group("tfds")  # each process would prepare all anew
-
 SPLITS = ("train", "val", "test")
 
 

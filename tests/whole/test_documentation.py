@@ -18,8 +18,6 @@ from tests.helpers.commands import ROOT, TINY_FLAGS, run_module
 from tests.helpers.documents import documented
 from tests.helpers.images import write_photo
 
-pytestmark = pytest.mark.xdist_group("documentation")  # its tests share a folder of runs
-
 ELSEWHERE = r"source |(\S+=\S+ )?bash launch/(local|test)\.sh|python -m noah_jax\.data prepare "
 # One task, number of shots and seed instead of 19, five and three.
 FEWER = [
