@@ -38,6 +38,7 @@ def search(generations: Generations, result: Result, bounds: tuple[float, float]
         bar = figure.colorbar(points, ax=axis, label="generation", pad=0.01, aspect=35)
         bar.locator = MaxNLocator(integer=True)
         bar.outline.set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(6))  # more numbers would overlap
     axis.set(xlabel="parameters (M), head excluded", ylabel="validation accuracy (%)")
     figure.legend(loc="outside upper left", ncols=3)
     front = {id(candidate) for candidate in pareto_front(every)}
