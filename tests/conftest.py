@@ -39,6 +39,12 @@ backend.keep_compiled_programs()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """In several processes the long tests come first, so that none waits for the last of them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.parent.name not in ("whole", "bench"))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Spreads single tests over the processes, but keeps files together that share a dear fixture.

@@ -10,6 +10,7 @@ import pytest
 from bench import against_torch, cost, equal_size, flops, machine, throughput, timesplit
 from noah_jax.runtime import sharding
 from noah_jax.vit import ViTConfig
+from noah_jax.vit import config as vit_config
 
 _SIZES = {"vpt": 4, "lora": 8, "adapter": 6}
 
@@ -83,6 +84,7 @@ def test_cost_is_tabulated_and_genomes_compile_nothing(tmp_path, capsys, monkeyp
     monkeypatch.setattr(machine, "compiling_anew", contextlib.nullcontext)
     monkeypatch.setattr(cost, "_PER_CALL", (5,))
     monkeypatch.setattr(cost, "_DEPTHS", (2,))
+    monkeypatch.setitem(vit_config._SHAPES, "ti", (32, 12, 2))  # the figures are not looked at
     out = tmp_path / "cost.json"
     flags = "--backbone=vit_ti32 --image_size=32 --batch=2 --doublings=1 --genomes=60 --repeats=1 "
     flags += "--compile_backbone=vit_ti32 --compile_image_size=32 --compile_batch=2"

@@ -20,6 +20,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 
 from noah_jax import main
+from noah_jax.report import page
 from noah_jax.runtime import preemption
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -70,19 +71,31 @@ def main_command(*arguments, **config) -> list[str]:
     return [sys.executable, "-m", "noah_jax.main", *main_flags(*arguments, **config)]
 
 
-def run_main(*arguments, code: int = 0, **config) -> Done:
+def run_main(*arguments, code: int = 0, render: bool = False, **config) -> Done:
     """Runs that command here, with `main_flags`."""
-    return run_module("noah_jax.main", *main_flags(*arguments, **config), code=code)
+    flags = main_flags(*arguments, **config)
+    return run_module("noah_jax.main", *flags, code=code, render=render)
 
 
 def run_module(
-    module: str, *arguments: str | pathlib.Path, code: int = 0, folder: pathlib.Path = ROOT
+    module: str,
+    *arguments: str | pathlib.Path,
+    code: int = 0,
+    render: bool = False,
+    folder: pathlib.Path = ROOT,
 ) -> Done:
-    """Runs `python -m module arguments` here, in that folder; it must end with that exit code."""
+    """Runs `python -m module arguments` here, in that folder; it must end with that exit code.
+
+    Args:
+      render: whether the figures of reports become images. They are drawn all the same, but the
+        files take a second and a half a run, and few tests look at them.
+    """
     out, error, ended = io.StringIO(), io.StringIO(), 0
     words = [module, *map(str, arguments)]
     with contextlib.ExitStack() as around:
         around.enter_context(_as_at_start())
+        if not render:
+            around.enter_context(mock.patch.object(page, "_saved", lambda *_: b"<svg></svg>"))
         around.enter_context(contextlib.chdir(folder))
         around.enter_context(mock.patch.object(sys, "argv", words))
         around.enter_context(contextlib.redirect_stdout(out))

@@ -40,7 +40,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
     run_main(home, workdir, "--config.stage=search")
     best = json.loads((workdir / "best.json").read_text())
     assert not (workdir / "retrain").exists()
-    done = run_main(home, workdir)
+    done = run_main(home, workdir, render=True)
     assert "supernet …" not in done.stdout and "retrain …" in done.stdout
     result = json.loads((workdir / "result.json").read_text())
     assert RESULT_KEYS <= result.keys()
@@ -138,7 +138,9 @@ def test_a_subnet_leaves_its_run(home, tmp_path):
 
 
 def test_baselines_in_one_go(home, tmp_path):
-    done = run_main(home, tmp_path / "all", "--config.method=linear+lora+adapter+vpt+full")
+    done = run_main(
+        home, tmp_path / "all", "--config.method=linear+lora+adapter+vpt+full", render=True
+    )
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("colours ")]
     table = {row[1]: (float(row[3]), float(row[4])) for row in rows}
     assert list(table) == ["linear", "lora", "adapter", "vpt", "full"]
