@@ -254,7 +254,12 @@ def _compile_times(arguments) -> list[dict]:
 
 
 def _optimizer(batch, steps):
-    return step_lib.make_optimizer(Schedule(500, batch, 5e-4, 1e-4, 10), steps)
+    return step_lib.make_optimizer(
+        Schedule(
+            epochs=500, batch_size=batch, learning_rate=5e-4, weight_decay=1e-4, warmup_epochs=10
+        ),
+        steps,
+    )
 
 
 def _table(result) -> list[list[str]]:

@@ -136,7 +136,9 @@ def _rate(result):
 def _train(network, arguments, mesh, draw, profile=None) -> dict:
     """Measures epochs of `--steps` steps, each of which is a call."""
     steps, batch = arguments.steps, arguments.batch
-    schedule = Schedule(500, batch, 5e-4, 1e-4, 10)
+    schedule = Schedule(
+        epochs=500, batch_size=batch, learning_rate=5e-4, weight_decay=1e-4, warmup_epochs=10
+    )
     optimizer = step_lib.make_optimizer(schedule, steps)
     epoch = step_lib.make_epoch(network, optimizer, batch, mesh)
     state = step_lib.initial_state(network, optimizer, mesh)

@@ -62,7 +62,7 @@ def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
     )
     frozen = jax.tree.map(np.array, network.frozen)
     start = jax.tree.map(np.array, network.params)
-    long = Schedule(60, 8, 1e-2, 1e-4, 1)
+    long = dataclasses.replace(SCHEDULE, epochs=60)
     params = _fit(network, data, tmp_path, long)
     assert compiled[0]._cache_size() == 1
     assert _equal(frozen, network.frozen)  # bit for bit
@@ -106,7 +106,7 @@ def test_augmented_training_learns_in_one_compilation(network, augmented, tmp_pa
     monkeypatch.setattr(
         step_lib, "make_augmented_step", lambda *args: compiled.append(make(*args)) or compiled[-1]
     )
-    params = _fit(network, augmented, tmp_path, Schedule(100, 8, 1e-2, 1e-4, 1))
+    params = _fit(network, augmented, tmp_path, dataclasses.replace(SCHEDULE, epochs=100))
     assert compiled[0]._cache_size() == 1
     losses = _losses(tmp_path)
     assert len(losses) == 100 and np.mean(losses[-20:]) < np.mean(losses[:5]) - 0.1
@@ -151,7 +151,8 @@ def test_seeds_matter(network, data, tmp_path):
 def test_fewer_images_than_a_batch(network, data, tmp_path):
     with pytest.raises(UserError, match="--config.supernet.batch_size=5"):
         _fit(network, (data[0][:5], data[1][:5]), tmp_path)
-    assert step_lib.steps_per_epoch("retrain", Schedule(1, 64, 1e-3, 0.0, 0), 1000) == 15
+    schedule = dataclasses.replace(SCHEDULE, batch_size=64)
+    assert step_lib.steps_per_epoch("retrain", schedule, 1000) == 15
 
 
 def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, data, tmp_path):
@@ -187,7 +188,7 @@ def test_any_number_of_devices_gives_the_same_losses_and_predictions(network, da
 
 def test_divergence_is_said_and_not_saved(network, data, tmp_path):
     """The message names the step and what diverged; earlier checkpoints are kept."""
-    schedule = Schedule(1000, 8, 1e-2, 1e-4, 1)
+    schedule = dataclasses.replace(SCHEDULE, epochs=1000)
     with pytest.raises(Killed):
         _fit(network, data, tmp_path, schedule, every=0.0, checkpoints=KilledAfterSaving)
     kept = {path.name for path in (tmp_path / "supernet").iterdir()}

@@ -88,7 +88,9 @@ def test_every_image_once_an_epoch(data):
 
 def test_learning_rate_follows_the_recipe():
     """Warm-up from 1e-6 over 10 epochs, then cosine to 1e-5, as seen in AdamW's first update."""
-    schedule = Schedule(100, 64, 1e-3, 0.0, 10)
+    schedule = Schedule(
+        epochs=100, batch_size=64, learning_rate=1e-3, weight_decay=0.0, warmup_epochs=10
+    )
     optimizer = step_lib.make_optimizer(schedule, steps_per_epoch=15)
     params = {"kernel": np.ones(1, np.float32)}
     state = optimizer.init(params)
@@ -105,7 +107,10 @@ def test_learning_rate_follows_the_recipe():
 
 
 def test_biases_are_not_decayed():
-    optimizer = step_lib.make_optimizer(Schedule(2, 64, 1e-3, 0.1, 0), steps_per_epoch=1)
+    optimizer = step_lib.make_optimizer(
+        Schedule(epochs=2, batch_size=64, learning_rate=1e-3, weight_decay=0.1, warmup_epochs=0),
+        steps_per_epoch=1,
+    )
     params = {"head": {"kernel": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}}
     nothing = jax.tree.map(np.zeros_like, params)
     step, _ = optimizer.update(nothing, optimizer.init(params), params)

@@ -37,7 +37,13 @@ def test_5000_steps(network, kind, tmp_path, request):
         folder = tmp_path / f"{number}"
         folder.mkdir()
         writer = Writer(folder)
-        schedule = Schedule(50 if number == 0 else 1250, 8, 1e-3, 1e-4, 1)  # 2 steps an epoch
+        schedule = Schedule(
+            epochs=50 if number == 0 else 1250,
+            batch_size=8,
+            learning_rate=1e-3,
+            weight_decay=1e-4,
+            warmup_epochs=1,
+        )  # 2 steps an epoch
         checkpoints = Checkpoints(folder / "supernet", writer.say)
         recipe = loop.Recipe("supernet", schedule, genomes, seed=0, checkpoint_seconds=1.0)
         loop.fit(recipe, network, data, checkpoints, mesh, writer)
