@@ -17,6 +17,7 @@ from noah_jax.runtime.trackers import TRACKERS
 from noah_jax.space import OPERATORS, SearchSpace
 from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import ALL_MODULES, MODULES
+from noah_jax.space.modules import MAX_SIZE
 from noah_jax.vit import ViTConfig
 
 SEARCHED = ("noah", "random")  # in a supernet
@@ -27,7 +28,6 @@ SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"} 
 STAGES = ("supernet", "search", "retrain", "report")
 
 _LAST_SEED = 2**32 - 1
-_MOST_SIZE = 10_000  # of a prompt module, as in files of genomes: its memory is allocated at once
 
 
 def _epochs(default: int):
@@ -134,15 +134,15 @@ class Search:
 class Baseline:
     """Sizes of the single modules, and the sizes that the tuned methods choose from."""
 
-    vpt: int = setting(100, "prompts in each block for method=vpt", most=_MOST_SIZE)
-    lora: int = setting(8, "rank for method=lora", most=_MOST_SIZE)
-    adapter: int = setting(8, "width for method=adapter", most=_MOST_SIZE)
-    parallel: int = setting(8, "width for method=parallel", most=_MOST_SIZE)
+    vpt: int = setting(100, "prompts in each block for method=vpt", most=MAX_SIZE)
+    lora: int = setting(8, "rank for method=lora", most=MAX_SIZE)
+    adapter: int = setting(8, "width for method=adapter", most=MAX_SIZE)
+    parallel: int = setting(8, "width for method=parallel", most=MAX_SIZE)
     tuned: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16, 32),
         "sizes that the tuned methods try, as far as they fit the budget",
         least=1,
-        most=_MOST_SIZE,
+        most=MAX_SIZE,
     )
 
 
@@ -153,13 +153,13 @@ class Choices:
     vpt: tuple[int, ...] = setting(
         (1, 5, 10),
         "numbers of prompts; of any module: () = not used, a 0 = single blocks may lack it",
-        most=_MOST_SIZE,
+        most=MAX_SIZE,
     )
-    lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA", most=_MOST_SIZE)
+    lora: tuple[int, ...] = setting((1, 5, 10), "ranks of LoRA", most=MAX_SIZE)
     adapter: tuple[int, ...] = setting(
-        (1, 5, 10), "widths of the adapter after the MLP", most=_MOST_SIZE
+        (1, 5, 10), "widths of the adapter after the MLP", most=MAX_SIZE
     )
-    parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP", most=_MOST_SIZE)
+    parallel: tuple[int, ...] = setting((), "widths of an adapter beside the MLP", most=MAX_SIZE)
     depths: tuple[int, ...] = setting(
         (3, 6, 9, 12), "how many of the first blocks a module may be in"
     )

@@ -9,13 +9,12 @@ import yaml
 
 from noah_jax.errors import UserError
 from noah_jax.space.genomes import ALL_MODULES, MODULES
-from noah_jax.space.modules import PROMPT_MODULES
+from noah_jax.space.modules import MAX_SIZE, PROMPT_MODULES
 
 _KEYS = [module.noah_key for module in PROMPT_MODULES.values() if module.noah_key]
 _MAX_BYTES = 1 << 16  # of a YAML; the original's have under 1,200
 _MAX_JSON_BYTES = 1 << 20  # a result.json has a few thousand
 _MAX_DEPTH = 10  # of nested lists and mappings in a YAML; the original's have 3
-_MAX_SIZE = 10_000  # of a prompt module; its memory is allocated before anything else is checked
 
 
 def genome_file(value: str) -> tuple[str, str]:
@@ -49,7 +48,7 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
                 value = _point(value, point)
             rows = value["genome"] if isinstance(value, dict) else value
         if not isinstance(rows, list) or not all(map(_are_sizes, rows)):
-            raise ValueError(f"it is not a list of lists of sizes, whole numbers 0 … {_MAX_SIZE}")
+            raise ValueError(f"it is not a list of lists of sizes, whole numbers 0 … {MAX_SIZE}")
         widths = sorted({len(row) for row in rows})
         columns = range(len(MODULES), len(ALL_MODULES) + 1)
         if len(rows) != blocks or len(widths) != 1 or widths[0] not in columns:
@@ -106,7 +105,7 @@ def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
     if not isinstance(section, dict):
         raise UserError(f"no genome in {path}: it has no section RETRAIN, as NOAH's subnets have")
     problems = [
-        f"RETRAIN.{key}: expected a list of sizes 0 … {_MAX_SIZE}, one a block"
+        f"RETRAIN.{key}: expected a list of sizes 0 … {MAX_SIZE}, one a block"
         for key in _KEYS
         if not _are_sizes(section.get(key))
     ]
@@ -142,5 +141,5 @@ def _are_sizes(value) -> bool:
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(type(size) is int and 0 <= size <= _MAX_SIZE for size in value)
+        and all(type(size) is int and 0 <= size <= MAX_SIZE for size in value)
     )

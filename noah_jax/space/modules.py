@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+MAX_SIZE = 10_000  # of a module; its memory is allocated before anything else is checked
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptModule:

@@ -1,13 +1,13 @@
 """The status of runs that are finished, going on, or were stopped."""
 
 import dataclasses
-import re
 
 import pytest
 
 from noah_jax.config import defaults, expand
 from noah_jax.errors import UserError
 from noah_jax.report.status import status
+from noah_jax.runtime import workdir
 from noah_jax.runtime.workdir import claim, write_json
 from noah_jax.runtime.writer import Writer
 
@@ -20,7 +20,8 @@ def _run(folder):
     return Writer(folder)
 
 
-def test_of_each_run_where_it_is(tmp_path):
+def test_of_each_run_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "_PATIENCE_TO_LOOK", 0.0)
     _run(tmp_path / "a")
     log = _run(tmp_path / "b").log
     log(stage="supernet", epoch=3, step=36, loss=0.1234)
@@ -28,8 +29,7 @@ def test_of_each_run_where_it_is(tmp_path):
         lines = status(tmp_path)
     assert [line.split("  ")[0] for line in lines] == [str(tmp_path / name) for name in "ab"]
     assert lines[0].endswith("stopped, nothing logged yet")
-    said = r"running, supernet, epoch 3 of 500 done, loss 0\.123, \d\.\d s ago"
-    assert re.search(said, lines[1])
+    assert "running, supernet, epoch 3 of 500 done, loss 0.123, 0." in lines[1]
     log(stage="supernet", seconds=1.0)
     assert "stopped, supernet ended" in status(tmp_path / "b")[0]
     log(stage="search", generation=4, val_accuracy=0.505, val_loss=1.0)
