@@ -4,9 +4,10 @@ VTAB-1k's splits and labels are those of its reference code (google-research/tas
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -102,18 +103,12 @@ def _sixteen_bins(key: str, values: int) -> Callable[[Example], int]:
 # --- VTAB-1k (arXiv 1910.04867) ------------------------------------------------------------------
 
 
-class _Shared(TypedDict, total=False):
-    """Attributes of a `Task` that several have in common."""
-
-    val: tuple[str, int]
-    test: tuple[str, int]
-    binary: bool
-
-
-_CLEVR: _Shared = {"val": ("train", 90), "test": ("validation", 0)}
-_ONE_SET: _Shared = {"val": ("train", 60), "test": ("train", 80)}
-_DSPRITES: _Shared = {"val": ("train", 80), "test": ("train", 90), "binary": True}
-_SMALLNORB: _Shared = {"val": ("test", 0), "test": ("test", 50)}
+_one_set = functools.partial(Task, val=("train", 60), test=("train", 80))
+_clevr = functools.partial(Task, tfds="clevr:3.*.*", val=("train", 90), test=("validation", 0))
+_dsprites = functools.partial(
+    Task, 16, "dsprites:2.*.*", val=("train", 80), test=("train", 90), binary=True
+)
+_smallnorb = functools.partial(Task, tfds="smallnorb:2.*.*", val=("test", 0), test=("test", 50))
 
 _VTAB = {
     "natural": {
@@ -127,27 +122,19 @@ _VTAB = {
     },
     "specialized": {
         "patch_camelyon": Task(2, "patch_camelyon:2.*.*"),
-        "eurosat": Task(10, "eurosat/rgb:2.*.*", **_ONE_SET),
-        "resisc45": Task(45, "resisc45:3.*.*", **_ONE_SET),
+        "eurosat": _one_set(10, "eurosat/rgb:2.*.*"),
+        "resisc45": _one_set(45, "resisc45:3.*.*"),
         "diabetic_retinopathy": Task(5, "diabetic_retinopathy_detection/btgraham-300:3.*.*"),
     },
     "structured": {
-        "clevr_count": Task(8, "clevr:3.*.*", label=_clevr_count, **_CLEVR),
-        "clevr_dist": Task(6, "clevr:3.*.*", label=_clevr_distance, **_CLEVR),
+        "clevr_count": _clevr(8, label=_clevr_count),
+        "clevr_dist": _clevr(6, label=_clevr_distance),
         "dmlab": Task(6, "dmlab:2.0.1"),
         "kitti": Task(4, "kitti:3.*.*", label=_kitti_distance),
-        "dsprites_loc": Task(
-            16, "dsprites:2.*.*", label=_sixteen_bins("label_x_position", 32), **_DSPRITES
-        ),
-        "dsprites_ori": Task(
-            16, "dsprites:2.*.*", label=_sixteen_bins("label_orientation", 40), **_DSPRITES
-        ),
-        "smallnorb_azi": Task(
-            18, "smallnorb:2.*.*", label=itemgetter("label_azimuth"), **_SMALLNORB
-        ),
-        "smallnorb_ele": Task(
-            9, "smallnorb:2.*.*", label=itemgetter("label_elevation"), **_SMALLNORB
-        ),
+        "dsprites_loc": _dsprites(label=_sixteen_bins("label_x_position", 32)),
+        "dsprites_ori": _dsprites(label=_sixteen_bins("label_orientation", 40)),
+        "smallnorb_azi": _smallnorb(18, label=itemgetter("label_azimuth")),
+        "smallnorb_ele": _smallnorb(9, label=itemgetter("label_elevation")),
     },
 }
 
