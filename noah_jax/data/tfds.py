@@ -3,6 +3,7 @@
 Preparation writes array_record files, whose records can be read one by one in any order.
 """
 
+import copy
 import importlib.util
 import io
 import pathlib
@@ -10,7 +11,6 @@ import shlex
 import textwrap
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import PIL.Image
 
 from noah_jax.data.images import open_image
@@ -81,23 +81,19 @@ class _Records:
 
     def __init__(self, builder, instruction: str):
         self.name = instruction
-        parts = instruction.split("+")
-        self._parts = [builder.as_data_source(split=part).data_source for part in parts]
-        self._ends = np.cumsum([len(part) for part in self._parts])
-        self.rows: Sequence[int] = range(int(self._ends[-1]))
+        self._records = builder.as_data_source(split=instruction).data_source
+        self.rows: Sequence[int] = range(len(self._records))
 
     def take(self, rows: Sequence[int]) -> "_Records":
-        some = object.__new__(_Records)
-        some.__dict__ |= self.__dict__ | {"rows": rows}
+        some = copy.copy(self)
+        some.rows = rows
         return some
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> bytes:
-        row = self.rows[index]
-        part = int(np.searchsorted(self._ends, row, side="right"))
-        return self._parts[part][row - int(self._ends[part] - len(self._parts[part]))]
+        return self._records[self.rows[index]]
 
 
 def _split(name: str, builder, task: Task, records: _Records) -> Split:
@@ -110,10 +106,8 @@ def _split(name: str, builder, task: Task, records: _Records) -> Split:
             image = image.point(lambda value: 255 * value)
         return image, int(task.label(example))
 
-    classes: set[int] = set()
-    if task.partial:
-        label = _labels(builder, task, records)
-        classes = {label(index) for index in range(len(records))}
+    label = _labels(builder, task, records)
+    classes = {label(index) for index in range(len(records))} if task.partial else set()
     names = [f"{name} {records.name} example {index}" for index in range(len(records))]
     return Split(names, read, tuple(sorted(classes)))
 
