@@ -204,27 +204,11 @@ TASKS = VTAB | FEW_SHOT | IMAGENET
 
 # --- Downloads -----------------------------------------------------------------------------------
 
-GIGABYTES = {  # that TFDS downloads
-    "cifar100": 0.16,
+GIGABYTES = {  # downloads of datasets for which TFDS also lists files that it does not download
     "caltech101": 0.13,
-    "dtd": 0.60,
-    "oxford_flowers102": 0.33,
-    "oxford_iiit_pet": 0.77,
-    "svhn_cropped": 1.47,
-    "sun397/tfds": 36.4,
-    "patch_camelyon": 7.5,
     "eurosat/rgb": 0.09,
-    "clevr": 17.7,
-    "dmlab": 2.8,
-    "kitti": 11.7,
-    "dsprites": 0.03,
-    "smallnorb": 0.25,
-    "cars196": 1.87,
-    "food101": 4.65,
     "imagenet_v2/matched-frequency": 1.18,
-    "imagenet_sketch": 7.07,
-    "imagenet_a": 0.66,
-    "imagenet_r": 2.04,
+    "imagenet2012": 0.0,
 }
 
 MANUAL = {  # datasets that the user has to download, and the files that TFDS expects of each

@@ -215,7 +215,7 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
         )
         todo = {}
     if todo:
-        size = sum(_gigabytes(facts[name]) for name in todo)
+        size = sum(_gigabytes(facts[name], builder) for name, builder in todo.items())
         print(f"{', '.join(todo)}: {size:.2f} GB to download", flush=True)
     for name, builder in todo.items():
         if problem := _prepare(name, facts[name], builder):
@@ -224,8 +224,9 @@ def prepare(tasks: Sequence[str], data_dir: str) -> None:
         raise UserError("not prepared:\n\n" + "\n\n".join(problems))
 
 
-def _gigabytes(task: Task) -> float:
-    return GIGABYTES.get(task.tfds.split(":")[0], 0.0)
+def _gigabytes(task: Task, builder) -> float:
+    files = sum(info.size for info in builder.url_infos.values()) / 2**30
+    return GIGABYTES.get(task.tfds.split(":")[0], files)
 
 
 def _prepare(name: str, task: Task, builder) -> str | None:
@@ -235,7 +236,8 @@ def _prepare(name: str, task: Task, builder) -> str | None:
     if missing := [file for file in wanted if not (manual / file).exists()]:
         steps = textwrap.dedent(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).strip()
         return f"put {', '.join(missing)} into {manual}.\n{steps}"
-    print(f"preparing {name} ({_gigabytes(task):.2f} GB) in {builder.data_path}", flush=True)
+    size = _gigabytes(task, builder)
+    print(f"preparing {name} ({size:.2f} GB) in {builder.data_path}", flush=True)
     try:
         builder.download_and_prepare()
     except Exception as error:  # TFDS and the network raise many kinds of errors
