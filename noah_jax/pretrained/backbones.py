@@ -2,8 +2,6 @@
 
 import dataclasses
 
-# --- Named backbones -----------------------------------------------------------------------------
-
 
 @dataclasses.dataclass(frozen=True)
 class HubFile:

@@ -16,7 +16,6 @@ from noah_jax.pretrained import checksums
 from noah_jax.pretrained.backbones import BACKBONES
 from noah_jax.pretrained.downloads import fetch
 from noah_jax.pretrained.weights import read_file
-from noah_jax.space.genomes import MODULES
 from noah_jax.vit import ViT, ViTConfig
 
 
@@ -40,8 +39,7 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
       UserError: there is no such name or file, it cannot be fetched or read, or its tensors do not
         fit; all mismatches are listed.
     """
-    absent = {name: 0 for name in MODULES}
-    model = nnx.eval_shape(lambda: ViT(config, absent, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: ViT(config, {}, rngs=nnx.Rngs(0)))
     _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
     return arrange(abstract, read(name_or_path), name_or_path, config.antialias)
 

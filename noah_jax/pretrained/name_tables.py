@@ -122,6 +122,7 @@ def _distilled(token: str, positions: str) -> dict[str, _Entry]:
     }
 
 
+_QKV = ("query", "key", "value")
 _BLOCK = "Transformer/encoderblock_{i}/"
 _ATTENTION, _MLP = _BLOCK + "MultiHeadDotProductAttention_1/", _BLOCK + "MlpBlock_3/"
 _GOOGLE = _same(
@@ -144,12 +145,10 @@ _GOOGLE = _same(
 ) | {
     "patch_embed.kernel": _Entry(("embedding/kernel",), _last),
     "blocks.{i}.qkv.kernel": _Entry(
-        tuple(f"{_ATTENTION}{part}/kernel" for part in ("query", "key", "value")),
+        tuple(f"{_ATTENTION}{part}/kernel" for part in _QKV),
         lambda *parts: _columns(*(x.reshape(len(x), -1) for x in parts)),
     ),
-    "blocks.{i}.qkv.bias": _Entry(
-        tuple(f"{_ATTENTION}{part}/bias" for part in ("query", "key", "value")), _join
-    ),
+    "blocks.{i}.qkv.bias": _Entry(tuple(f"{_ATTENTION}{part}/bias" for part in _QKV), _join),
     "blocks.{i}.proj.kernel": _Entry((_ATTENTION + "out/kernel",), _last),
 }
 
@@ -180,14 +179,13 @@ _TIMM_REGISTERS = TIMM | {
 }
 
 _LAYER = "encoder.layer.{i}."
-_QKV = tuple(f"{_LAYER}attention.attention.{part}" for part in ("query", "key", "value"))
 HUGGING_FACE = _same(
     {"cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings"}
 ) | torch_layers(
     {
         "patch_embed": "embeddings.patch_embeddings.projection",
         "blocks.{i}.norm1": _LAYER + "layernorm_before",
-        "blocks.{i}.qkv": _QKV,
+        "blocks.{i}.qkv": tuple(f"{_LAYER}attention.attention.{part}" for part in _QKV),
         "blocks.{i}.proj": _LAYER + "attention.output.dense",
         "blocks.{i}.norm2": _LAYER + "layernorm_after",
         "blocks.{i}.fc1": _LAYER + "intermediate.dense",
@@ -218,9 +216,7 @@ _DINOV2 = (
 _MATRIX = "matrix.{i}."
 _ONNX = _DINOV2 | {
     "pos_embed": _Entry(("position.class", "position.grid"), _columns),
-    "blocks.{i}.qkv.kernel": _Entry(
-        tuple(_MATRIX + part for part in ("query", "key", "value")), _columns
-    ),
+    "blocks.{i}.qkv.kernel": _Entry(tuple(_MATRIX + part for part in _QKV), _columns),
     **_same({f"blocks.{{i}}.{name}.kernel": _MATRIX + name for name in ("proj", "fc1", "fc2")}),
 }
 
