@@ -17,12 +17,11 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import safetensors.numpy
 from jax import export as jax_export
 
 from noah_jax.interop import layouts
 from noah_jax.interop import subnet as subnet_lib
-from noah_jax.interop.subnet import Subnet, as_saved, read
+from noah_jax.interop.subnet import Subnet, read, serialised
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -104,7 +103,6 @@ def _without_lora(subnet: Subnet) -> Subnet:
 
 def _write(folder, tensors, files, name: str = "model.safetensors") -> None:
     make_folder(folder, parents=True)
-    tensors = {key: as_saved(x) for key, x in tensors.items()}
-    write_bytes(folder / name, safetensors.numpy.save(tensors, {"format": "pt"}))
+    write_bytes(folder / name, serialised(tensors, {"format": "pt"}))
     for file, content in files.items():
         write_text(folder / file, json.dumps(content, indent=1))

@@ -96,11 +96,7 @@ class Subnet:
 
 
 def write(facts: dict[str, Any], trained: Mapping[str, np.ndarray], folder: pathlib.Path) -> None:
-    """Writes `subnet.json` and `subnet.safetensors`.
-
-    Args:
-      facts: the contents of `subnet.json`.
-      trained: the trained weights by name.
+    """Writes `facts` as `subnet.json`, the trained weights by name as `subnet.safetensors`.
 
     Raises:
       UserError: they cannot be written.
@@ -126,14 +122,16 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
     Raises:
       UserError: the file cannot be written.
     """
-    write_bytes(path, safetensors.numpy.save({name: as_saved(x) for name, x in tensors.items()}))
+    write_bytes(path, serialised(tensors))
     if processes.is_main():  # the others may not see its files
         checksums.write_note(path)
 
 
-def as_saved(tensor: np.ndarray) -> np.ndarray:
-    """Makes a tensor float32 and contiguous, because safetensors writes the memory as it lies."""
-    return np.ascontiguousarray(tensor, np.float32)
+def serialised(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Makes the contents of a safetensors file; all tensors become float32."""
+    # safetensors writes the memory as it lies, so that it has to be contiguous.
+    contiguous = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
+    return safetensors.numpy.save(contiguous, metadata)
 
 
 def read(folder: str | pathlib.Path) -> Subnet:
