@@ -80,8 +80,7 @@ def load(split: Split, size: int, crop: bool = False) -> tuple[np.ndarray, np.nd
     """
     prepare = functools.partial(resize, size=size, crop=crop)
     results = list(decode(split, range(len(split)), prepare))
-    broken = [result for result in results if isinstance(result, str)]
-    if broken:
+    if broken := [result for result in results if isinstance(result, str)]:
         raise UserError(f"{len(broken)} images cannot be read:{listed(broken)}")
     images, labels = zip(*results, strict=True)
     return np.stack(images), np.array(labels, np.int32)

@@ -65,11 +65,7 @@ def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray]:
-    """Yields probabilities, float32 `[b, num_classes]`, batch by batch, in the images' order.
-
-    Raises:
-      UserError: an image cannot be read.
-    """
+    """Yields probabilities, float32 `[b, num_classes]`, batch by batch, in the images' order."""
     graphdef, weights = nnx.split(subnet.model())
     weights = jax.device_put(weights)
 

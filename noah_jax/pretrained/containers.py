@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-Raw = Mapping[str, Callable[[], np.ndarray]]  # name of a tensor → the function that reads it
+Reader = Callable[[], np.ndarray]
+Raw = Mapping[str, Reader]  # name of a tensor → the function that reads it
 
 # Limits to the unpacked size of a zip file. Weights hardly shrink by compression, whereas a zip
 # bomb shrinks a thousandfold.
@@ -76,7 +77,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
         )
 
 
-def _by_name(tensors: Iterable[tuple[str, Callable[[], np.ndarray]]]) -> Raw:
+def _by_name(tensors: Iterable[tuple[str, Reader]]) -> Raw:
     raw = {}
     for name, read in tensors:
         # Messages show these names. ONNX returns a name that is not text as bytes.
@@ -108,9 +109,7 @@ def _members(archive: zipfile.ZipFile, path: pathlib.Path) -> list[zipfile.ZipIn
     return members
 
 
-def _npz(
-    archive: zipfile.ZipFile, path: pathlib.Path
-) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+def _npz(archive: zipfile.ZipFile, path: pathlib.Path) -> Iterator[tuple[str, Reader]]:
     for info in _members(archive, path):
         name = info.filename.removesuffix(".npy")
         with archive.open(info) as file:
@@ -153,8 +152,7 @@ def _onnx(data: bytes) -> Raw:
         part = ("key", "value", "query", "proj", "fc1", "fc2")[index % 6]
         raw[f"matrix.{index // 6}.{part}"] = raw.pop(name)
     for name in [name for name in raw if name.startswith("onnx::")]:
-        kind = {"Concat": "class", "Reshape": "grid"}.get(name[6:].split("_")[0])
-        if kind:
+        if kind := {"Concat": "class", "Reshape": "grid"}.get(name[6:].split("_")[0]):
             raw[f"position.{kind}"] = raw.pop(name)
     return _by_name((re.sub(r"^backbone\.", "", name), read) for name, read in raw.items())
 
@@ -200,7 +198,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise ValueError("it is cut short, or is not ONNX")
 
 
-def _onnx_reader(tensor, onnx) -> Callable[[], np.ndarray]:
+def _onnx_reader(tensor, onnx) -> Reader:
     if onnx.external_data_helper.uses_external_data(tensor):  # which could lie anywhere
         raise ValueError(f"{tensor.name} is in another file: save it with all weights inside")
 
