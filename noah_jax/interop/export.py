@@ -50,22 +50,18 @@ def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
     ]
     if problem := _why_not_plain(subnet):
         return [*lines, f"not written: huggingface/, timm/, peft/, since {problem}"]
-    _write(
-        folder / "huggingface", layouts.to_hugging_face(merged), layouts.hugging_face_files(subnet)
-    )
-    timm_files = {"model.json": layouts.timm_arguments(subnet)}
-    _write(folder / "timm", layouts.to_timm(merged), timm_files)
+    files = layouts.hugging_face_files(subnet)
+    _write(folder / "huggingface", layouts.to_hugging_face(merged), files)
+    _write(folder / "timm", layouts.to_timm(merged), {"model.json": layouts.timm_arguments(subnet)})
     lines += [
         f"{folder}/huggingface: `transformers.AutoModelForImageClassification.from_pretrained`",
         f"{folder}/timm: `timm.models.VisionTransformer(**arguments)` of model.json",
     ]
     if subnet.sizes["lora"].any():
         base = _without_lora(subnet)
-        _write(
-            folder / "peft/base", layouts.to_hugging_face(base), layouts.hugging_face_files(subnet)
-        )
-        files = {"adapter_config.json": layouts.peft_config(subnet)}
-        _write(folder / "peft", layouts.to_peft(subnet), files, "adapter_model.safetensors")
+        _write(folder / "peft/base", layouts.to_hugging_face(base), files)
+        config = {"adapter_config.json": layouts.peft_config(subnet)}
+        _write(folder / "peft", layouts.to_peft(subnet), config, "adapter_model.safetensors")
         lines.append(f"{folder}/peft: `peft.PeftModel.from_pretrained` on the model in peft/base")
     return lines
 
