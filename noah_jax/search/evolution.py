@@ -261,7 +261,7 @@ class _Breeding:
 def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
     """Picks the genomes that may have children, int32 `[n, blocks, columns]`, best first."""
     if pareto:
-        survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
+        survivors = pareto_order(ranked)[: settings.population]
     else:
         survivors = ranked[: settings.parents]
     return np.array([candidate.genome for candidate in survivors])
