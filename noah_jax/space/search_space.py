@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from noah_jax.space.budget import Budget
-from noah_jax.space.genomes import ALL_MODULES, MODULES, count_noah, count_params
+from noah_jax.space.genomes import ALL_MODULES, MODULES, count_params
 
 OPERATORS = ("block", "paper")
 
@@ -81,10 +81,6 @@ class SearchSpace:
     def count(self, genome: np.ndarray) -> np.ndarray:
         """Counts parameters, int64 `[...]`; see `genomes.count_params`."""
         return count_params(genome, self.width)
-
-    def count_noah(self, genome: np.ndarray) -> np.ndarray:
-        """Counts parameters as the original does, int64 `[...]`; see `genomes.count_noah`."""
-        return count_noah(genome, self.width)
 
     def smallest(self) -> np.ndarray:
         """The genome with the fewest parameters, int32 `[blocks, columns]`."""
