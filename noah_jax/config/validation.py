@@ -137,7 +137,7 @@ def _shapes(c: Config):
     try:
         space = c.search_space()
         if sized and c.method in SEARCHED and not c.genome:
-            yield from filter(None, [c.search.limits.unreachable(space)])
+            yield from filter(None, [space.unreachable(c.search.limits)])
         if sized and c.method in TUNED:
             c.candidates()
     except ValueError as error:

@@ -52,7 +52,7 @@ def evolve(
       UserError: no genome fits the budget, or none has a finite loss.
       Preempted: a signal came; the results so far are saved.
     """
-    if problem := settings.limits.unreachable(space):
+    if problem := space.unreachable(settings.limits):
         raise UserError(problem)
     generations = _Generations(space, evaluate, folder, writer)
     candidates: list[Candidate] = []
