@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from configs import demo, domain, fewshot, folder, vtab
@@ -285,7 +286,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
     lines = re.findall(r"^  (--config\.\S+=.*)$", text, re.MULTILINE)
     assert not any(len(line) > 100 for line in text.splitlines())
     keys = [line.partition("=")[0].removeprefix("--config.") for line in lines]
-    known = differences._flat(config_lib.defaults().to_dict())
+    known = flatten_dict(config_lib.defaults().to_dict(), sep=".")
     assert sorted(keys) == sorted(known)
     values, argv = flags.FlagValues(), ["main", f"--config={vtab.__file__}"]
     argv += [line.replace('"', "") for line in lines]
