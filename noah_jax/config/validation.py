@@ -126,9 +126,7 @@ def _budget(c: Config):
 def _shapes(c: Config):
     """The backbone must take the image size and the search space, and the budget some genome."""
     sized = c.search.least_millions <= c.search.budget_millions and not any(
-        complaint
-        for part in (c.space, c.baseline, c.search)
-        for complaint in fields.complaints(part)
+        map(fields.complaints, (c.space, c.baseline, c.search))
     )
     try:
         c.vit(1, "float32")

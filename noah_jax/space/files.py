@@ -57,8 +57,7 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
         raise UserError(
             f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
             f"{len(MODULES)} sizes {MODULES} or {len(ALL_MODULES)} {ALL_MODULES}, plain or under "
-            "the key genome, "
-            f"or a .yaml of NOAH's with as many blocks"
+            "the key genome, or a .yaml of NOAH's with as many blocks"
         ) from error
     return np.array(rows, np.int32)
 
