@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from noah_jax.config import fields
+from noah_jax.config import derived, fields
 from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
 from noah_jax.errors import nearest
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
@@ -129,14 +129,14 @@ def _shapes(c: Config):
         map(fields.complaints, (c.space, c.baseline, c.search))
     )
     try:
-        c.vit(1, "float32")
+        derived.vit(c, 1, "float32")
     except ValueError as error:
         yield f"{error}"
     try:
-        space = c.search_space()
+        space = derived.search_space(c)
         if sized and c.method in SEARCHED and not c.genome:
             yield from filter(None, [space.unreachable(c.search.limits)])
         if sized and c.method in TUNED:
-            c.candidates()
+            derived.candidates(c)
     except ValueError as error:
         yield f"{error}"
