@@ -17,7 +17,7 @@ def complaints(config: Config) -> Iterator[str]:
     yield from fields.complaints(config)
     for check in (
         *(_task, _stage, _few_shot, _weights, _files, _genome, _sharding, _baseline),
-        *(_schedules, _population, _budget, _shapes),
+        *(_schedules, _search, _shapes),
     ):
         yield from check(config)
 
@@ -108,14 +108,10 @@ def _schedules(c: Config):
         yield "supernet.batch_size must be divisible by supernet.genomes_per_step"
 
 
-def _population(c: Config):
-    """A generation must have room for the children."""
+def _search(c: Config):
+    """A generation must have room for the children; the budget's bounds must be in order."""
     if c.search.mutations + c.search.crossovers > c.search.population:
         yield "search.mutations + search.crossovers exceed search.population"
-
-
-def _budget(c: Config):
-    """The budget's bounds must be in order."""
     if c.search.least_millions > c.search.budget_millions:
         yield (
             f"search.least_millions={c.search.least_millions}: expected at most "
