@@ -10,7 +10,7 @@ For use in other programs:
     ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ __all__ = [
     "read_subnet",
 ]
 _PLACES = {
-    "find_subnet": ("api", "find_subnet"),
-    "defaults": ("config", "defaults"),
-    "load_subnet": ("interop.subnet", "read"),
-    "read_subnet": ("interop.subnet", "read"),
-    "classify": ("interop.predict", "classify"),
-    "ViT": ("vit", "ViT"),
-    "ViTConfig": ("vit", "ViTConfig"),
-    "SearchSpace": ("space", "SearchSpace"),
+    "find_subnet": "api:find_subnet",
+    "defaults": "config:defaults",
+    "load_subnet": "interop.subnet:read",
+    "read_subnet": "interop.subnet:read",
+    "classify": "interop.predict:classify",
+    "ViT": "vit:ViT",
+    "ViTConfig": "vit:ViTConfig",
+    "SearchSpace": "space:SearchSpace",
 }
 
 
@@ -56,5 +56,4 @@ if not TYPE_CHECKING:  # for a type checker only the eight names exist, not any 
         """Loads a part when it is first used, so that a program loads no more than it needs."""
         if name not in _PLACES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, attribute = _PLACES[name]
-        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        return pkgutil.resolve_name(f"{__name__}.{_PLACES[name]}")

@@ -25,9 +25,6 @@ def places(
       folder: the workdir of a single run; for several runs, the folder of their workdirs.
       anew: takes a new folder beside one that is there already.
 
-    Returns:
-      The workdirs, and the common folder.
-
     Raises:
       UserError: several runs are to start anew, but no folder is given.
     """

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
 
 # Keys that change how a run computes but not its result, so it may go on with other values.
@@ -30,20 +32,17 @@ _SUPERNET_KEYS = (
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
     """Lists the settings by which a run that was saved as JSON would have another result."""
-    read: tuple[str, ...]
-    unread: tuple[str, ...]
+    read: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ("supernet.", "search.", "retrain.inherit")
     if config.method in SEARCHED:
-        read, unread = (), ("baseline.",)
+        unread = ("baseline.",)
     elif config.method == "sensitivity":
-        read, unread = _BOUNDS, ("baseline.", "supernet.", "search.")
+        read, unread = _BOUNDS, (*unread, "baseline.")
     elif config.method in FOUND:  # uniform, tuned
         tried = ("baseline.tuned",) if config.method in TUNED else ()
-        read, unread = (*_BOUNDS, *tried), ("baseline.", "supernet.", "search.", "space.")
+        read, unread = (*_BOUNDS, *tried), (*unread, "baseline.", "space.")
     else:
-        read, unread = (), ("supernet.", "search.", "space.")
-
-    if config.method not in SEARCHED:
-        unread += ("retrain.inherit",)
+        unread = (*unread, "space.")
 
     def matters(key):
         return key in read or not key.startswith(unread)
@@ -57,17 +56,10 @@ def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:
 
 
 def _differences(saved, config, matters) -> list[str]:
-    old, new = _flat(saved), _flat(json.loads(json.dumps(dataclasses.asdict(config))))
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    old, new = flatten_dict(saved, sep="."), flatten_dict(now, sep=".")
     return [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old | new)
         if old.get(key) != new.get(key) and key not in _FREE_KEYS and matters(key)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

@@ -77,8 +77,7 @@ class Setting:
 
 def setting(default: Any, explanation: str, **values: Any) -> Any:
     """Makes a dataclass field with this default; `values` are further attributes of `Setting`."""
-    known = Setting(explanation, **values)
-    return dataclasses.field(default=default, metadata={"setting": known})
+    return dataclasses.field(default=default, metadata={"setting": Setting(explanation, **values)})
 
 
 def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
@@ -91,8 +90,6 @@ def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
             yield key, value, field.metadata["setting"]
 
 
-def complaints(config: Any) -> Iterator[str]:
-    """Yields a line for each well-typed value that is not allowed."""
-    for key, value, known in walk(config):
-        if complaint := known.complaint(key, value):
-            yield complaint
+def complaints(config: Any) -> list[str]:
+    """A line for each well-typed value that is not allowed."""
+    return [line for key, value, known in walk(config) if (line := known.complaint(key, value))]

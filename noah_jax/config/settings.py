@@ -1,24 +1,21 @@
 """All settings of a run, each with its default, its bounds and its explanation.
 
 This is the only place that has them: `recipes.defaults`, the complaints about single values and
-`--help` come from it. validation.py has the rules that concern several settings.
+`--help` come from it. validation.py has the rules that concern several settings, derived.py what
+follows from them.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from noah_jax.config.fields import setting
 from noah_jax.pretrained import NORMALISATIONS
-from noah_jax.pretrained.backbones import arch_of
 from noah_jax.runtime.trackers import TRACKERS
-from noah_jax.space import OPERATORS, SearchSpace
+from noah_jax.space import OPERATORS
 from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import ALL_MODULES, MODULES
 from noah_jax.space.modules import MAX_SIZE
-from noah_jax.vit import ViTConfig
 
 SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
@@ -274,23 +271,6 @@ class Config:
         return "-".join([*parts, f"s{seeds[0]}" if len(seeds) == 1 else f"s{seeds[0]}-{seeds[-1]}"])
 
     @property
-    def arch(self) -> str:
-        """The name of the ViT's shape."""
-        return arch_of(self.backbone)
-
-    def vit(self, num_classes: int, dtype: str) -> ViTConfig:
-        """The ViT's shape; ValueError if the image size does not fit it."""
-        return ViTConfig.named(
-            self.arch,
-            image_size=self.image_size,
-            num_classes=num_classes,
-            drop_path=self.drop_path,
-            dropout=self.dropout,
-            dtype=dtype,
-            rematerialise=self.rematerialise,
-        )
-
-    @property
     def has_supernet(self) -> bool:
         """Whether the run trains a supernet, or takes one from another run."""
         return self.method in SEARCHED and not self.genome
@@ -299,62 +279,3 @@ class Config:
     def inherits(self) -> bool:
         """Whether the subnet begins with the supernet's weights."""
         return self.has_supernet and self.retrain.inherit > 0
-
-    def search_space(self) -> SearchSpace:
-        """The space that the method chooses from; a single point if it chooses nothing."""
-        vit = ViTConfig.named(self.arch, image_size=0)  # only its width and depth matter here
-        if self.method in FOUND:
-            sizes = {name: tuple(getattr(self.space, name)) for name in ALL_MODULES}
-            return SearchSpace(sizes, tuple(self.space.depths), vit.depth, vit.width)
-        single = {name: getattr(self.baseline, name) for name in ALL_MODULES if name == self.method}
-        return SearchSpace.single(single, vit.depth, vit.width)
-
-    def candidates(self) -> dict[str, np.ndarray]:
-        """The genomes that a tuned method tries, by name: single modules within the budget.
-
-        Each is int32 `[blocks, columns]`.
-
-        Raises:
-          ValueError: no genome fits the budget.
-        """
-        vit = ViTConfig.named(self.arch, image_size=0)
-        modules = MODULES if self.method == "tuned" else [self.method.removeprefix("tuned_")]
-        spaces = {
-            f"{name}-{size}": SearchSpace.single({name: size}, vit.depth, vit.width)
-            for name in modules
-            for size in self.baseline.tuned
-        }
-        genomes = {name: space.smallest() for name, space in spaces.items()}
-        budget = self.search.limits
-        fit = {
-            name: genome
-            for name, genome in genomes.items()
-            if budget.admits(spaces[name].count(genome))
-        }
-        if not fit:
-            raise ValueError(budget.refusal(f"none of {', '.join(genomes)}") + " or baseline.tuned")
-        return fit
-
-
-def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Schedule, int]:
-    """The schedule of a stage's training, and the number of its images.
-
-    The batch of a few-shot run is cut to the number of images if there are fewer.
-
-    Args:
-      counts: the number of images in each split.
-      stage: a key of `SCHEDULES`.
-    """
-    schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
-    if stage == "retrain" and config.inherits:
-        rate = schedule.learning_rate * config.retrain.inherit
-        schedule = dataclasses.replace(schedule, learning_rate=rate)
-    images = counts["trainval" if stage == "retrain" else "train"]
-    if stage == "supernet" and folds > 1:
-        images = counts["trainval"]
-        images -= -(-images // folds)
-    if config.shots and images < schedule.batch_size:
-        groups = config.supernet.genomes_per_step if stage == "supernet" else 1
-        batch_size = max(images // groups, 1) * groups
-        schedule = dataclasses.replace(schedule, batch_size=batch_size)
-    return schedule, images

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from noah_jax.config import fields
+from noah_jax.config import derived, fields
 from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
 from noah_jax.errors import nearest
 from noah_jax.pretrained import BACKBONES, NORMALISATIONS
@@ -17,7 +17,7 @@ def complaints(config: Config) -> Iterator[str]:
     yield from fields.complaints(config)
     for check in (
         *(_task, _stage, _few_shot, _weights, _files, _genome, _sharding, _baseline),
-        *(_schedules, _population, _budget, _shapes),
+        *(_schedules, _search, _shapes),
     ):
         yield from check(config)
 
@@ -108,14 +108,10 @@ def _schedules(c: Config):
         yield "supernet.batch_size must be divisible by supernet.genomes_per_step"
 
 
-def _population(c: Config):
-    """A generation must have room for the children."""
+def _search(c: Config):
+    """A generation must have room for the children; the budget's bounds must be in order."""
     if c.search.mutations + c.search.crossovers > c.search.population:
         yield "search.mutations + search.crossovers exceed search.population"
-
-
-def _budget(c: Config):
-    """The budget's bounds must be in order."""
     if c.search.least_millions > c.search.budget_millions:
         yield (
             f"search.least_millions={c.search.least_millions}: expected at most "
@@ -126,19 +122,17 @@ def _budget(c: Config):
 def _shapes(c: Config):
     """The backbone must take the image size and the search space, and the budget some genome."""
     sized = c.search.least_millions <= c.search.budget_millions and not any(
-        complaint
-        for part in (c.space, c.baseline, c.search)
-        for complaint in fields.complaints(part)
+        map(fields.complaints, (c.space, c.baseline, c.search))
     )
     try:
-        c.vit(1, "float32")
+        derived.vit(c, 1, "float32")
     except ValueError as error:
         yield f"{error}"
     try:
-        space = c.search_space()
+        space = derived.search_space(c)
         if sized and c.method in SEARCHED and not c.genome:
-            yield from filter(None, [c.search.limits.unreachable(space)])
+            yield from filter(None, [space.unreachable(c.search.limits)])
         if sized and c.method in TUNED:
-            c.candidates()
+            derived.candidates(c)
     except ValueError as error:
         yield f"{error}"

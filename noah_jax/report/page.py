@@ -6,7 +6,6 @@ text.
 
 import base64
 import csv
-import dataclasses
 import io
 import pathlib
 import re
@@ -36,19 +35,6 @@ _templates = jinja2.Environment(
 _templates.tests["numeric"] = lambda cell: isinstance(cell, str) and bool(_NUMBER.fullmatch(cell))
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A drawing as a page embeds it.
-
-    Attributes:
-      source: a data URI, an SVG.
-      alt: a description in words.
-    """
-
-    source: str
-    alt: str
-
-
 def write(path: pathlib.Path, template: str, values: dict[str, Any]) -> pathlib.Path:
     """Writes a page.
 
@@ -63,10 +49,13 @@ def write(path: pathlib.Path, template: str, values: dict[str, Any]) -> pathlib.
     return path
 
 
-def picture(drawing: Drawing, folder: pathlib.Path) -> Picture:
+def picture(drawing: Drawing, folder: pathlib.Path) -> dict[str, str]:
     """Prepares a drawing for a page in `folder`, and writes it to `figures/` there.
 
     It is written as PNG and SVG, and its numbers as CSV.
+
+    Returns:
+      `source`, a data URI of the SVG, and `alt`, a description in words.
 
     Raises:
       UserError: a file cannot be written.
@@ -82,7 +71,7 @@ def picture(drawing: Drawing, folder: pathlib.Path) -> Picture:
     write_text(path.with_suffix(".csv"), table.getvalue())
     adaptive = re.sub(r"(<svg\b[^>]*>)", lambda tag: tag[1] + _DARK, vector.decode(), count=1)
     source = base64.b64encode(adaptive.encode()).decode()
-    return Picture(f"data:image/svg+xml;base64,{source}", drawing.alt)
+    return {"source": f"data:image/svg+xml;base64,{source}", "alt": drawing.alt}
 
 
 def _saved(drawing: Drawing, kind: str) -> bytes:

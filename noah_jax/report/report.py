@@ -106,15 +106,12 @@ def _drawings(workdir: pathlib.Path, result: Result, log: Log) -> Values:
 
 def losses_by_epoch(log: Log) -> dict[str, dict[int, float]]:
     """Reads stage → epoch → loss from the lines of metrics.jsonl."""
-    rows = [
-        (row.get("stage"), row["epoch"], row["loss"])
-        for row in log
-        if isinstance(row.get("epoch"), int) and isinstance(row.get("loss"), float)
-    ]
-    stages = {
-        name: {epoch: loss for stage, epoch, loss in rows if stage == name}
-        for name in ("supernet", "retrain")
-    }
+    names = ("supernet", "retrain")
+    stages: dict[str, dict[int, float]] = {name: {} for name in names}
+    for row in log:
+        stage, epoch, loss = (row.get(key) for key in ("stage", "epoch", "loss"))
+        if stage in names and isinstance(epoch, int) and isinstance(loss, float):
+            stages[stage][epoch] = loss
     return {name: losses for name, losses in stages.items() if losses}
 
 

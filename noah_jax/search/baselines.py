@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from noah_jax.config import derived
 from noah_jax.data import loader
 from noah_jax.errors import UserError
 from noah_jax.runtime import sharding, workdir
@@ -105,7 +106,7 @@ def tune(run: Run) -> list[Candidate]:
       UserError: a training diverges.
       Preempted: a signal came; a checkpoint is saved.
     """
-    genomes = run.config.candidates()
+    genomes = derived.candidates(run.config)
     workdir.make_folder(run.workdir / "tuning")
     names = {genome.tobytes(): name for name, genome in genomes.items()}
 

@@ -52,7 +52,7 @@ def evolve(
       UserError: no genome fits the budget, or none has a finite loss.
       Preempted: a signal came; the results so far are saved.
     """
-    if problem := settings.limits.unreachable(space):
+    if problem := space.unreachable(settings.limits):
         raise UserError(problem)
     generations = _Generations(space, evaluate, folder, writer)
     candidates: list[Candidate] = []
@@ -261,7 +261,7 @@ class _Breeding:
 def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
     """Picks the genomes that may have children, int32 `[n, blocks, columns]`, best first."""
     if pareto:
-        survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
+        survivors = pareto_order(ranked)[: settings.population]
     else:
         survivors = ranked[: settings.parents]
     return np.array([candidate.genome for candidate in survivors])

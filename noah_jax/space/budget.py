@@ -26,22 +26,3 @@ class Budget:
             f"a budget of {self} admits {what}; change search.least_millions or "
             "search.budget_millions"
         )
-
-    def unreachable(self, space) -> str:
-        """Returns the message for a budget that no genome of `space` meets; empty if one may.
-
-        Args:
-          space: a `SearchSpace`. Its module imports this one, so the type cannot be written here.
-        """
-        smallest, largest = (
-            int(space.count(genome)) for genome in (space.smallest(), space.largest())
-        )
-        if smallest > self.most:
-            end, params = "smallest", smallest
-        elif largest < self.least:
-            end, params = "largest", largest
-        else:
-            return ""
-        return self.refusal(
-            f"no genome: the {end} of this search space has {params / 1e6:.4f} M parameters"
-        )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -50,53 +50,41 @@ class Candidate:
         return cls(genome, values["params"], values["val_accuracy"], loss)
 
 
-def pareto_order(candidates: Sequence[Candidate]) -> list[int]:
+def pareto_order(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Orders candidates front by front, the lonelier first (NSGA-II, Deb et al. 2002).
 
     One candidate dominates another if it has no more parameters and ranks no lower in accuracy,
     then loss. Within a front both extremes come first. Those with the largest gap to their
     neighbours, in parameters and in accuracy, follow.
-
-    Returns:
-      The indices of `candidates`, best first.
     """
-    order: list[int] = []
-    rest = sorted(range(len(candidates)), key=lambda row: candidates[row].rank)
+    order: list[Candidate] = []
+    rest = list(candidates)
     while rest:
-        front = _first_front(candidates, rest)
-        order += _lonely_first(candidates, front)
-        rest = [row for row in rest if row not in set(front)]
+        front, rest = _split(rest)
+        order += _lonely_first(front)
     return order
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates with a finite loss that no other dominates, fewest parameters first."""
-    finite = [candidate for candidate in candidates if candidate.is_finite]
-    rows = sorted(range(len(finite)), key=lambda row: finite[row].rank)
-    return [finite[row] for row in reversed(_first_front(finite, rows))]
+    front, _ = _split(candidate for candidate in candidates if candidate.is_finite)
+    return front[::-1]
 
 
-def _first_front(candidates: Sequence[Candidate], rows: Sequence[int]) -> list[int]:
-    """The rows that no other row dominates, in descending order of parameters.
-
-    Args:
-      rows: indices of `candidates`, best first.
-    """
-    front: list[int] = []
-    fewest = math.inf
-    for row in rows:
-        if candidates[row].params < fewest:
-            front.append(row)
-            fewest = candidates[row].params
-    return front
+def _split(candidates: Iterable[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """Those that no other dominates, in descending order of parameters, and the rest."""
+    front: list[Candidate] = []
+    rest: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda candidate: candidate.rank):
+        better = not front or candidate.params < front[-1].params
+        (front if better else rest).append(candidate)
+    return front, rest
 
 
-def _lonely_first(candidates: Sequence[Candidate], front: Sequence[int]) -> list[int]:
+def _lonely_first(front: Sequence[Candidate]) -> list[Candidate]:
     loneliness = np.zeros(len(front))
-    for values in (
-        np.array([candidates[row].params for row in front], float),
-        np.array([candidates[row].accuracy for row in front], float),
-    ):
+    for name in ("params", "accuracy"):
+        values = np.array([getattr(candidate, name) for candidate in front], float)
         gaps = np.abs(values[2:] - values[:-2]) / (np.ptp(values) or 1.0)
         loneliness += np.concatenate([[np.inf], gaps, [np.inf]])[: len(front)]
     return [front[i] for i in np.argsort(-loneliness, kind="stable")]

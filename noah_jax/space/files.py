@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import yaml
 
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed
 from noah_jax.space.genomes import ALL_MODULES, MODULES
 from noah_jax.space.modules import MAX_SIZE, PROMPT_MODULES
 
@@ -57,8 +57,7 @@ def read_genome(path: str | pathlib.Path, blocks: int) -> np.ndarray:
         raise UserError(
             f"no genome in {path} ({error}): expected JSON with {blocks} rows, one a block, of "
             f"{len(MODULES)} sizes {MODULES} or {len(ALL_MODULES)} {ALL_MODULES}, plain or under "
-            "the key genome, "
-            f"or a .yaml of NOAH's with as many blocks"
+            "the key genome, or a .yaml of NOAH's with as many blocks"
         ) from error
     return np.array(rows, np.int32)
 
@@ -116,7 +115,7 @@ def read_noah_yaml(path: str | pathlib.Path) -> np.ndarray:
         lengths = ", ".join(f"RETRAIN.{key} {len(section[key])}" for key in _KEYS)
         problems.append(f"the lists differ in length: {lengths}")
     if problems:
-        raise UserError(f"no genome in {path}:\n  " + "\n  ".join(problems))
+        raise UserError(f"no genome in {path}:{listed(problems)}")
     return np.array([section[key] for key in _KEYS], np.int32).T
 
 

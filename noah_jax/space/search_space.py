@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from noah_jax.space.budget import Budget
-from noah_jax.space.genomes import ALL_MODULES, MODULES, count_noah, count_params
+from noah_jax.space.genomes import ALL_MODULES, MODULES, count_params
 
 OPERATORS = ("block", "paper")
 
@@ -82,10 +82,6 @@ class SearchSpace:
         """Counts parameters, int64 `[...]`; see `genomes.count_params`."""
         return count_params(genome, self.width)
 
-    def count_noah(self, genome: np.ndarray) -> np.ndarray:
-        """Counts parameters as the original does, int64 `[...]`; see `genomes.count_noah`."""
-        return count_noah(genome, self.width)
-
     def smallest(self) -> np.ndarray:
         """The genome with the fewest parameters, int32 `[blocks, columns]`."""
         return self._alike(min, min(self.depths))
@@ -93,6 +89,19 @@ class SearchSpace:
     def largest(self) -> np.ndarray:
         """The genome with the most parameters, int32 `[blocks, columns]`."""
         return self._alike(max, max(self.depths))
+
+    def unreachable(self, budget: Budget) -> str:
+        """Returns the message for a budget that no genome meets; empty if one may."""
+        smallest, largest = int(self.count(self.smallest())), int(self.count(self.largest()))
+        if smallest > budget.most:
+            end, params = "smallest", smallest
+        elif largest < budget.least:
+            end, params = "largest", largest
+        else:
+            return ""
+        return budget.refusal(
+            f"no genome: the {end} of this search space has {params / 1e6:.4f} M parameters"
+        )
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Draws `n` independent genomes, int32 `[n, blocks, columns]`, uniformly.
@@ -109,10 +118,8 @@ class SearchSpace:
         likely sizes are all about alike. Here single modules, uniform sizes and all numbers of
         parameters occur.
         """
-        genomes, choices = (
-            self._random_cells(rng, n),
-            [self._choices(name) for name in self.modules],
-        )
+        genomes = self._random_cells(rng, n)
+        choices = [self._choices(name) for name in self.modules]
         for column, sizes in enumerate(choices):
             levels = np.unique(sizes)
             low, high = np.sort(rng.integers(len(levels), size=(2, n, 1)), axis=0)

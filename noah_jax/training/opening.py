@@ -9,8 +9,9 @@ import jax
 from flax import nnx
 
 from noah_jax import data, pretrained
+from noah_jax.config import derived
 from noah_jax.config.differences import differences, supernet_differences
-from noah_jax.config.settings import TUNED, Config, schedule
+from noah_jax.config.settings import TUNED, Config
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
@@ -45,7 +46,7 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
     Raises:
       UserError: an input is wrong, or the workdir belongs to a run with other settings or inputs.
     """
-    space = config.search_space()
+    space = derived.search_space(config)
     if config.genome:
         files.read_genome(config.genome, space.blocks)
     shots = None
@@ -55,13 +56,13 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
         source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
-        step_lib.steps_per_epoch("supernet", *schedule(config, counts, "supernet"))
+        step_lib.steps_per_epoch("supernet", *derived.schedule(config, counts, "supernet"))
     for stage in ("tuning", "retrain") if config.method in TUNED else ("retrain",):
-        step_lib.steps_per_epoch(stage, *schedule(config, counts, stage))
-    vit = config.vit(source.num_classes, config.dtype)
+        step_lib.steps_per_epoch(stage, *derived.schedule(config, counts, stage))
+    vit = derived.vit(config, source.num_classes, config.dtype)
     weights = config.weights or config.backbone
     inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
-    backbone = _backbone(config.vit(1, config.dtype), weights, inputs["weights"])
+    backbone = _backbone(derived.vit(config, 1, config.dtype), weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # not yet seen to run on several

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from noah_jax import pretrained
-from noah_jax.config.settings import Config, Schedule, schedule
+from noah_jax.config import derived
+from noah_jax.config.settings import Config, Schedule
 from noah_jax.data import loader
 from noah_jax.data.augment import Augmented
 from noah_jax.runtime.checkpoint import Checkpoints
@@ -74,7 +75,7 @@ class Run:
     def schedule(self, stage: str) -> Schedule:
         """The schedule of that stage for this run's number of images."""
         counts = {name: len(split) for name, split in self.source.splits.items()}
-        return schedule(self.config, counts, stage)[0]
+        return derived.schedule(self.config, counts, stage)[0]
 
     def checkpoints(self, folder: pathlib.Path, purpose: str = "") -> Checkpoints:
         """The checkpoints in `folder`; only those of the same `purpose` are read."""

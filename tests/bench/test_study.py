@@ -12,6 +12,7 @@ from bench import study, study_tables
 from configs import study as study_config
 from noah_jax import config as config_lib
 from noah_jax import pipeline
+from noah_jax.config import derived
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption
 
@@ -182,10 +183,10 @@ def test_config_has_folders_and_digits(tmp_path):
     for method in ("vpt", "lora", "adapter"):  # all as large as the budget asks
         values.method = method
         run = config_lib.expand(values)[0]
-        space = run.search_space()
+        space = derived.search_space(run)
         assert run.search.limits.admits(space.count(space.smallest()))
         values.method = f"tuned_{method}"
-        (tuned,) = config_lib.expand(values)[0].candidates().values()
+        (tuned,) = derived.candidates(config_lib.expand(values)[0]).values()
         assert space.count(tuned) == space.count(space.smallest())
     assert run.search.limits.most < 1.1 * run.search.limits.least  # 5 % up or down
     with pytest.raises(UserError, match="there is no folder .*/c$"):

@@ -9,12 +9,13 @@ import warnings
 import numpy as np
 import pytest
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from configs import demo, domain, fewshot, folder, vtab
 from noah_jax import config as config_lib
 from noah_jax import main
-from noah_jax.config import differences, settings
+from noah_jax.config import derived, differences, settings
 from noah_jax.errors import UserError
 from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import MODULES
@@ -36,7 +37,7 @@ def test_vtab_defaults_are_the_papers_recipe():
     assert (search.mutations, search.crossovers) == (25, 25)
     assert (search.m_prob, search.s_prob, search.limits) == (0.2, 0.4, Budget(0, 640_000))
     assert (config.drop_path, config.dropout, config.image_size) == (0.1, 0.1, 224)
-    space = config.search_space()
+    space = derived.search_space(config)
     assert space.depths == (3, 6, 9, 12)
     assert all(space.sizes[name] == (1, 5, 10) for name in MODULES)
 
@@ -53,7 +54,7 @@ def test_vtab_defaults_are_the_papers_recipe():
 )
 def test_a_baseline_is_a_space_with_one_point(method, sizes, params):
     (config,) = config_lib.expand(vtab.get_config(f"cifar100,method={method}"))
-    space = config.search_space()
+    space = derived.search_space(config)
     assert space.max_sizes == sizes | {"parallel": 0} and space.num_genomes == 1
     assert space.count(space.smallest()) == params
 
@@ -66,7 +67,7 @@ def test_config_strings(tmp_path):
     (tmp_path / "cats=dogs").mkdir()
     (config,) = config_lib.expand(folder.get_config(f"{tmp_path}/cats=dogs,seed=1"))
     assert config.task == "cats=dogs" and config.seed == 1
-    assert config.arch == "vit_s14"  # of the backbone that needs no download but the wheel
+    assert config.backbone == "dinov2_vits14_saliency"  # it needs no download but the wheel
     assert config.data_dir == str(tmp_path.resolve())
     with pytest.raises(UserError, match="there is no folder .*/cats$"):
         folder.get_config(f"{tmp_path}/cats")
@@ -121,7 +122,7 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         assert run.augmentation == "randaugment" and run.center_crop and not run.whole_val
         assert (run.supernet.epochs, run.supernet.learning_rate) == (300, 5e-4)
         assert (run.retrain.epochs, run.retrain.learning_rate) == (100, 5e-3)
-        sizes = run.search_space().sizes
+        sizes = derived.search_space(run).sizes
         assert all(sizes[name] == (5, 10, 50, 100) for name in MODULES) and not sizes["parallel"]
     with pytest.raises(
         UserError, match=r"(?s)shots='two': expected numbers.*seeds=0: expected how"
@@ -249,7 +250,7 @@ def test_backbones_without_weights_or_normalisation(tmp_path):
     with pytest.raises(UserError, match="weights need a normalisation: one of half, imagenet"):
         _expand(vtab.get_config("cifar100"), **changes)
     (config,) = _expand(vtab.get_config("cifar100"), normalisation="half", **changes)
-    assert config.search_space().blocks == 24
+    assert derived.search_space(config).blocks == 24
 
 
 def test_what_a_method_does_not_read_makes_no_difference():
@@ -285,7 +286,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
     lines = re.findall(r"^  (--config\.\S+=.*)$", text, re.MULTILINE)
     assert not any(len(line) > 100 for line in text.splitlines())
     keys = [line.partition("=")[0].removeprefix("--config.") for line in lines]
-    known = differences._flat(config_lib.defaults().to_dict())
+    known = flatten_dict(config_lib.defaults().to_dict(), sep=".")
     assert sorted(keys) == sorted(known)
     values, argv = flags.FlagValues(), ["main", f"--config={vtab.__file__}"]
     argv += [line.replace('"', "") for line in lines]

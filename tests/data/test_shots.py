@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from noah_jax.config import expand, few_shot_defaults, settings
+from noah_jax.config import derived, expand, few_shot_defaults
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
 from noah_jax.training import step as step_lib
@@ -60,7 +60,7 @@ def _batch_sizes(train_images, trainval_images):
     values.update(task="few", supernet={"genomes_per_step": 4})
     (config,) = expand(values)
     counts = {"train": train_images, "trainval": trainval_images}
-    stages = {stage: settings.schedule(config, counts, stage) for stage in ("supernet", "retrain")}
+    stages = {stage: derived.schedule(config, counts, stage) for stage in ("supernet", "retrain")}
     for stage, schedule in stages.items():
         step_lib.steps_per_epoch(stage, *schedule)
     return [schedule.batch_size for schedule, _ in stages.values()]

@@ -117,7 +117,8 @@ def test_the_front_by_hand():
     candidates = [Candidate(genome, *value) for value in values]
     front = pareto_front(candidates)
     assert [(point.params, point.accuracy) for point in front] == [(2, 0.1), (4, 0.5), (9, 0.6)]
-    order = pareto_order(candidates)
+    places = {id(candidate): place for place, candidate in enumerate(candidates)}
+    order = [places[id(candidate)] for candidate in pareto_order(candidates)]
     assert set(order[:4]) == {6, 4, 2, 3} and order[4:] == [1, 5, 0]
     assert set(order[:2]) == {6, 3}  # the extremes
     assert order[2] == 2  # its neighbours are farther apart

@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 
 from noah_jax.space import SearchSpace
-from noah_jax.space.genomes import MODULES
+from noah_jax.space.genomes import MODULES, count_noah
 from noah_jax.vit import ViT, ViTConfig
 from noah_jax.vit.prompts import PromptParam
 
@@ -17,9 +17,9 @@ def test_counts_by_hand():
     assert NOAH.count(genome) == 0
     genome[2] = (5, 10, 1)
     assert NOAH.count(genome) == 5 * 768 + 4 * 10 * 768 + (2 * 768 + 1 + 768)
-    assert NOAH.count_noah(genome) == NOAH.count(genome)  # no prompts in block 0
+    assert count_noah(genome, 768) == NOAH.count(genome)  # no prompts in block 0
     genome[0, 0] = 10
-    assert NOAH.count_noah(genome) - NOAH.count(genome) == (10 + 100) * 768
+    assert count_noah(genome, 768) - NOAH.count(genome) == (10 + 100) * 768
     lora8 = SearchSpace.single({"lora": 8}, 12, 768).smallest()
     assert NOAH.count(lora8) == 294_912  # 0.29 M in the paper
     adapter8 = SearchSpace.single({"adapter": 8}, 12, 768).smallest()
