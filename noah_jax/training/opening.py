@@ -13,7 +13,7 @@ from noah_jax.config.differences import differences, supernet_differences
 from noah_jax.config.settings import TUNED, Config, schedule
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed
 from noah_jax.runtime import processes, sharding, trackers
 from noah_jax.runtime.workdir import read_json
 from noah_jax.runtime.writer import Writer
@@ -89,14 +89,9 @@ def _require_supernet(config: Config, inputs: dict[str, str]) -> None:
     if saved is None or not processes.from_main((folder / "supernet").is_dir):
         raise UserError(f"supernet_from={folder}: it is no workdir with a supernet")
     old = saved.pop("inputs", {})
-    different = supernet_differences(saved, config)
-    different += [
-        f"the {key}: not the same as there" for key in inputs if old.get(key) != inputs[key]
-    ]
-    if different:
+    if different := supernet_differences(saved, config) + _changed(old, inputs):
         raise UserError(
-            f"supernet_from={folder}: its supernet is not the one of this run:\n  "
-            + "\n  ".join(different)
+            f"supernet_from={folder}: its supernet is not the one of this run:{listed(different)}"
         )
 
 
@@ -111,12 +106,10 @@ def refuse_other_config(
     if saved is None:
         return
     old = saved.pop("inputs", {})
-    different = differences(saved, _resolve(config)) + _changed(old, inputs or {})
-    if different:
+    if different := differences(saved, _resolve(config)) + _changed(old, inputs or {}):
         raise UserError(
-            f"{workdir} belongs to a run with other settings:\n  "
-            + "\n  ".join(different)
-            + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
+            f"{workdir} belongs to a run with other settings:{listed(different)}\n"
+            "Start anew beside it with --fresh, or choose another with --workdir=DIR"
         )
 
 
