@@ -46,12 +46,13 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
       UserError: an input is wrong, or the workdir belongs to a run with other settings or inputs.
     """
     space = config.search_space()
+    chosen: dict[str, str] = {}
     if config.genome:
-        files.read_genome(config.genome, space.blocks)
-    shots = None
-    if config.shots:
-        shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
+        chosen["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if source is None:
+        shots = None
+        if config.shots:
+            shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
         source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
@@ -60,15 +61,13 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
         step_lib.steps_per_epoch(stage, *schedule(config, counts, stage))
     vit = config.vit(source.num_classes, config.dtype)
     weights = config.weights or config.backbone
-    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)} | chosen
     backbone = _backbone(config.vit(1, config.dtype), weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # not yet seen to run on several
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
         vit = dataclasses.replace(vit, fused_attention=fused)
-    if config.genome:
-        inputs["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if config.supernet_from:
         _require_supernet(config, inputs)
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
