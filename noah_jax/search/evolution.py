@@ -193,11 +193,25 @@ def propose(
     pareto, paper = settings.objective == "pareto", settings.operators == "paper"
     budget = Budget(0, int(space.count(space.largest()))) if pareto else settings.limits
     new = _NewGenomes(space, rng, budget, {each.genome.tobytes() for each in ranked})
-    parents = _parents(settings, ranked, pareto)
+    if pareto:
+        survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
+    else:
+        survivors = ranked[: settings.parents]
+    parents = np.array([candidate.genome for candidate in survivors])  # best first
+
+    def choose(n):  # by binary tournaments if a front is sought
+        rows = rng.integers(len(parents), size=(2 if pareto else 1, n)).min(axis=0)
+        return parents[rows]
+
+    def mutate(n):
+        return space.mutate(rng, choose(n), settings.operators, settings.m_prob, settings.s_prob)
+
+    def cross(n):
+        return space.crossover(rng, choose(n), choose(n), settings.operators)
+
     if len(parents):
-        breeding = _Breeding(space, settings, rng, parents)
-        new.draw(breeding.mutate, settings.mutations, repair=not paper)
-        new.draw(breeding.cross, settings.crossovers, repair=not paper)
+        new.draw(mutate, settings.mutations, repair=not paper)
+        new.draw(cross, settings.crossovers, repair=not paper)
     sample = space.sample if paper else space.sample_broad
     sample = functools.partial(space.sample_spread if pareto else sample, rng)
     new.draw(sample, settings.population - len(new.found), repair=not paper)
@@ -231,40 +245,6 @@ class _NewGenomes:
                 if genome is not None and genome.tobytes() not in self.seen:
                     self.seen.add(genome.tobytes())
                     self.found.append(genome)
-
-
-@dataclasses.dataclass
-class _Breeding:
-    """Makes children of `parents`, int32 `[n, blocks, columns]`, best first."""
-
-    space: SearchSpace
-    settings: Search
-    rng: np.random.Generator
-    parents: np.ndarray
-
-    def mutate(self, n: int) -> np.ndarray:
-        settings = self.settings
-        chances = settings.operators, settings.m_prob, settings.s_prob
-        return self.space.mutate(self.rng, self._choose(n), *chances)
-
-    def cross(self, n: int) -> np.ndarray:
-        mothers, fathers = self._choose(n), self._choose(n)
-        return self.space.crossover(self.rng, mothers, fathers, self.settings.operators)
-
-    def _choose(self, n: int) -> np.ndarray:
-        """Draws `n` parents, by binary tournaments if a front is sought."""
-        if self.settings.objective == "pareto":
-            return self.parents[self.rng.integers(len(self.parents), size=(2, n)).min(axis=0)]
-        return self.parents[self.rng.integers(len(self.parents), size=n)]
-
-
-def _parents(settings: Search, ranked: Sequence[Candidate], pareto: bool) -> np.ndarray:
-    """Picks the genomes that may have children, int32 `[n, blocks, columns]`, best first."""
-    if pareto:
-        survivors = [ranked[row] for row in pareto_order(ranked)[: settings.population]]
-    else:
-        survivors = ranked[: settings.parents]
-    return np.array([candidate.genome for candidate in survivors])
 
 
 def within_budget(ranked: Sequence[Candidate], settings: Search) -> list[Candidate]:
