@@ -116,11 +116,8 @@ class Checkpoints:
     def _complete(self) -> list[pathlib.Path]:
         """The folders of complete checkpoints, newest first."""
         found = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted(
-            (path for path in found if path.name.isdecimal()),
-            key=lambda path: int(path.name),
-            reverse=True,
-        )
+        complete = [path for path in found if path.name.isdecimal()]
+        return sorted(complete, key=lambda path: int(path.name), reverse=True)
 
 
 def _problem(folder: pathlib.Path, purpose: str) -> str | None:
