@@ -72,17 +72,13 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
 
 
 def _spread(run: Run, genomes: int) -> np.ndarray:
-    """Draws the genomes to compare, int32 `[n, blocks, columns]`, smallest first.
-
-    Raises:
-      UserError: there are fewer than three, too few to have an order.
-    """
+    """Draws the genomes to compare, int32 `[n, blocks, columns]`, smallest first."""
     space, rng = run.space, np.random.default_rng(run.seed("rank"))
     least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
     spread = space.sample_spread(rng, genomes, least, min(run.config.search.limits.most, largest))
     if len(spread) < genomes:
         run.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
-    if len(spread) < 3:
+    if len(spread) < 3:  # too few to have an order
         raise UserError("rank: too few genomes; raise search.budget_millions, or widen the space")
     return spread
 
