@@ -10,6 +10,7 @@ import jax
 
 _MAX_BYTES = 4 * 10**9
 _PATIENCE_SECONDS = 10
+_TPUS = ("/dev/accel0", "/dev/vfio/0")
 
 
 def keep_compiled_programs() -> None:
@@ -37,22 +38,18 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
 
 
-_TPUS = ("/dev/accel0", "/dev/vfio/0")
-
-
 def unused_accelerator() -> str | None:
     """Names an accelerator that JAX does not use, and what to do; None if there is none."""
     if jax.default_backend() != "cpu" or "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return None
-    found = {
-        ("GPU", "cuda"): bool(shutil.which("nvidia-smi")),
-        ("TPU", "tpu"): any(pathlib.Path(path).exists() for path in _TPUS),
-    }
-    for (name, kind), there in found.items():
-        if there:
-            return (
-                f"computing on the CPU, though this machine seems to have a {name}: "
-                f"pip install -r launch/requirements-{kind}.txt in a clone, pip install "
-                f"'noah-jax[{kind}]' elsewhere, or set JAX_PLATFORMS=cpu"
-            )
-    return None
+    if shutil.which("nvidia-smi"):
+        name, kind = "GPU", "cuda"
+    elif any(map(os.path.exists, _TPUS)):
+        name, kind = "TPU", "tpu"
+    else:
+        return None
+    return (
+        f"computing on the CPU, though this machine seems to have a {name}: "
+        f"pip install -r launch/requirements-{kind}.txt in a clone, pip install "
+        f"'noah-jax[{kind}]' elsewhere, or set JAX_PLATFORMS=cpu"
+    )

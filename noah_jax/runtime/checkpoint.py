@@ -18,6 +18,7 @@ from noah_jax.runtime import processes, workdir
 
 _STATE, _CHECKSUMS = "state", "checksums.json"
 _UNFINISHED = "unfinished"
+_KEPT = 2  # the newest one might turn out to be damaged
 _SLACK_BYTES = 100_000  # for what a checkpoint holds besides its arrays
 
 
@@ -30,8 +31,8 @@ class Checkpoints:
     interface cannot do that: there all processes must save together, to one file system.
     """
 
-    def __init__(self, folder: pathlib.Path, say: workdir.Say, purpose: str = "", keep: int = 2):
-        self._folder, self._say, self._purpose, self._keep = folder.resolve(), say, purpose, keep
+    def __init__(self, folder: pathlib.Path, say: workdir.Say, purpose: str = ""):
+        self._folder, self._say, self._purpose = folder.resolve(), say, purpose
         alone = ocp.options.MultiprocessingOptions(active_processes={0})
         self._checkpointer = ocp.Checkpointer(
             ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
@@ -75,7 +76,7 @@ class Checkpoints:
             workdir.remove(final)
             os.replace(unfinished, final)
             workdir.sync_folder(self._folder)  # before older ones go
-            for old in self._complete()[self._keep :]:
+            for old in self._complete()[_KEPT:]:
                 workdir.remove(old)
 
     def load(self, like: Any) -> tuple[int, Any] | None:
@@ -116,11 +117,8 @@ class Checkpoints:
     def _complete(self) -> list[pathlib.Path]:
         """The folders of complete checkpoints, newest first."""
         found = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted(
-            (path for path in found if path.name.isdecimal()),
-            key=lambda path: int(path.name),
-            reverse=True,
-        )
+        complete = [path for path in found if path.name.isdecimal()]
+        return sorted(complete, key=lambda path: int(path.name), reverse=True)
 
 
 def _problem(folder: pathlib.Path, purpose: str) -> str | None:

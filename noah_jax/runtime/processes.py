@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed
 from noah_jax.runtime.cluster import cluster
 
 _PATIENCE_SECONDS = 300  # with processes that do not come
@@ -149,8 +149,8 @@ def require_same(values: Mapping[str, Any]) -> None:
         if main[key] != value
     ]:
         raise UserError(
-            f"process {_service().process_id} has other settings or data than "
-            f"process 0, all need the same:\n  " + "\n  ".join(different)
+            f"process {_service().process_id} has other settings or data than process 0, "
+            f"all need the same:{listed(different)}"
         )
     all_come(f"same/{_group.told}", _FOR_EVER_SECONDS)
 

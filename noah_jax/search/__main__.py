@@ -7,7 +7,6 @@ import sys
 from noah_jax.errors import UserError
 from noah_jax.runtime import backend, preemption
 from noah_jax.search import ranking
-from noah_jax.search.ranking import rank, told
 
 
 def main(argv: list[str]) -> None:
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> None:
     backend.keep_compiled_programs()
     preemption.install()
     try:
-        found = rank(arguments.workdir, arguments.genomes, arguments.retrained)
+        found = ranking.rank(arguments.workdir, arguments.genomes, arguments.retrained)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -32,7 +31,7 @@ def main(argv: list[str]) -> None:
     for name, what in (("tau", "validation accuracy"), ("tau_loss", "validation loss")):
         print(
             f"Kendall's tau of retrained test accuracy and inherited {what}, "
-            f"{len(found['points'])} genomes: {told(found[name])}"
+            f"{len(found['points'])} genomes: {ranking.told(found[name])}"
         )
 
 

@@ -10,6 +10,8 @@ images with the recipe of retraining, and evaluated on the validation images. Th
 retrained on both, like a genome that a search has found.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,6 @@ from noah_jax.errors import UserError
 from noah_jax.runtime import sharding, workdir
 from noah_jax.search import evolution
 from noah_jax.space import SearchSpace
-from noah_jax.space.candidates import Candidate
 from noah_jax.training.run import Run
 
 
@@ -96,18 +97,19 @@ def allot(space: SearchSpace, scores: np.ndarray, budget: int) -> np.ndarray:
     return genome
 
 
-def tune(run: Run) -> list[Candidate]:
-    """Trains and evaluates the candidates of a tuned method; reads those of an earlier start.
+def tune(run: Run) -> dict[str, Any]:
+    """Trains single modules of several sizes one after the other; the best on validation wins.
+
+    Those that an earlier start has trained are read.
 
     Returns:
-      All candidates, best first.
+      The contents of `best.json`.
 
     Raises:
       UserError: a training diverges.
       Preempted: a signal came; a checkpoint is saved.
     """
     genomes = derived.candidates(run.config)
-    workdir.make_folder(run.workdir / "tuning")
     names = {genome.tobytes(): name for name, genome in genomes.items()}
 
     def evaluate(wanted):
@@ -119,6 +121,8 @@ def tune(run: Run) -> list[Candidate]:
             )
             yield run.evaluate(network, params, genome, run.source.splits["val"])
 
-    return evolution.evaluate_all(
-        run.space, np.stack(list(genomes.values())), evaluate, run.workdir / "search", run.writer
-    )
+    with run.writer.stage("search"):
+        workdir.make_folder(run.workdir / "tuning")
+        everything, folder = np.stack(list(genomes.values())), run.workdir / "search"
+        tuned = evolution.evaluate_all(run.space, everything, evaluate, folder, run.writer)
+    return tuned[0].to_json() | {"evaluated": len(tuned)}

@@ -59,11 +59,14 @@ def evolve(
     count = settings.generations + 1
     with writer.progress("search", count, 0, "generations") as progress, preemption.deferred():
         for number in range(count):
-            rng, known = np.random.default_rng([seed, number]), tuple(candidates)
-            found = generations.get(number, functools.partial(propose, space, settings, rng, known))
+            found = generations.read(number)
             if not found:
-                writer.say(f"  search: nothing new to evaluate in generation {number}")
-                break
+                rng = np.random.default_rng([seed, number])
+                genomes = propose(space, settings, rng, candidates)
+                if not len(genomes):
+                    writer.say(f"  search: nothing new to evaluate in generation {number}")
+                    break
+                found = generations.evaluate(number, genomes)
             candidates = sorted(candidates + found, key=lambda candidate: candidate.rank)
             best = candidates[0]
             writer.log(
@@ -103,7 +106,7 @@ def evaluate_all(
     """
     generations = _Generations(space, evaluate, folder, writer)
     with preemption.deferred():
-        found = generations.get(0, lambda: genomes)
+        found = generations.read(0) or generations.evaluate(0, genomes)
     generations.finish()
     return sorted(found, key=lambda candidate: candidate.rank)
 
@@ -118,26 +121,13 @@ class _Generations:
         self._space, self._evaluate, self._folder = space, evaluate, folder
         self._writer, self._unfinished = writer, folder / "unfinished.json"
 
-    def get(self, number: int, make: Callable[[], np.ndarray]) -> list[Candidate]:
-        """Returns the candidates of a generation, and saves them if they are new.
+    def read(self, number: int) -> list[Candidate]:
+        """Returns the candidates of a generation that is saved; empty if it is not."""
+        saved = workdir.read_json(self._path(number), self._writer.say)
+        return [Candidate.from_json(values) for values in saved["candidates"]] if saved else []
 
-        Args:
-          make: draws the genomes of a generation that is not saved; none = there are no more.
-        """
-        path = self._folder / f"gen_{number:03d}.json"
-        if saved := workdir.read_json(path, self._writer.say):
-            return [Candidate.from_json(values) for values in saved["candidates"]]
-        if len(genomes := make()):
-            found = self._evaluated(number, genomes)
-            workdir.write_json(path, _to_json(number, found))
-            return found
-        return []
-
-    def finish(self) -> None:
-        """Deletes the file of the generation in progress."""
-        workdir.discard(self._unfinished)
-
-    def _evaluated(self, number: int, genomes: np.ndarray) -> list[Candidate]:
+    def evaluate(self, number: int, genomes: np.ndarray) -> list[Candidate]:
+        """Returns and saves the candidates of a generation that is not saved yet."""
         found = self._known(genomes)
         params, saved_at = self._space.count(genomes), time.monotonic()
         for results in self._evaluate(genomes[len(found) :]):
@@ -155,7 +145,15 @@ class _Generations:
                     f"the search is saved after {len(found)} of {len(genomes)} genomes of "
                     f"generation {number + 1}"
                 )
+        workdir.write_json(self._path(number), _to_json(number, found))
         return found
+
+    def finish(self) -> None:
+        """Deletes the file of the generation in progress."""
+        workdir.discard(self._unfinished)
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self._folder / f"gen_{number:03d}.json"
 
     def _known(self, genomes: np.ndarray) -> list[Candidate]:
         """Reads the results of the first genomes, if an interrupted start evaluated them."""

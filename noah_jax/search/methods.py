@@ -67,13 +67,6 @@ def search_supernet(run: Run) -> Best | None:
     return ranked[0].to_json() | evaluated
 
 
-def tune(run: Run) -> Best:
-    """Trains single modules of several sizes one after the other; the best on validation wins."""
-    with run.writer.stage("search"):
-        tuned = baselines.tune(run)
-    return tuned[0].to_json() | {"evaluated": len(tuned)}
-
-
 def spread_evenly(run: Run) -> Best:
     """Shares the budget as equally as possible between the paper's modules, alike in all blocks."""
     with run.writer.stage("search"):
@@ -123,8 +116,8 @@ def _alone(run: Run, genome: np.ndarray) -> Best:
 METHODS: dict[str, Callable[[Run], Best | None]] = {
     "noah": search_supernet,
     "random": search_supernet,
-    "tuned": tune,
-    **{f"tuned_{name}": tune for name in MODULES},
+    "tuned": baselines.tune,
+    **{f"tuned_{name}": baselines.tune for name in MODULES},
     "uniform": spread_evenly,
     "sensitivity": follow_gradients,
 }

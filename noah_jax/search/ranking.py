@@ -19,7 +19,6 @@ import numpy as np
 import scipy.stats
 
 from noah_jax.config import from_json
-from noah_jax.config.settings import Config
 from noah_jax.errors import UserError
 from noah_jax.runtime.workdir import claim, make_folder, read_json, write_bytes, write_json
 from noah_jax.runtime.writer import Writer
@@ -47,7 +46,7 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
       Preempted: a signal came; the subnets that are retrained are saved.
     """
     run = open_run(workdir)
-    known = _known(run, retrained) | _known(run, workdir)
+    known = (_known(run, retrained) if retrained else {}) | _known(run, workdir)
     with claim(workdir, run.writer.say):
         spread = _spread(run, genomes)
         evaluate = supernet.evaluator(run, supernet.train(run))
@@ -56,7 +55,7 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
         make_folder(workdir / "rank")
         with run.writer.progress("rank", len(spread), 0, "genomes") as progress:
             for genome, accuracy, loss in zip(spread, accuracies, losses, strict=True):
-                params, key = int(run.space.count(genome)), _key(genome)
+                params, key = int(run.space.count(genome)), str(genome.tolist())
                 if new := key not in known:
                     known[key] = _retrain(run, genome, workdir / "rank" / f"{params}")
                 found = Candidate(genome, params, float(accuracy), float(loss)).to_json()
@@ -73,17 +72,13 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
 
 
 def _spread(run: Run, genomes: int) -> np.ndarray:
-    """Draws the genomes to compare, int32 `[n, blocks, columns]`, smallest first.
-
-    Raises:
-      UserError: there are fewer than three, too few to have an order.
-    """
+    """Draws the genomes to compare, int32 `[n, blocks, columns]`, smallest first."""
     space, rng = run.space, np.random.default_rng(run.seed("rank"))
     least, largest = (int(space.count(genome)) for genome in (space.smallest(), space.largest()))
     spread = space.sample_spread(rng, genomes, least, min(run.config.search.limits.most, largest))
     if len(spread) < genomes:
         run.writer.say(f"  rank: the space has genomes in {len(spread)} of {genomes} equal parts")
-    if len(spread) < 3:
+    if len(spread) < 3:  # too few to have an order
         raise UserError("rank: too few genomes; raise search.budget_millions, or widen the space")
     return spread
 
@@ -143,33 +138,28 @@ def open_run(workdir: pathlib.Path) -> Run:
 def _recipe(run: Run) -> dict:
     """Everything that the retrained accuracies depend on."""
     keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
-    values: Config = run.config
-    recipe = {key: getattr(values, key) for key in keys.split()} | {"inputs": run.inputs}
-    schedule = {key: value for key, value in vars(values.retrain).items() if key != "inherit"}
+    recipe = {key: getattr(run.config, key) for key in keys.split()} | {"inputs": run.inputs}
+    schedule = {key: value for key, value in vars(run.config.retrain).items() if key != "inherit"}
     return recipe | {"schedule": schedule, "dtype": run.vit.dtype}
 
 
-def _known(run: Run, workdir: pathlib.Path | None) -> dict[str, float]:
+def _known(run: Run, workdir: pathlib.Path) -> dict[str, float]:
     """Reads the test accuracies of the subnets that were retrained before, by genome."""
-    path = workdir and workdir / "rank.json"
-    saved = read_json(path, run.writer.say) if path else None
+    path = workdir / "rank.json"
+    saved = read_json(path, run.writer.say)
     if saved is None:
         return {}
     if saved["retrain"] != _recipe(run):
         raise UserError(f"{path} is of another recipe for retraining: {saved['retrain']}")
-    known = {_key(np.array(point["genome"])): point["test_accuracy"] for point in saved["points"]}
+    known = {str(point["genome"]): point["test_accuracy"] for point in saved["points"]}
     return known | saved.get("others", {})
 
 
 def _results(points: list[dict], known: dict[str, float]) -> dict:
     """The points, and the accuracies of other subnets, retrained for another number of genomes."""
-    own = {_key(np.array(point["genome"])) for point in points}
+    own = {str(point["genome"]) for point in points}
     others = {key: accuracy for key, accuracy in known.items() if key not in own}
     return {"points": points} | ({"others": others} if others else {})
-
-
-def _key(genome: np.ndarray) -> str:
-    return str(genome.tolist())
 
 
 def _retrain(run: Run, genome: np.ndarray, folder: pathlib.Path) -> float:

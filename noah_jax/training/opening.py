@@ -14,7 +14,7 @@ from noah_jax.config.differences import differences, supernet_differences
 from noah_jax.config.settings import TUNED, Config
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, listed
 from noah_jax.runtime import processes, sharding, trackers
 from noah_jax.runtime.workdir import read_json
 from noah_jax.runtime.writer import Writer
@@ -47,12 +47,13 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
       UserError: an input is wrong, or the workdir belongs to a run with other settings or inputs.
     """
     space = derived.search_space(config)
+    chosen: dict[str, str] = {}
     if config.genome:
-        files.read_genome(config.genome, space.blocks)
-    shots = None
-    if config.shots:
-        shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
+        chosen["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if source is None:
+        shots = None
+        if config.shots:
+            shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
         source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
@@ -61,15 +62,13 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
         step_lib.steps_per_epoch(stage, *derived.schedule(config, counts, stage))
     vit = derived.vit(config, source.num_classes, config.dtype)
     weights = config.weights or config.backbone
-    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)}
+    inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)} | chosen
     backbone = _backbone(derived.vit(config, 1, config.dtype), weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     if config.attention == "auto" and mesh.size == 1:  # not yet seen to run on several
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
         vit = dataclasses.replace(vit, fused_attention=fused)
-    if config.genome:
-        inputs["genome"] = files.read_genome(config.genome, space.blocks).tobytes().hex()
     if config.supernet_from:
         _require_supernet(config, inputs)
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
@@ -90,14 +89,9 @@ def _require_supernet(config: Config, inputs: dict[str, str]) -> None:
     if saved is None or not processes.from_main((folder / "supernet").is_dir):
         raise UserError(f"supernet_from={folder}: it is no workdir with a supernet")
     old = saved.pop("inputs", {})
-    different = supernet_differences(saved, config)
-    different += [
-        f"the {key}: not the same as there" for key in inputs if old.get(key) != inputs[key]
-    ]
-    if different:
+    if different := supernet_differences(saved, config) + _changed(old, inputs):
         raise UserError(
-            f"supernet_from={folder}: its supernet is not the one of this run:\n  "
-            + "\n  ".join(different)
+            f"supernet_from={folder}: its supernet is not the one of this run:{listed(different)}"
         )
 
 
@@ -112,12 +106,10 @@ def refuse_other_config(
     if saved is None:
         return
     old = saved.pop("inputs", {})
-    different = differences(saved, _resolve(config)) + _changed(old, inputs or {})
-    if different:
+    if different := differences(saved, _resolve(config)) + _changed(old, inputs or {}):
         raise UserError(
-            f"{workdir} belongs to a run with other settings:\n  "
-            + "\n  ".join(different)
-            + "\nStart anew beside it with --fresh, or choose another with --workdir=DIR"
+            f"{workdir} belongs to a run with other settings:{listed(different)}\n"
+            "Start anew beside it with --fresh, or choose another with --workdir=DIR"
         )
 
 

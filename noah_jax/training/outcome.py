@@ -146,8 +146,7 @@ def _result(run: Run, params, genome, best, tests) -> Result:
 def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of `subnet.json`: the facts needed to use the subnet, and its origin."""
     mean, std = pretrained.NORMALISATIONS[run.normalisation]
-    copied = ("genome", "class_names", "task", "method", "seed")
-    copied += ("test_accuracy", "params", "versions")
+    copied = "genome class_names task method seed test_accuracy params versions"
     return {
         "vit": {name: getattr(run.vit, name) for name in subnet.SHAPE},
         "mean": mean,
@@ -155,7 +154,7 @@ def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
         "center_crop": run.config.center_crop,
         "backbone": run.config.weights or run.config.backbone,
         "weights": run.inputs["weights"],
-        **{name: result[name] for name in copied},
+        **{name: result[name] for name in copied.split()},
     }
 
 

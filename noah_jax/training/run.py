@@ -28,8 +28,6 @@ _STREAMS = (
     *("folds", "tuning", "rank", "tuning init"),
 )
 
-_Batch = tuple[np.ndarray, np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -126,7 +124,7 @@ class Run:
         network = self.network(max_sizes(genome), f"{stage} init")
         if supernet is not None:
             network = dataclasses.replace(network, params=inherit(network.params, supernet))
-        checkpoints = self.checkpoints(folder, checkpoint_purpose(genome))
+        checkpoints = self.checkpoints(folder, purpose=json.dumps(genome.tolist()))
         return self.fit(stage, network, lambda _: genome[None], split, checkpoints), network
 
     def evaluate(
@@ -146,13 +144,8 @@ class Run:
 
     def batches(
         self, split: loader.Split, rows: np.ndarray | None = None, start: int = 0
-    ) -> Generator[_Batch, None, None]:
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """Batches of `eval_batch` images; see `loader.batches`."""
         config = self.config
         size, batch = config.image_size, self.eval_batch(split)
         return loader.batches(split, size, batch, config.center_crop, rows, start)
-
-
-def checkpoint_purpose(genome: np.ndarray) -> str:
-    """Names the subnet that a checkpoint belongs to, so that no other reads it."""
-    return json.dumps(genome.tolist())
