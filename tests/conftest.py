@@ -29,6 +29,8 @@ from flax import nnx
 
 from noah_jax.runtime import backend, sharding
 from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation
+from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
 from tests.helpers import models
 from tests.helpers.images import write_colours, write_imagenet
@@ -112,6 +114,13 @@ def network(tiny_vit):
     network, mesh = models.make_network(tiny_vit), sharding.make_mesh()
     params, frozen = sharding.replicate(mesh, (network.params, network.frozen))
     return dataclasses.replace(network, params=params, frozen=frozen)
+
+
+@pytest.fixture
+def nothing_compiled():
+    """Forgets the programs that earlier tests of this process have compiled."""
+    for programs in (step_lib._epoch, step_lib._augmented_step, evaluation._evaluator):
+        programs.cache_clear()
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import contextlib
 import contextvars
 import resource
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 
 from noah_jax.errors import UserError
 
@@ -64,6 +66,20 @@ def explained(stage: str) -> Iterator[None]:
         ) from error
 
 
+# Of each compiled function, by the shapes of its arguments.
+_KNOWN: weakref.WeakKeyDictionary[Callable, dict] = weakref.WeakKeyDictionary()
+
+
+def _plan(function: jax.stages.Wrapped, arguments: tuple) -> float | None:
+    """The memory planned for a call with these arguments, see `planned_mb`."""
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = structure, tuple((np.shape(x), np.result_type(x)) for x in leaves)
+    known = _KNOWN.setdefault(function, {})
+    if shapes not in known:
+        known[shapes] = planned_mb(function.lower(*arguments).compile())
+    return known[shapes]
+
+
 def watch(function: jax.stages.Wrapped) -> Callable:
     """Wraps a jitted function: `noting_plans` then collects the memory planned for its first call.
 
@@ -75,7 +91,7 @@ def watch(function: jax.stages.Wrapped) -> Callable:
         nonlocal watched
         plans = _PLANS.get()
         if not watched and plans is not None and allocator_peak_mb() is None:
-            plan = planned_mb(function.lower(*arguments).compile())
+            plan = _plan(function, arguments)
             plans.extend([] if plan is None else [plan])
         watched = True
         return function(*arguments)

@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     """Makes the compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
 
+    Networks that differ in their weights alone share it, with all that it has compiled.
+
     Args of the result:
       images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
       genomes: `[g, depth, modules]`, which go side by side.
@@ -31,7 +33,11 @@ def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
       (float32). Then the labels, int32 `[chunks, b]`, and the predictions among `classes`, int32
       `[chunks, g, b]`.
     """
+    return _evaluator(network.without_weights(), mesh)
 
+
+@functools.lru_cache(maxsize=32)
+def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def evaluate(params, frozen, images, labels, genomes, classes):
         wide = len(genomes) % mesh.size == 0  # else the images are spread, not the genomes

@@ -69,6 +69,7 @@ def learning_rate(schedule: Schedule, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
+@functools.lru_cache(maxsize=32)
 def make_optimizer(schedule: Schedule, steps_per_epoch: int) -> optax.GradientTransformation:
     """AdamW at the `learning_rate`. Biases, norms and embeddings are not decayed."""
 
@@ -123,6 +124,8 @@ def make_epoch(
 ) -> jax.stages.Wrapped:
     """Makes the compiled `epoch(state, losses, frozen, data, genomes, span)`.
 
+    Networks that differ in their weights alone share it, with all that it has compiled.
+
     It does the steps of `span` and ends early after a loss that is not finite. Only the number of
     steps in an epoch is static: one compilation, and the same numbers however an epoch is divided
     into spans.
@@ -136,6 +139,11 @@ def make_epoch(
     Returns:
       The new state and losses.
     """
+    return _epoch(network.without_weights(), optimizer, batch_size, mesh)
+
+
+@functools.lru_cache(maxsize=32)
+def _epoch(network, optimizer, batch_size, mesh):
     update = _make_update(network, optimizer, mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
@@ -175,6 +183,11 @@ def make_augmented_step(
       batch: images and labels of the step, placed as by `sharding.from_local_rows`.
       genomes: `[g, depth, modules]`, for the step.
     """
+    return _augmented_step(network.without_weights(), optimizer, num_classes, mesh)
+
+
+@functools.lru_cache(maxsize=32)
+def _augmented_step(network, optimizer, num_classes, mesh):
     update = _make_update(network, optimizer, mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))

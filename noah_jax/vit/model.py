@@ -31,6 +31,7 @@ from noah_jax.vit.prompts import (
 # is cheap to compute again, whereas keeping it costs memory and the time to write it.
 _KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
 
+_NORMAL = nnx.initializers.truncated_normal(0.02)  # one object, so that equal models compare equal
 Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one array a parameter
 
 
@@ -136,14 +137,13 @@ class ViT(nnx.Module):
         self.config = config
         self.max_vpt = max_sizes.get("vpt", 0)
         d, dtype = config.width, jnp.dtype(config.dtype)
-        normal = nnx.initializers.truncated_normal(0.02)
         self.patch_embed = nnx.Linear(
             3 * config.patch_size**2, d, use_bias=not config.pre_norm, dtype=dtype, rngs=rngs
         )
-        self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, d), jnp.float32))
-        self.pos_embed = nnx.Param(normal(rngs.params(), (1, 1 + config.grid**2, d), jnp.float32))
+        self.cls_token = nnx.Param(_NORMAL(rngs.params(), (1, 1, d), jnp.float32))
+        self.pos_embed = nnx.Param(_NORMAL(rngs.params(), (1, 1 + config.grid**2, d), jnp.float32))
         self.register_tokens = (
-            nnx.Param(normal(rngs.params(), (1, config.registers, d), jnp.float32))
+            nnx.Param(_NORMAL(rngs.params(), (1, config.registers, d), jnp.float32))
             if config.registers
             else None
         )
@@ -157,7 +157,7 @@ class ViT(nnx.Module):
         self.blocks = stack(rngs)
         self.norm = _layer_norm(config, rngs)
         self.head = nnx.Linear(
-            d, config.num_classes, kernel_init=normal, dtype=jnp.float32, rngs=rngs
+            d, config.num_classes, kernel_init=_NORMAL, dtype=jnp.float32, rngs=rngs
         )
 
     def embed(self, images: jax.Array) -> jax.Array:

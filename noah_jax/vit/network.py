@@ -32,11 +32,15 @@ class Network:
     """
 
     graphdef: nnx.GraphDef
-    params: nnx.State
-    frozen: nnx.State
+    params: nnx.State | None
+    frozen: nnx.State | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mesh: Mesh | None = None
+
+    def without_weights(self) -> "Network":
+        """The network as programs are made of it; two that are equal make the same programs."""
+        return dataclasses.replace(self, params=None, frozen=None)
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """Turns uint8 images `[b, h, w, 3]` into the float32 ones that the ViT takes."""
@@ -121,13 +125,8 @@ def make_network(
       mesh: the devices that the weights are placed on.
     """
 
-    def init():
-        model = ViT(config, max_sizes, rngs=nnx.Rngs(seed))
-        return nnx.split(model, _FRESH, ...)
-
-    graphdef, *_ = nnx.eval_shape(init)
-    fresh = jax.jit(lambda: init()[1])()  # XLA drops the backbone's random numbers
-    model = nnx.merge(graphdef, fresh, backbone)
+    graphdef, make_fresh = _initialiser(config, tuple(sorted(max_sizes.items())))
+    model = nnx.merge(graphdef, make_fresh(np.uint32(seed)), backbone)
     graphdef, *states = nnx.split(model, trainable(method), ...)
     params, frozen = states
     frozen = in_dtype(frozen, config.dtype)
@@ -140,3 +139,15 @@ def make_network(
         std,
         mesh if mesh.shape["weights"] > 1 else None,
     )
+
+
+@functools.lru_cache(maxsize=32)
+def _initialiser(config: ViTConfig, max_sizes: tuple[tuple[str, int], ...]):
+    """The ViT's static part, and the compiled function seed → the weights that start fresh."""
+
+    def init(seed):
+        model = ViT(config, dict(max_sizes), rngs=nnx.Rngs(jax.random.key(seed)))
+        return nnx.split(model, _FRESH, ...)
+
+    graphdef, *_ = nnx.eval_shape(init, np.uint32(0))
+    return graphdef, jax.jit(lambda seed: init(seed)[1])  # XLA drops the backbone's random numbers

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from noah_jax.runtime import sharding
 from noah_jax.training import evaluation
@@ -9,6 +10,7 @@ from tests.helpers.models import TINY, make_network
 from tests.helpers.search import SETTINGS
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_population_equals_one_by_one_in_one_compilation(tiny_vit, random_genome, monkeypatch):
     """Any population, any genomes: one compilation; images that fill no batch do not count."""
     compiled = []
@@ -39,6 +41,7 @@ def test_population_equals_one_by_one_in_one_compilation(tiny_vit, random_genome
     assert len(compiled) == 1 and compiled[0]._cache_size() == 1
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     """Like ImageNet-A: images of classes 1 and 3 only, told apart among these, and among all."""
     rng = np.random.default_rng(0)

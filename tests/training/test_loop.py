@@ -52,6 +52,7 @@ def _equal(one, other):
     )
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
     network, data, tmp_path, monkeypatch
 ):
@@ -99,6 +100,7 @@ def test_only_full_fine_tuning_moves_the_backbone(tiny_vit, data, tmp_path, meth
     assert not _equal(before["blocks"]["adapter"], after["blocks"]["adapter"])
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_augmented_training_learns_in_one_compilation(network, augmented, tmp_path, monkeypatch):
     """The loss falls, slowly since its targets are mixed; the images as they are become clear."""
     compiled = []
