@@ -139,6 +139,7 @@ def compiling_anew():
 
 def compile_timed(function: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str, float]]:
     """Compiles a jitted function anew; returns it, and the seconds to trace, lower and compile."""
+    jax.clear_caches()  # what equal networks have traced and lowered
     with compiling_anew():
         start = time.perf_counter()
         traced = function.trace(*arguments)

@@ -14,8 +14,9 @@ import tracemalloc
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    # Another version may not know this flag, and would end at once.
-    + " --xla_cpu_use_fusion_emitters=false"
+    # Another version may not know these flags, and would end at once. One thread compiles a
+    # program, since two processes do already.
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * importlib.metadata.version("jaxlib").startswith("0.10.")
 )
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"

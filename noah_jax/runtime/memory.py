@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 
 from noah_jax.errors import UserError
 
@@ -73,7 +72,7 @@ _KNOWN: weakref.WeakKeyDictionary[Callable, dict] = weakref.WeakKeyDictionary()
 def _plan(function: jax.stages.Wrapped, arguments: tuple) -> float | None:
     """The memory planned for a call with these arguments, see `planned_mb`."""
     leaves, structure = jax.tree.flatten(arguments)
-    shapes = structure, tuple((np.shape(x), np.result_type(x)) for x in leaves)
+    shapes = structure, tuple(map(jax.typeof, leaves))
     known = _KNOWN.setdefault(function, {})
     if shapes not in known:
         known[shapes] = planned_mb(function.lower(*arguments).compile())

@@ -135,10 +135,12 @@ def test_every_moment_counts_once():
     assert (result["seconds"], result["outside"]) == (10.0, 0.6)
 
 
-def test_a_run_is_split_into_parts(tmp_path, ti16, capsys):
-    """The real command on scikit-learn's digits."""
-    flags = f"--config=configs/demo.py:linear --config.weights={ti16} --config.image_size=32 "
-    flags += "--config.backbone=vit_ti16 --config.normalisation=half --config.retrain.epochs=3"
+def test_a_run_is_split_into_parts(tmp_path, home, capsys):
+    """The real command on the photos of three colours."""
+    flags = f"--config=configs/folder.py:{home}/colours,method=linear --config.image_size=32 "
+    flags += f"--config.weights={home}/ti16.safetensors --config.backbone=vit_ti16 "
+    flags += "--config.normalisation=half --config.retrain.epochs=3 --config.retrain.batch_size=8 "
+    flags += "--config.retrain.warmup_epochs=1"
     out = tmp_path / "timesplit.json"
     timesplit.main([f"--out={out}", "--", *flags.split()])
     result = json.loads(out.read_text())

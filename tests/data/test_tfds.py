@@ -259,6 +259,7 @@ def test_training_does_without_tensorflow(data_dir, ti16, tmp_path):
     config = f"configs/vtab.py:kitti+smallnorb_azi,data_dir={data_dir},method=linear"
     flags = [f"--config={config}", f"--workdir={tmp_path}", f"--config.weights={ti16}", *TINY_FLAGS]
     flags += ["--config.retrain.epochs=1", "--config.retrain.warmup_epochs=0"]
+    flags += ["--config.retrain.batch_size=200"]
     done = subprocess.run([sys.executable, "-c", TRAIN, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]  # 77: TensorFlow was imported
     result = json.loads((tmp_path / "smallnorb_azi-linear-s0" / "result.json").read_text())

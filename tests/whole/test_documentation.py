@@ -91,7 +91,8 @@ def _tiny(command):
     if "bench.study" in command:
         changed |= {"method": "lora", "seeds": 1}
     for stage in ("supernet", "retrain"):
-        few = {"epochs": 1, "warmup_epochs": 0, "batch_size": 2 if "shots" in command else 8}
+        batch_size = 250 if "domain.py" in command else 2 if "shots" in command else 8
+        few = {"epochs": 1, "warmup_epochs": 0, "batch_size": batch_size}
         changed |= {f"{stage}.{key}": value for key, value in few.items()}
     flags = [f"--config.{key}={value}" for key, value in changed.items()]
     return [*shlex.split(command), *TINY_FLAGS, *flags]
