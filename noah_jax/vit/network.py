@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +33,16 @@ class Network:
     """
 
     graphdef: nnx.GraphDef
-    params: nnx.State | None
-    frozen: nnx.State | None
+    params: nnx.State
+    frozen: nnx.State
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mesh: Mesh | None = None
 
     def without_weights(self) -> "Network":
         """The network as programs are made of it; two that are equal make the same programs."""
-        return dataclasses.replace(self, params=None, frozen=None)
+        nothing: Any = None
+        return dataclasses.replace(self, params=nothing, frozen=nothing)
 
     def normalise(self, images: jax.Array) -> jax.Array:
         """Turns uint8 images `[b, h, w, 3]` into the float32 ones that the ViT takes."""
