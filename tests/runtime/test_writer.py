@@ -6,6 +6,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from noah_jax.runtime import memory
 from noah_jax.runtime import writer as writer_lib
@@ -35,7 +36,8 @@ def test_memory_is_the_largest_of_all_starts(tmp_path):
     assert value["stages"] == {"retrain": {"device_mb": 4.0, "source": "compiler"}}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("device_mb") for line in lines] == [4.0, 1.0, None]
-    assert value["host_peak_mb"] == lines[-1]["host_peak_mb"] == memory.host_peak_mb() > 50
+    assert value["host_peak_mb"] == lines[-1]["host_peak_mb"] > 50
+    assert memory.host_peak_mb() == pytest.approx(value["host_peak_mb"], rel=0.01)  # it grows
 
 
 def test_plain_lines_are_few_and_tell_the_time_left(tmp_path, capsys, monkeypatch):

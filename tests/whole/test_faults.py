@@ -30,6 +30,7 @@ QUICK = [
     "--config.supernet.epochs=4",
     "--config.retrain.epochs=3",
     "--config.search.generations=1",
+    "--config.search.population=6",
 ]
 
 
