@@ -39,7 +39,7 @@ from noah_jax.space.genomes import MODULES
 from noah_jax.training import evaluation
 from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
-from noah_jax.vit.network import Network, in_dtype, trainable
+from noah_jax.vit.network import Network, apart, in_dtype, trainable
 
 _CLASSES, _SIZE = 100, 10
 _SCHEDULE = {"epochs": 500, "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_epochs": 10}
@@ -121,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> dict:
         "torch_device": device,
         "torch_threads": torch.get_num_threads(),
         "peer": "the original's model" if arguments.noah else "bench.torch_vit.Supernet",
-        "fused_attention": config.fused_attention,
+        "fused_attention": config.execution.fused_attention,
         "largest_difference_of_logits": float(f"{difference:.3g}"),
         "stages": stages,
     }
@@ -136,15 +136,19 @@ class Ours:
         interop.load_noah(model, tensors)
         graphdef, params, frozen = nnx.split(model, trainable("noah"), ...)
         params, frozen = sharding.replicate(mesh, (params, in_dtype(frozen, config.dtype)))
-        self.network = Network(graphdef, params, frozen, *NORMALISATIONS["half"])
+        if config.execution.unrolled:
+            frozen = apart(frozen, config.depth)
+        execution = config.execution
+        self.network = Network(
+            graphdef, params, frozen, *NORMALISATIONS["half"], execution=execution
+        )
         schedule = Schedule(batch_size=len(images), **_SCHEDULE)
         optimizer = step_lib.make_optimizer(schedule, steps)
-        self.epoch = step_lib.make_epoch(self.network, optimizer, len(images), mesh)
+        self.step = step_lib.make_step(self.network, optimizer, config.image_size, mesh)
         self.evaluate_genomes = evaluation.make_evaluator(self.network, mesh)
         self.state = step_lib.initial_state(self.network, optimizer, mesh)
-        self.data = sharding.replicate(
-            mesh, (np.tile(images, (steps, 1, 1, 1)), np.tile(labels, steps))
-        )
+        data = np.tile(images, (steps, 1, 1, 1)), np.tile(labels, steps)
+        self.data = sharding.replicate(mesh, machine.numbered(data, steps))
         self.batch = sharding.replicate(mesh, (images[None], labels[None]))
         self.images = images
 
@@ -153,16 +157,16 @@ class Ours:
         return np.asarray(run(self.network.params, self.network.frozen, self.images, genome))
 
     def train(self, genomes):
-        self.state, losses = self.epoch(*self._inputs(genomes))
+        self.state, losses = machine.train(self.step, *self._inputs(genomes))
         losses.block_until_ready()
 
     def compiled_text(self, genomes):
-        return self.epoch.lower(*self._inputs(genomes)).compile().as_text()
+        inputs = *self._inputs(genomes), (np.int32(0), np.uint32(0))
+        return self.step.lower(*inputs).compile().as_text()
 
     def _inputs(self, genomes):
         none = np.zeros(len(genomes), np.float32)
-        span = step_lib.Span.of(0, start=0, stop=len(genomes), seed=0)
-        return self.state, none, self.network.frozen, self.data, genomes[:, None], span
+        return self.state, none, self.network.frozen, self.data, genomes[:, None]
 
     def evaluate(self, genomes):
         classes = np.ones(_CLASSES, bool)

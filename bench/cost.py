@@ -95,7 +95,6 @@ class _Work:
             dict.fromkeys(MODULES, (1, 5, 10)), (3, 6, 9, 12), config.depth, config.width
         )
         self.rng, self.seen = np.random.default_rng(0), set()
-        self.epochs = {}  # compiled, by the number of steps
 
     def draw(self, count: int) -> np.ndarray:
         """Draws new genomes, int32 `[count, depth, modules]`, and remembers them in `seen`."""
@@ -106,25 +105,23 @@ class _Work:
     def training(self, steps: int, epochs: int) -> Callable:
         """Trains `epochs` epochs of `steps` batches, each step with another genome."""
         optimizer = _optimizer(self.batch, steps)
-        if steps not in self.epochs:
-            epoch = step_lib.make_epoch(self.network, optimizer, self.batch, self.mesh)
-            self.epochs[steps] = epoch
-        epoch = self.epochs[steps]
+        step = step_lib.make_step(self.network, optimizer, self.size, self.mesh)
         state = step_lib.initial_state(self.network, optimizer, self.mesh)
         none = sharding.replicate(self.mesh, np.zeros(steps, np.float32))
-        data = sharding.replicate(
-            self.mesh, machine.examples((steps * self.batch,), _CLASSES, self.size)
+        examples = machine.examples((steps * self.batch,), _CLASSES, self.size)
+        inputs = (
+            self.network.frozen,
+            sharding.replicate(self.mesh, machine.numbered(examples, steps)),
         )
 
         def run():
             nonlocal state
             for number in range(epochs):
-                span = step_lib.Span.of(number * steps, start=0, stop=steps, seed=0)
-                genomes = self.draw(steps)[:, None]
-                state, losses = epoch(state, none, self.network.frozen, data, genomes, span)
+                genomes = sharding.replicate(self.mesh, self.draw(steps)[:, None])
+                state, losses = machine.train(step, state, none, *inputs, genomes, number * steps)
             return losses
 
-        run.jitted = epoch
+        run.jitted = step
         return run
 
     def evaluating(self, population: int, chunks: int, per_call: int) -> Callable:
@@ -242,14 +239,14 @@ def _compile_times(arguments) -> list[dict]:
         optimizer = _optimizer(batch, steps)
         optimizer_state = jax.eval_shape(optimizer.init, network.params)
         state = step_lib.TrainState(network.params, optimizer_state)
-        epoch = step_lib.make_epoch(network, optimizer, batch, mesh)
+        step = step_lib.make_step(network, optimizer, deep.image_size, mesh)
         shape = steps * batch, deep.image_size, deep.image_size, 3
-        data = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[:1], np.int32)
+        images = np.broadcast_to(np.uint8(0), shape)
+        data = machine.numbered((images, np.zeros(steps * batch, np.int32)), steps)
         genomes = np.zeros((steps, 1, depth, len(MODULES)), np.int32)
         losses = np.zeros(steps, np.float32)
-        span = step_lib.Span.of(0, start=0, stop=steps, seed=0)
-        inputs = state, losses, network.frozen, data, genomes, span
-        _, seconds = machine.compile_timed(epoch, *inputs)
+        inputs = state, losses, network.frozen, data, genomes, (np.int32(0), np.uint32(0))
+        _, seconds = machine.compile_timed(step, *inputs)
         rows.append({"blocks": depth, **seconds})
     return rows
 

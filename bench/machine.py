@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.runtime import memory
 from noah_jax.space.genomes import MODULES
-from noah_jax.vit import ViT, ViTConfig
+from noah_jax.training import step as step_lib
+from noah_jax.vit import ViT, ViTConfig, execution
 from noah_jax.vit.attention import can_fuse
 from noah_jax.vit.network import Network, make_network
 
@@ -83,12 +84,13 @@ def host_mb() -> float:
 
 
 def vit(name: str, attention: str = "auto", **overrides: Any) -> ViTConfig:
-    """Makes `ViTConfig.named` with the attention that a run would choose on this device."""
+    """Makes `ViTConfig.named` with the execution that a run would choose on this device."""
     config = ViTConfig.named(name, **overrides)
     fused = attention == "auto" and can_fuse(
         config.heads, config.width // config.heads, config.dtype
     )
-    return dataclasses.replace(config, fused_attention=fused)
+    how = execution.on(jax.default_backend())
+    return dataclasses.replace(config, execution=dataclasses.replace(how, fused_attention=fused))
 
 
 def network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
@@ -115,6 +117,28 @@ def abstract_network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh
 def _backbone(config):
     model = ViT(config, dict.fromkeys(MODULES, 0), rngs=nnx.Rngs(0))
     return nnx.split(model, nnx.PathContains("head"), ...)[2]
+
+
+def numbered(batch: tuple, steps: int) -> tuple:
+    """Makes the batch of `step.make_step` whose order is that of images and labels."""
+    images, labels = batch
+    order = np.arange(len(labels), dtype=np.int32).reshape(steps, -1)
+    return step_lib.as_lines(images), labels, order
+
+
+def train(step: Callable, state, losses, frozen, batch, genomes, first: int = 0) -> tuple:
+    """Takes the steps of an epoch, from number `first` on, as a run does.
+
+    Args:
+      step: from `step.make_step`; the others are its arguments.
+
+    Returns:
+      The state and the losses.
+    """
+    for number in range(first, first + len(genomes)):
+        moment = np.int32(number), np.uint32(0)
+        state, losses = step(state, losses, frozen, batch, genomes, moment)
+    return state, losses
 
 
 def examples(shape: Sequence[int], classes: int, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ compiled but never allocated. Speed is not measured, since the devices share the
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ import numpy as np
 import PIL.Image
 from jax.sharding import Mesh
 
-from bench import machine
+from bench import hlo, machine
 from noah_jax.config import defaults
 from noah_jax.config.settings import Schedule, Search
 from noah_jax.data import augment, loader
@@ -51,8 +52,6 @@ _SCHEDULE = Schedule(
 )
 _SEARCH = Search(**defaults().search.to_dict() | {"population": _POPULATION, "genomes_per_call": 2})
 _SECONDS = 600  # for one layout
-_BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "u8": 1, "pred": 1}
-_COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,17 +165,15 @@ def _state(network, mesh):
 
 def _supernet(network: Network, split: loader.Split, genomes, mesh: Mesh):
     optimizer, state = _state(network, mesh)
-    data = sharding.replicate(mesh, loader.load(split, 32))
-    epoch = step_lib.make_epoch(network, optimizer, _SCHEDULE.batch_size, mesh)
-    inputs = network.frozen, data, genomes
-    none = sharding.replicate(mesh, np.zeros(_STEPS, np.float32))
-    spans = [step_lib.Span.of(first, start=0, stop=_STEPS, seed=0) for first in (0, _STEPS)]
-    compiled = epoch.lower(state, none, *inputs, spans[0]).compile()
+    data = sharding.replicate(mesh, machine.numbered(loader.load(split, 32), _STEPS))
+    none, genomes = sharding.replicate(mesh, (np.zeros(_STEPS, np.float32), genomes))
+    step, inputs = step_lib.make_step(network, optimizer, 32, mesh), (network.frozen, data, genomes)
+    compiled = step.lower(state, none, *inputs, (np.int32(0), np.uint32(0))).compile()
     losses = []
-    for span in spans:
-        state, loss = epoch(state, none, *inputs, span)
+    for first in (0, _STEPS):
+        state, loss = machine.train(step, state, none, *inputs, first)
         losses += np.asarray(loss).tolist()
-    return state.params, losses, collectives(compiled.as_text(), _STEPS)
+    return state.params, losses, collectives(compiled.as_text())
 
 
 def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
@@ -186,14 +183,15 @@ def _streamed(network: Network, split: loader.Split, genomes, mesh: Mesh):
     batches = augment.stream(split, 32, size, 0, 0, sharding.local_rows(mesh, size))
     losses = sharding.replicate(mesh, np.zeros(len(genomes), np.float32))
     compiled = None
-    for number, drawn in enumerate(genomes):
+    placed = sharding.replicate(mesh, genomes)
+    for number in range(len(genomes)):
         batch = tuple(sharding.from_local_rows(mesh, part, size) for part in next(batches))
-        span = step_lib.Span.of(0, start=number, stop=number + 1, seed=0)
-        inputs = state, losses, network.frozen, batch, drawn, span
+        moment = np.int32(number), np.uint32(0)
+        inputs = state, losses, network.frozen, batch, placed, moment
         compiled = compiled or step.lower(*inputs).compile()
         state, losses = step(*inputs)
     batches.close()
-    return np.asarray(losses).tolist(), collectives(compiled.as_text(), 1)
+    return np.asarray(losses).tolist(), collectives(compiled.as_text())
 
 
 def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace, mesh: Mesh):
@@ -213,42 +211,21 @@ def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace
 # --- What is in a compiled program ---------------------------------------------------------------
 
 
-def collectives(text: str, calls: int) -> list[dict[str, Any]]:
-    """Lists the collectives of an optimised HLO module, and how often one of its `calls` runs each.
+def collectives(text: str) -> list[dict[str, Any]]:
+    """Lists the collectives of a compiled step, and how often it runs each.
 
     Returns:
       Rows of operation, shapes, bytes (that one device receives) and times a step.
     """
-    bodies = re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
-    times = {name: 0.0 for name, _ in bodies}
-    times[re.search(r"^ENTRY %?([\w.-]+)", text, re.M)[1]] = 1 / calls
-    found: dict[tuple[str, str], float] = {}
-    for name, body in reversed(bodies):  # a computation comes before its callers
-        for line in body.splitlines():
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            called = re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?%?([\w.-]+)", line)
-            for callee in called:
-                # Only the loop over the steps has a bound that the compiler does not know.
-                unknown = calls if " while(" in line else 1
-                times[callee] += times[name] * (int(trips[1]) if trips else unknown)
-            match = re.match(rf"\s*(?:ROOT )?%?[\w.-]+ = (.+?) ({_COLLECTIVES})(?:-start)?\(", line)
-            if match:
-                key = match[2], " ".join(re.findall(r"\w+\[[\d,]*\]", match[1]))
-                found[key] = found.get(key, 0.0) + times[name]
+    found: collections.Counter[tuple[str, str]] = collections.Counter()
+    for kernel in hlo.kernels(text):
+        if kernel.kind == "collectives":
+            shapes = " ".join(re.findall(r"\w+\[[\d,]*\]", kernel.instruction.shape))
+            found[kernel.instruction.opcode.removesuffix("-start"), shapes] += kernel.times
     return [
-        {
-            "operation": operation,
-            "shapes": shapes,
-            "bytes": sum(map(_bytes, shapes.split())),
-            "times_a_step": round(number, 3),
-        }
-        for (operation, shapes), number in found.items()
+        {"operation": operation, "shapes": shapes, "bytes": hlo.size(shapes), "times_a_step": times}
+        for (operation, shapes), times in found.items()
     ]
-
-
-def _bytes(shape: str) -> int:
-    kind, sizes = re.fullmatch(r"(\w+)\[([\d,]*)\]", shape).groups()
-    return _BYTES[kind] * int(np.prod([int(size) for size in sizes.split(",") if size]))
 
 
 def _check_collectives(found, gradient_bytes: int, depth: int, mesh: Mesh) -> None:
@@ -282,7 +259,7 @@ def huge() -> dict[str, Any]:
         mesh = sharding.make_mesh(shards)
         compiled = compile_step(config, mesh)
         held[shards] = compiled.memory_analysis().argument_size_in_bytes / 1e6
-        found[shards] = collectives(compiled.as_text(), 2)
+        found[shards] = collectives(compiled.as_text())
         for row in found[shards]:
             if not _sums(row) and f"[{config.depth}," in row["shapes"]:
                 raise AssertionError(f"all blocks are gathered at once: {row}")
@@ -290,7 +267,7 @@ def huge() -> dict[str, Any]:
 
 
 def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
-    """Compiles a supernet epoch of two steps of 64 out of 128 images, without allocating it."""
+    """Compiles a supernet step on 64 out of 128 images, without allocating it."""
     network = machine.abstract_network(config, dict.fromkeys(MODULES, 10), mesh)
     optimizer = step_lib.make_optimizer(_SCHEDULE, 2)
     everywhere = sharding.replicated(mesh)
@@ -305,16 +282,18 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
         network.frozen,
         sharding.frozen_shardings(mesh, network.frozen),
     )
-    images = jax.ShapeDtypeStruct((128, config.image_size, config.image_size, 3), jnp.uint8)
+    one = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
+    images = jax.ShapeDtypeStruct((128, *step_lib.as_lines(one).shape[1:]), jnp.uint8)
     labels = jax.ShapeDtypeStruct((128,), jnp.int32)
+    order = jax.ShapeDtypeStruct((2, 64), jnp.int32)
     genomes = jax.ShapeDtypeStruct((2, 1, config.depth, len(MODULES)), jnp.int32)
     losses = jax.ShapeDtypeStruct((2,), jnp.float32)
-    span = step_lib.Span.of(0, start=0, stop=2, seed=0)
     optimizer_state = jax.eval_shape(optimizer.init, network.params)
     state = placed(step_lib.TrainState(network.params, optimizer_state))
-    epoch = step_lib.make_epoch(network, optimizer, 64, mesh)
-    inputs = placed(((images, labels), genomes, span))
-    return epoch.lower(state, placed(losses), frozen, *inputs).compile()
+    step = step_lib.make_step(network, optimizer, config.image_size, mesh)
+    inputs = placed(((images, labels, order), genomes))
+    moment = np.int32(0), np.uint32(0)
+    return step.lower(state, placed(losses), frozen, *inputs, moment).compile()
 
 
 # --- What is printed -----------------------------------------------------------------------------

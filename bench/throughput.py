@@ -100,7 +100,7 @@ def measure(arguments: argparse.Namespace) -> dict:
     return {
         "settings": {key: value for key, value in vars(arguments).items() if key != "out"},
         "sizes": _MAX_SIZES,
-        "fused_attention": config.fused_attention,
+        "fused_attention": config.execution.fused_attention,
         "matmul": product,
         "stages": stages,
         "whole_task_computed": _whole_task(stages),
@@ -134,25 +134,24 @@ def _rate(result):
 
 
 def _train(network, arguments, mesh, draw, profile=None) -> dict:
-    """Measures epochs of `--steps` steps, each of which is a call."""
+    """Measures epochs of `--steps` steps."""
     steps, batch = arguments.steps, arguments.batch
     schedule = Schedule(
         epochs=500, batch_size=batch, learning_rate=5e-4, weight_decay=1e-4, warmup_epochs=10
     )
     optimizer = step_lib.make_optimizer(schedule, steps)
-    epoch = step_lib.make_epoch(network, optimizer, batch, mesh)
+    step = step_lib.make_step(network, optimizer, arguments.image_size, mesh)
     state = step_lib.initial_state(network, optimizer, mesh)
-    data = sharding.replicate(
-        mesh, machine.examples((steps * batch,), _CLASSES, arguments.image_size)
-    )
-    losses = sharding.replicate(mesh, np.zeros(steps, np.float32))
-    span = step_lib.Span.of(0, start=0, stop=steps, seed=0)
-    inputs = state, losses, network.frozen, data, draw(), span
-    compiled, seconds = machine.compile_timed(epoch, *inputs)
+    examples = machine.examples((steps * batch,), _CLASSES, arguments.image_size)
+    data = sharding.replicate(mesh, machine.numbered(examples, steps))
+    losses, drawn = sharding.replicate(mesh, (np.zeros(steps, np.float32), draw()))
+    inputs = state, losses, network.frozen, data, drawn, (np.int32(0), np.uint32(0))
+    compiled, seconds = machine.compile_timed(step, *inputs)
 
     def call():
         nonlocal state, losses
-        state, losses = compiled(state, losses, network.frozen, data, draw(), span)
+        drawn = sharding.replicate(mesh, draw())
+        state, losses = machine.train(compiled, state, losses, network.frozen, data, drawn)
         return losses
 
     times = machine.repeat(call, arguments.repeats)

@@ -106,7 +106,7 @@ def record(spans_file: str, *flags: str) -> None:
     """Runs `noah_jax.main` with these flags in its own process, and notes the spans of time."""
     recorder = _Recorder()
     for module, names in (
-        (step_lib, ("make_epoch", "make_augmented_step")),
+        (step_lib, ("make_step", "make_augmented_step")),
         (evaluation, ("make_evaluator",)),
     ):
         for name in names:

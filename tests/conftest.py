@@ -120,7 +120,7 @@ def network(tiny_vit):
 @pytest.fixture
 def nothing_compiled():
     """Forgets the programs that earlier tests of this process have compiled."""
-    for programs in (step_lib._epoch, step_lib._augmented_step, evaluation._evaluator):
+    for programs in (step_lib._step, step_lib._augmented_step, evaluation._evaluator):
         programs.cache_clear()
 
 

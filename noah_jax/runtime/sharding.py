@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -51,12 +50,12 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
 
 
-def place_frozen(mesh: Mesh, frozen: nnx.State) -> nnx.State:
+def place_frozen(mesh: Mesh, frozen: Any) -> Any:
     """Cuts the blocks' matrices along their longest axis over `weights`; replicates the rest."""
     return jax.tree.map(_put, frozen, frozen_shardings(mesh, frozen))
 
 
-def frozen_shardings(mesh: Mesh, frozen: nnx.State) -> nnx.State:
+def frozen_shardings(mesh: Mesh, frozen: Any) -> Any:
     """The places that `place_frozen` chooses; takes shapes as well as arrays."""
     shards = mesh.shape["weights"]
 

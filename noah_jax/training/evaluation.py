@@ -38,7 +38,9 @@ def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
 
 @functools.lru_cache(maxsize=32)
 def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    @functools.partial(
+        jax.jit, out_shardings=sharding.replicated(mesh), compiler_options=network.options
+    )
     def evaluate(params, frozen, images, labels, genomes, classes):
         wide = len(genomes) % mesh.size == 0  # else the images are spread, not the genomes
         genomes = sharding.spread(mesh, genomes)

@@ -5,6 +5,7 @@ result is a pure function of inputs and seed. On a CPU it is the same to the las
 training was interrupted and however its steps were divided into spans.
 """
 
+import abc
 import collections
 import contextlib
 import dataclasses
@@ -25,7 +26,7 @@ from noah_jax.runtime import memory, preemption, processes, sharding
 from noah_jax.runtime.checkpoint import Checkpoints
 from noah_jax.runtime.writer import Writer
 from noah_jax.training import step as step_lib
-from noah_jax.training.step import Span, TrainState
+from noah_jax.training.step import TrainState
 from noah_jax.vit.network import Network
 
 _SECONDS_A_SPAN = 1.0  # a signal waits for two spans
@@ -104,11 +105,8 @@ class _Training:
             writer.say(f"  {recipe.stage} goes on after step {self._done} of {self._total}")
         self._saved, self._saved_at = self._done, time.monotonic()
         self._waiting, self._pace = None, _Pace(steps)
-        self._devices: _Streamed | _Resident
-        if streamed:
-            self._devices = _Streamed(recipe, network, optimizer, data, mesh, self._done)
-        else:
-            self._devices = _Resident(recipe, network, optimizer, data, mesh)
+        kind = _Streamed if streamed else _Resident
+        self._devices = kind(recipe, network, optimizer, data, mesh, self._done)
 
     def run(self) -> nnx.State:
         """Trains to the end, and returns the params."""
@@ -140,30 +138,31 @@ class _Training:
         recipe, steps, start = self._recipe, self._steps, self._done % self._steps
         first = self._done - start
         if self._waiting is None or start == 0:
-            self._genomes = np.stack([recipe.genomes(first + i) for i in range(steps)])
+            genomes = np.stack([recipe.genomes(first + i) for i in range(steps)])
             losses = np.asarray(self._losses) if start else np.zeros(steps, np.float32)
-            self._losses = sharding.replicate(self._mesh, losses)
-        span = Span.of(first, start=start, stop=min(start + most, steps), seed=recipe.seed)
+            placed = sharding.replicate(self._mesh, (genomes, losses))
+            self._genomes, self._losses = placed
+        span = range(self._done, min(self._done + most, first + steps))
         inputs = self._state, self._losses, self._genomes, span
         self._state, self._losses = self._devices.run(*inputs)
         before, self._waiting = self._waiting, (span, self._losses)
-        self._done = first + int(span.stop)
+        self._done = span.stop
         if before:
             self._settle(*before)
 
-    def _settle(self, span: Span, losses: jax.Array) -> None:
+    def _settle(self, span: range, losses: jax.Array) -> None:
         """Waits for the end of a span, and notes its losses."""
-        first, start, stop = map(int, (span.first_step, span.start, span.stop))
+        epoch, start = divmod(span.start, self._steps)
+        stop = start + len(span)
         values = np.asarray(losses)
-        for step, value in enumerate(values[start:stop].tolist(), first + start + 1):
+        for step, value in enumerate(values[start:stop].tolist(), span.start + 1):
             self._require(math.isfinite(value), f"the loss is {value} at", step)
-        self._pace.note(stop - start)
+        self._pace.note(len(span))
         loss = float(values[:stop].mean())
-        self._progress.update(stop - start, loss=loss)
+        self._progress.update(len(span), loss=loss)
         if stop == self._steps:
-            step, epoch = first + stop, first // self._steps + 1
             stage = self._recipe.stage
-            self._writer.log(stage=stage, epoch=epoch, step=step, loss=round(loss, 5))
+            self._writer.log(stage=stage, epoch=epoch + 1, step=span.stop, loss=round(loss, 5))
 
     def _save(self) -> None:
         """Saves the state after the steps that are done, and stops if a signal came."""
@@ -213,48 +212,73 @@ class _Pace:
         self._since = None
 
 
-class _Resident:
-    """Steps on images that stay on the devices: a span is one call."""
+class _Devices(abc.ABC):
+    """Has steps done on batches."""
 
-    def __init__(self, recipe, network, optimizer, data, mesh):
-        epoch = step_lib.make_epoch(network, optimizer, recipe.schedule.batch_size, mesh)
-        self._epoch, self._frozen = memory.watch(epoch), network.frozen
-        self._data = sharding.replicate(mesh, data)
+    def __init__(self, step, frozen, seed):
+        self._step, self._frozen, self._seed = memory.watch(step), frozen, np.uint32(seed)
 
-    def run(self, state, losses, genomes, span: Span):
-        """Does a span, and returns the new state and losses; see `step_lib.make_epoch`."""
-        return self._epoch(state, losses, self._frozen, self._data, genomes, span)
+    @abc.abstractmethod
+    def _batch(self, number: int) -> tuple[jax.Array, ...]:
+        """Places the batch of a step on the devices."""
 
+    @abc.abstractmethod
     def close(self) -> None:
-        pass
+        """Ends what places batches."""
 
+    def run(self, state, losses, genomes, span: range):
+        """Has the steps of a span done, and returns the state and losses; see `make_step`.
 
-class _Streamed:
-    """Steps on images that are augmented on their way to the devices: each step is a call.
-
-    Spans must follow each other, from step `first` on.
-    """
-
-    def __init__(self, recipe, network, optimizer, data, mesh, first):
-        step = step_lib.make_augmented_step(network, optimizer, data.num_classes, mesh)
-        self._step, self._frozen = memory.watch(step), network.frozen
-        self._mesh, self._size = mesh, recipe.schedule.batch_size
-        rows = sharding.local_rows(mesh, self._size)
-        self._batches = augment.stream(data.split, data.size, self._size, recipe.seed, first, rows)
-        self.close = self._batches.close
-
-    def run(self, state, losses, genomes, span: Span):
-        """Does a span, and returns the new state and losses; see `step_lib.make_epoch`."""
+        Spans must follow each other.
+        """
         waiting: collections.deque[jax.Array] = collections.deque()
-        for i in range(span.start, span.stop):
-            local = next(self._batches)
-            batch = tuple(sharding.from_local_rows(self._mesh, x, self._size) for x in local)
-            step = dataclasses.replace(span, start=np.int32(i))
-            state, losses = self._step(state, losses, self._frozen, batch, genomes[i], step)
+        for number in span:
+            moment = np.int32(number), self._seed
+            inputs = self._frozen, self._batch(number), genomes, moment
+            state, losses = self._step(state, losses, *inputs)
             waiting.append(losses)
             if len(waiting) > _STEPS_AHEAD:  # else batches pile up in the device's memory
                 waiting.popleft().block_until_ready()
         return state, losses
+
+
+class _Resident(_Devices):
+    """Steps on images that stay on the devices."""
+
+    def __init__(self, recipe, network, optimizer, data, mesh, first):
+        images, labels = data
+        step = step_lib.make_step(network, optimizer, images.shape[1], mesh)
+        super().__init__(step, network.frozen, recipe.seed)
+        self._data = sharding.replicate(mesh, (step_lib.as_lines(images), labels))
+        batch = recipe.schedule.batch_size
+        self._make_order = step_lib.make_order(len(labels), batch, mesh)
+        self._steps, self._epoch = len(labels) // batch, -1
+
+    def _batch(self, number):
+        if (epoch := number // self._steps) != self._epoch:
+            self._epoch, self._order = epoch, self._make_order(self._seed, np.int32(epoch))
+        return *self._data, self._order
+
+    def close(self):
+        pass
+
+
+class _Streamed(_Devices):
+    """Steps on images that are augmented on their way to the devices, from step `first` on."""
+
+    def __init__(self, recipe, network, optimizer, data, mesh, first):
+        step = step_lib.make_augmented_step(network, optimizer, data.num_classes, mesh)
+        super().__init__(step, network.frozen, recipe.seed)
+        self._mesh, self._size = mesh, recipe.schedule.batch_size
+        rows = sharding.local_rows(mesh, self._size)
+        self._batches = augment.stream(data.split, data.size, self._size, recipe.seed, first, rows)
+
+    def close(self):
+        self._batches.close()
+
+    def _batch(self, number):
+        local = next(self._batches)
+        return tuple(sharding.from_local_rows(self._mesh, x, self._size) for x in local)
 
 
 def _to_saved(state: TrainState, losses) -> dict:

@@ -21,7 +21,7 @@ from noah_jax.runtime.writer import Writer
 from noah_jax.space import files
 from noah_jax.training import step as step_lib
 from noah_jax.training.run import Run
-from noah_jax.vit import ViTConfig
+from noah_jax.vit import ViTConfig, execution
 from noah_jax.vit.attention import can_fuse
 
 # The outputs of the stages in a workdir.
@@ -66,9 +66,11 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
     backbone = _backbone(derived.vit(config, 1, config.dtype), weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
+    how = execution.on(jax.default_backend())
     if config.attention == "auto" and mesh.size == 1:  # not yet seen to run on several
         fused = can_fuse(vit.heads, vit.width // vit.heads, vit.dtype)
-        vit = dataclasses.replace(vit, fused_attention=fused)
+        how = dataclasses.replace(how, fused_attention=fused)
+    vit = dataclasses.replace(vit, execution=how)
     if config.supernet_from:
         _require_supernet(config, inputs)
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)

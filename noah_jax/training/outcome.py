@@ -138,7 +138,7 @@ def _result(run: Run, params, genome, best, tests) -> Result:
         "inputs": run.inputs,
         "backbone": config.backbone,
         "dtype": run.vit.dtype,
-        "fused_attention": run.vit.fused_attention,
+        "fused_attention": run.vit.execution.fused_attention,
         **computed_by(),
     }
 

@@ -1,8 +1,11 @@
 """The part of training that runs on the devices; loop.py repeats it over time.
 
 A step is a pure function of its inputs, the seed and its number: batch, augmentation and dropout
-come from these alone. Images that are used as they are stay on the devices, and many steps are one
-call. Augmented images are streamed, and each step is a call.
+come from these alone. Each is a call, and the host gives the devices the next ones before they have
+done it. A loop on the device would have to ask the host, on a GPU, whether it goes on. Images that
+are used as they are stay on the devices; augmented ones are streamed.
+
+Networks that differ in their weights alone share these programs, with all that they have compiled.
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ from noah_jax.training import mixing
 from noah_jax.vit.network import Network
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
+_LINE = 128
 _NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
 
 
@@ -35,27 +39,6 @@ class TrainState:
 
     params: nnx.State
     optimizer: optax.OptState
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """Some successive steps of one epoch. All its numbers are traced.
-
-    Attributes:
-      first_step: number of the epoch's first step in the whole training, int32.
-      start, stop: first step of the span and first step after it, counted in the epoch; int32.
-      seed: of the training, uint32.
-    """
-
-    first_step: np.int32
-    start: np.int32
-    stop: np.int32
-    seed: np.uint32
-
-    @classmethod
-    def of(cls, first_step: int, start: int, stop: int, seed: int) -> "Span":
-        return cls(np.int32(first_step), np.int32(start), np.int32(stop), np.uint32(seed))
 
 
 def learning_rate(schedule: Schedule, steps_per_epoch: int) -> optax.Schedule:
@@ -119,69 +102,86 @@ def _make_update(network: Network, optimizer: optax.GradientTransformation, mesh
     return update
 
 
-def make_epoch(
-    network: Network, optimizer: optax.GradientTransformation, batch_size: int, mesh: Mesh
+@functools.lru_cache(maxsize=32)
+def make_order(images: int, batch_size: int, mesh: Mesh) -> jax.stages.Wrapped:
+    """Makes the compiled `order(seed, epoch)`: the images of each batch of an epoch.
+
+    An image is in one batch at most. The result is int32 `[steps, batch_size]`.
+    """
+    steps = images // batch_size
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def order(seed, epoch):
+        shuffle_key, _ = jax.random.split(jax.random.key(seed))
+        shuffled = jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), images)
+        return shuffled[: steps * batch_size].reshape(steps, batch_size)
+
+    return order
+
+
+def as_lines(images: np.ndarray) -> np.ndarray:
+    """Puts uint8 images `[n, h, w, 3]` in lines, `[n, lines, 128]`, the last of which is filled up.
+
+    A TPU would copy whole images to another layout before it takes some, all of them in each step.
+    """
+    flat = images.reshape(len(images), -1)
+    short = -flat.shape[1] % _LINE
+    filled = np.pad(flat, ((0, 0), (0, short))) if short else flat  # else no copy
+    return filled.reshape(len(images), -1, _LINE)
+
+
+def _from_lines(lines: jax.Array, image_size: int) -> jax.Array:
+    flat = lines.reshape(len(lines), -1)[:, : 3 * image_size**2]
+    return flat.reshape(-1, image_size, image_size, 3)
+
+
+def make_step(
+    network: Network, optimizer: optax.GradientTransformation, image_size: int, mesh: Mesh
 ) -> jax.stages.Wrapped:
-    """Makes the compiled `epoch(state, losses, frozen, data, genomes, span)`.
+    """Makes the compiled `step(state, losses, frozen, batch, genomes, moment)`.
 
-    Networks that differ in their weights alone share it, with all that it has compiled.
-
-    It does the steps of `span` and ends early after a loss that is not finite. Only the number of
-    steps in an epoch is static: one compilation, and the same numbers however an epoch is divided
-    into spans.
+    Args:
+      image_size: pixels, height and width.
 
     Args of the result:
       state: a `TrainState`, donated.
       losses: float32 `[steps]`, with those of the epoch's earlier steps.
-      data: all images, uint8 `[n, h, w, 3]`, and labels, int32 `[n]`.
-      genomes: `[steps, g, depth, modules]`, for all steps of the epoch.
+      batch: all images, see `as_lines`, their labels, int32 `[n]`, and the epoch's order.
+      genomes: int32 `[steps, g, depth, modules]`, for all steps of the epoch.
+      moment: the number of the step in the whole training, int32, and the training's seed, uint32.
 
     Returns:
       The new state and losses.
     """
-    return _epoch(network.without_weights(), optimizer, batch_size, mesh)
+    return _step(network.without_weights(), optimizer, image_size, mesh)
 
 
 @functools.lru_cache(maxsize=32)
-def _epoch(network, optimizer, batch_size, mesh):
+def _step(network, optimizer, image_size, mesh):
     update = _make_update(network, optimizer, mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
-    def epoch(state, losses, frozen, data, genomes, span):
-        images, labels = data
-        shuffle_key, dropout_key = jax.random.split(jax.random.key(span.seed))
-        steps = len(genomes)
-        shuffle_key = jax.random.fold_in(shuffle_key, span.first_step // steps)
-        order = jax.random.permutation(shuffle_key, len(labels))
-        batches = order[: steps * batch_size].reshape(steps, batch_size)
+    def step(state, losses, frozen, batch, genomes, moment):
+        number, seed = moment
+        images, labels, order = batch
+        _, dropout_key = jax.random.split(jax.random.key(seed))
+        key, i = jax.random.fold_in(dropout_key, number), number % len(genomes)
+        rows = order[i]
+        chosen = _from_lines(images[rows], image_size)
+        state, loss = update(state, frozen, chosen, labels[rows], genomes[i], key)
+        return state, losses.at[i].set(loss)
 
-        def goes_on(carry):
-            i, _, losses = carry
-            return (i < span.stop) & ((i == span.start) | jnp.isfinite(losses[i - 1]))
-
-        def step(carry):
-            i, state, losses = carry
-            key = jax.random.fold_in(dropout_key, span.first_step + i)
-            rows = batches[i]
-            state, loss = update(state, frozen, images[rows], labels[rows], genomes[i], key)
-            return i + 1, state, losses.at[i].set(loss)
-
-        return jax.lax.while_loop(goes_on, step, (span.start, state, losses))[1:]
-
-    return epoch
+    return _compiled(step, network, mesh)
 
 
 def make_augmented_step(
     network: Network, optimizer: optax.GradientTransformation, num_classes: int, mesh: Mesh
 ) -> jax.stages.Wrapped:
-    """Makes the compiled `step(state, losses, frozen, batch, genomes, span)`.
+    """Makes the compiled `step(state, losses, frozen, batch, genomes, moment)`.
 
-    It does the first step of `span`, as `make_epoch` does, and the part of the augmentation that
-    is done on the device.
+    It is a step of `make_step`, with the part of the augmentation that is done on the device.
 
     Args of the result:
       batch: images and labels of the step, placed as by `sharding.from_local_rows`.
-      genomes: `[g, depth, modules]`, for the step.
     """
     return _augmented_step(network.without_weights(), optimizer, num_classes, mesh)
 
@@ -190,17 +190,22 @@ def make_augmented_step(
 def _augmented_step(network, optimizer, num_classes, mesh):
     update = _make_update(network, optimizer, mesh)
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
-    def step(state, losses, frozen, batch, genomes, span):
+    def step(state, losses, frozen, batch, genomes, moment):
+        number, seed = moment
         images, labels = batch
-        key = jax.random.fold_in(jax.random.key(span.seed), span.first_step + span.start)
+        key, i = jax.random.fold_in(jax.random.key(seed), number), number % len(genomes)
         mix_key, dropout_key = jax.random.split(key)
         images = network.normalise(sharding.spread(mesh, images))
         images, targets = mixing.mix(images, labels, num_classes, mix_key)
-        state, loss = update(state, frozen, images, targets, genomes, dropout_key)
-        return state, losses.at[span.start].set(loss)
+        state, loss = update(state, frozen, images, targets, genomes[i], dropout_key)
+        return state, losses.at[i].set(loss)
 
-    return step
+    return _compiled(step, network, mesh)
+
+
+def _compiled(step, network, mesh):
+    everywhere, options = sharding.replicated(mesh), network.options
+    return jax.jit(step, donate_argnums=0, out_shardings=everywhere, compiler_options=options)
 
 
 def steps_per_epoch(stage: str, schedule: Schedule, images: int) -> int:

@@ -33,7 +33,7 @@ class CompactViT(ViT):
     ) -> jax.Array:
         """See `ViT.features`; the genome is the model's own, and `key` and `gather` are unused."""
         x = self.embed(images)
-        others, last = x.shape[1], len(self.blocks) - 1
+        others, last = self.config.first_slot, len(self.blocks) - 1
         for i, (block, row) in enumerate(zip(self.blocks, self.genome, strict=True)):
             if prompts := row[ALL_MODULES.index("vpt")]:  # they replace those of earlier blocks
                 x = jnp.pad(x[:, :others], ((0, 0), (0, prompts), (0, 0)))

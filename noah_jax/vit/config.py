@@ -4,6 +4,8 @@ import dataclasses
 import re
 from typing import Any
 
+from noah_jax.vit.execution import Execution
+
 _SHAPES = {  # width, depth, heads
     "ti": (192, 12, 3),
     "s": (384, 12, 6),
@@ -42,8 +44,8 @@ class ViTConfig:
     drop_path: float = 0.1  # of the last block; linear over depth from 0
     dropout: float = 0.1  # inside the prompt modules
     dtype: str = "float32"  # of the computation; trainable parameters and logits are float32
-    fused_attention: bool = False  # by cuDNN, see attention.py
     rematerialise: bool = False  # the backward pass keeps only a block's input, computes the rest
+    execution: Execution = Execution()
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -78,6 +80,11 @@ class ViTConfig:
         width, depth, heads = _SHAPES[shape]
         size = int(patch_size)
         return cls(width, depth, heads, size, **_VARIANTS[variant], **overrides)
+
+    @property
+    def first_slot(self) -> int:
+        """The number of tokens before the slots of prompts: class token, registers, patches."""
+        return 1 + self.registers + self.grid**2
 
     @property
     def grid(self) -> int:

@@ -1,12 +1,15 @@
 """Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
 
 The same code is DeiT, DINO, DINOv2 (with registers too), MAE's encoder and CLIP's image tower. The
-blocks are stacked in one set of arrays `[depth, ...]` and run by `lax.scan`, so compile time does
-not grow with depth. The genome is an argument, as the images are. No shape depends on it.
+blocks are stacked in one set of arrays `[depth, ...]`. `lax.scan` runs them, so that compile time
+does not grow with depth, or each is a part of the program, which is faster on a GPU or TPU; see
+execution.py. The genome is an argument, as the images are. No shape depends on it.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +22,21 @@ from noah_jax.vit.attention import FUSED, attend
 from noah_jax.vit.config import ViTConfig
 from noah_jax.vit.prompts import (
     Adapter,
+    Dropout,
     LoRA,
     ParallelAdapter,
     PromptParam,
     VisualPrompts,
     drop,
+    joined,
     quick_gelu,
+    scaled,
+    survival,
 )
 
 # The forward pass of a block keeps these for the backward pass, besides the block's input. The rest
 # is cheap to compute again, whereas keeping it costs memory and the time to write it.
-_KEPT = ("qkv", "middle", "hidden", "mlp", "kept")
+_KEPT = ("tokens", "qkv", "middle", "hidden", "mlp", "kept")
 
 _NORMAL = nnx.initializers.truncated_normal(0.02)  # one object, so that equal models compare equal
 Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one array a parameter
@@ -40,8 +47,8 @@ class Block(nnx.Module):
 
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        self.heads, self.dropout = config.heads, config.dropout
-        self.quick_gelu, self.fused_attention = config.quick_gelu, config.fused_attention
+        self.heads, self.dropout, self.quick_gelu = config.heads, config.dropout, config.quick_gelu
+        self.execution, self.first_slot = config.execution, config.first_slot
         self.norm1 = _layer_norm(config, rngs)
         self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
         self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
@@ -49,11 +56,12 @@ class Block(nnx.Module):
         self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
         vpt, lora, adapter, parallel = (max_sizes.get(name, 0) for name in ALL_MODULES)
-        self.vpt = VisualPrompts(vpt, d, rngs=rngs) if vpt else None
-        self.lora = LoRA(lora, d, 3 * d, rngs=rngs) if lora else None
-        self.adapter = Adapter(adapter, d, rngs=rngs) if adapter else None
+        self.vpt = VisualPrompts(vpt, d, self.first_slot, rngs=rngs) if vpt else None
+        multiple = config.execution.rank_multiple
+        self.lora = LoRA(lora, d, 3 * d, multiple, rngs=rngs) if lora else None
+        self.adapter = Adapter(adapter, d, multiple, rngs=rngs) if adapter else None
         # It comes last, so that the others start from the same random numbers with and without it.
-        self.parallel = ParallelAdapter(parallel, d, rngs=rngs) if parallel else None
+        self.parallel = ParallelAdapter(parallel, d, multiple, rngs=rngs) if parallel else None
 
     def __call__(
         self,
@@ -80,19 +88,25 @@ class Block(nnx.Module):
         row = dict(zip(ALL_MODULES, row, strict=False))
         keys = [None] * 5 if key is None else jax.random.split(key, 5)
         if self.vpt is not None:
-            x, live = self.vpt(x, live, row["vpt"], self.dropout, keys[0])
+            x, live = self.vpt(x, live, row["vpt"], self._dropout(keys[0]))
+            x = checkpoint_name(x, "tokens")
         attended = self.attention(x, live, row["lora"], keys[1], wanted)
-        x = x[:, :wanted] + drop(attended, drop_path, keys[2], per_example=True)
+        x = x[:, :wanted] + scaled(attended, survival(x.shape[0], drop_path, keys[2]))
         x = checkpoint_name(x, "middle")
         h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
         h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
-        h = checkpoint_name(drop(h, drop_path, keys[3], per_example=True), "mlp")
+        h, scale = checkpoint_name(h, "mlp"), survival(x.shape[0], drop_path, keys[3])
+        out = scaled(h, scale)
         if self.adapter is not None:
-            h = self.adapter(h, row["adapter"], self.dropout, keys[4])
+            out = out + self.adapter(h, row["adapter"], self._dropout(keys[4]), scale)
         if self.parallel is not None and "parallel" in row:
             key = None if key is None else jax.random.fold_in(key, len(keys))  # none of `keys`
-            h = h + self.parallel(x, row["parallel"], self.dropout, key)
-        return x + h, live
+            out = out + self.parallel(x, row["parallel"], self._dropout(key))
+        return x + out, live
+
+    def _dropout(self, key: jax.Array | None) -> Dropout:
+        quick = self.execution.quick_dropout
+        return functools.partial(drop, rate=self.dropout, key=key, quick=quick)
 
     def attention(
         self,
@@ -104,18 +118,29 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """Self-attention with LoRA on q, k and v: `x` `[b, n, d]` to `[b, wanted, d]`."""
         b, n, d = x.shape
-        h = self.norm1(x).astype(x.dtype)
-        qkv = self.qkv(h)
-        if self.lora is not None:
-            qkv = qkv + self.lora(h, lora_size, self.dropout, key)
-        qkv = jax.lax.split(checkpoint_name(qkv, "qkv"), (d, d, d), axis=2)
+        fused = self.execution.fused_attention
+        qkv = self._qkv(self.norm1(x).astype(x.dtype), lora_size, key, products=3 if fused else 1)
         q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
-        fused = self.fused_attention and wanted is None
-        slots = 0 if self.vpt is None else self.vpt.tokens.shape[0]
+        fused = fused and wanted is None
         # Empty slots come last, so a length says which they are.
-        keys = n - slots + live if slots or fused else None
+        keys = self.first_slot + live if n > self.first_slot or fused else None
         out = attend(q[:, :wanted], k, v, keys, fused)
         return self.proj(out.reshape(b, -1, d))
+
+    def _qkv(self, h, lora_size, key, products):
+        """Computes queries, keys and values, each `[b, n, d]`, in 1 product or, if it can, in 3."""
+        if self.lora is None:
+            parts = [self.qkv(h)]
+        elif not self.execution.joined_lora:
+            inner = self.lora(h, lora_size, self._dropout(key))
+            parts = [self.qkv(h) + inner @ self.lora.up(h.dtype)]
+        else:
+            inner = self.lora(h, lora_size, self._dropout(key))
+            layer: Any = self.qkv
+            kernel, bias = (param[...].astype(h.dtype) for param in (layer.kernel, layer.bias))
+            parts = joined(products, h, inner, kernel, self.lora.up(h.dtype), bias)
+        parts = [checkpoint_name(part, "qkv") for part in parts]
+        return parts if len(parts) == 3 else jnp.split(parts[0], 3, axis=-1)
 
 
 class ViT(nnx.Module):
@@ -182,7 +207,10 @@ class ViT(nnx.Module):
         x = jnp.concatenate([prefix, x + positions[:, 1:]], axis=1)
         if self.norm_pre is not None:
             x = self.norm_pre(x).astype(dtype)
-        return jnp.pad(x, ((0, 0), (0, self.max_vpt), (0, 0)))
+        slots = self.max_vpt
+        if self.config.execution.fused_attention:
+            slots += -(x.shape[1] + slots) % 8
+        return jnp.pad(x, ((0, 0), (0, slots), (0, 0)))
 
     def features(
         self,
@@ -217,33 +245,44 @@ class ViT(nnx.Module):
         drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
         keys = None if key is None else jax.random.split(key, self.config.depth)
 
-        def run_block(carry, i, prompts, wanted=None):
-            # Indexed here, because backbone[:-1] as the loop's input would be a copy.
+        def run_block(carry, weights, prompts, others, wanted=None):
+            block = nnx.merge(graphdef, prompts, gather(weights) if gather else weights)
+            return block(*carry, *others, wanted)
+
+        def inputs(i):
+            # Indexed here, because backbone[:-1] as a loop's input would be a copy.
             weights = jax.tree.map(lambda w: jnp.asarray(w)[i], backbone)
-            weights = gather(weights) if gather else weights
-            key = None if keys is None else keys[i]
-            block = nnx.merge(graphdef, prompts, weights)
-            return block(*carry, genome[i], drop_path[i], key, wanted)
-
-        policies = jax.checkpoint_policies
-        kept = policies.save_from_both_policies(
-            policies.save_only_these_names(*_KEPT),
-            lambda primitive, *_, **__: FUSED in primitive.name,
-        )
-
-        @functools.partial(
-            jax.checkpoint,
-            prevent_cse=False,  # the loop prevents it already
-            policy=policies.nothing_saveable if self.config.rematerialise else kept,
-        )
-        def step(carry, block):
-            return run_block(carry, *block), None
+            return weights, (genome[i], drop_path[i], None if keys is None else keys[i])
 
         # No slot is live yet. The 0 is made from the genome so that vmap batches it likewise.
-        start = (self.embed(images), 0 * genome[0, 0])
-        first = jax.tree.map(lambda w: w[:-1], prompts)
-        carry, _ = jax.lax.scan(step, start, (jnp.arange(last), first))
-        return run_block(carry, last, jax.tree.map(lambda w: w[-1], prompts), wanted)[0]
+        carry = (self.embed(images), 0 * genome[0, 0])
+        if self.config.execution.unrolled:
+            block_step = jax.jit(self._remembering(run_block))  # traced once
+            for i in range(last):
+                weights, others = inputs(i)
+                own = jax.tree.map(operator.itemgetter(i), prompts)
+                carry = block_step(carry, weights, own, others)
+        else:
+
+            def step(carry, block):
+                weights, others = inputs(block[0])
+                return run_block(carry, weights, block[1], others), None
+
+            first = jax.tree.map(lambda w: w[:-1], prompts)
+            carry, _ = jax.lax.scan(self._remembering(step), carry, (jnp.arange(last), first))
+        weights, others = inputs(last)
+        return run_block(carry, weights, jax.tree.map(lambda w: w[-1], prompts), others, wanted)[0]
+
+    def _remembering(self, block: Callable) -> Callable:
+        """Chooses what the forward pass of a block keeps for the backward pass."""
+        execution, policies = self.config.execution, jax.checkpoint_policies
+        kept = policies.save_from_both_policies(
+            policies.save_only_these_names(*_KEPT, *execution.kept),
+            lambda primitive, *_, **__: FUSED in primitive.name,
+        )
+        policy = policies.nothing_saveable if self.config.rematerialise else kept
+        # In a loop there are no common subexpressions to find.
+        return jax.checkpoint(block, prevent_cse=execution.unrolled, policy=policy)
 
     def __call__(
         self,

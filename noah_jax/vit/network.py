@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from noah_jax.runtime import sharding
 from noah_jax.vit.config import ViTConfig
+from noah_jax.vit.execution import Execution
 from noah_jax.vit.model import ViT
 from noah_jax.vit.prompts import PromptParam
 
@@ -26,10 +28,12 @@ class Network:
     Attributes:
       graphdef: NNX's static part.
       params: the weights that train, float32.
-      frozen: all others; matrices are in the dtype of the computation, vectors are float32.
+      frozen: all others; matrices are in the dtype of the computation, vectors are float32. If the
+        blocks are unrolled, these are apart: see `apart`.
       mean, std: of RGB values in [0, 1], for `normalise`.
       mesh: the devices, if the matrices of `frozen` are cut over its axis `weights`; None = they
         are whole.
+      execution: how the ViT computes.
     """
 
     graphdef: nnx.GraphDef
@@ -38,6 +42,12 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mesh: Mesh | None = None
+    execution: Execution = Execution()
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The compiler's options for programs made of this network."""
+        return dict(self.execution.options)
 
     def without_weights(self) -> "Network":
         """The network as programs are made of it; two that are equal make the same programs."""
@@ -65,7 +75,7 @@ class Network:
           key: a JAX random key in training, else None.
         """
         x = self.normalise(images) if images.dtype == jnp.uint8 else images
-        model = nnx.merge(self.graphdef, params, frozen)
+        model = nnx.merge(self.graphdef, params, _together(frozen))
         gather = self.mesh and functools.partial(sharding.gather, self.mesh)
         return model(x, genome, train=key is not None, key=key, gather=gather)
 
@@ -101,10 +111,33 @@ def trainable(method: str) -> nnx.filterlib.Filter:
 
 
 def in_dtype(frozen: nnx.State, dtype: str) -> nnx.State:
-    """Casts the matrices to the dtype of the computation; vectors stay as they are."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x.astype(dtype) if "kernel" in jax.tree_util.keystr(path) else x, frozen
-    )
+    """Casts matrices and their biases to the dtype of the computation; the rest stays float32."""
+
+    def cast(path, x):
+        name = jax.tree_util.keystr(path)
+        of_matrix = "kernel" in name or ("bias" in name and "norm" not in name)
+        return x.astype(dtype) if of_matrix else x
+
+    return jax.tree_util.tree_map_with_path(cast, frozen)
+
+
+def apart(frozen: nnx.State, depth: int) -> dict[str, Any]:
+    """Takes the weights of the blocks apart, so that no program has to.
+
+    Returns:
+      "blocks", a list of the state of each, and "others".
+    """
+    blocks, others = nnx.split_state(frozen, nnx.PathContains("blocks"), ...)
+    each = [jax.tree.map(operator.itemgetter(i), blocks) for i in range(depth)]
+    return {"blocks": each, "others": others}
+
+
+def _together(frozen: nnx.State | dict[str, Any]) -> nnx.State:
+    """Undoes `apart`; the compiler sees that nothing has to be copied."""
+    if isinstance(frozen, nnx.State):
+        return frozen
+    blocks = jax.tree.map(lambda *each: jnp.stack(each), *frozen["blocks"])
+    return nnx.merge_state(frozen["others"], blocks)
 
 
 def make_network(
@@ -132,6 +165,8 @@ def make_network(
     graphdef, *states = nnx.split(model, trainable(method), ...)
     params, frozen = states
     frozen = in_dtype(frozen, config.dtype)
+    if config.execution.unrolled:
+        frozen = apart(frozen, config.depth)
     mean, std = normalisation
     return Network(
         graphdef,
@@ -140,6 +175,7 @@ def make_network(
         mean,
         std,
         mesh if mesh.shape["weights"] > 1 else None,
+        config.execution,
     )
 
 

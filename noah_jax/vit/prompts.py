@@ -5,32 +5,59 @@ Each holds its parameters at the maximum size and takes the size to use as a tra
 masks are `where`, which keeps the gradients of unused entries exactly zero.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+
+Dropout = Callable[[jax.Array], jax.Array]  # `drop` with its rate and key
 
 
 class PromptParam(nnx.Param):
     """A parameter of a prompt module; NOAH trains these and the head."""
 
 
-def drop(
-    x: jax.Array, rate: float | jax.Array, key: jax.Array | None, per_example: bool = False
-) -> jax.Array:
-    """Drops single values of `x` `[b, ...]`, or whole examples (stochastic depth).
+def drop(x: jax.Array, rate: float, key: jax.Array | None, quick: bool = False) -> jax.Array:
+    """Drops single values of `x` `[b, ...]`, and divides the others by the share that is kept.
 
     Args:
-      rate: the probability of dropping; may be traced.
+      rate: the probability of dropping.
       key: a JAX random key; None = nothing is dropped.
-      per_example: drops whole examples.
+      quick: see `Execution.quick_dropout`.
     """
     if key is None:
         return x
-    shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape
-    keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
-    keep = checkpoint_name(jax.random.bernoulli(key, keep_rate, shape), "kept")
+    if quick:
+        dropped = min(round(256 * rate), 255)
+        words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 4)), jnp.uint32)
+        numbers = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*x.shape[:-1], -1)
+        keep, keep_rate = numbers[..., : x.shape[-1]] >= dropped, jnp.float32(1 - dropped / 256)
+    else:
+        keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
+        keep = jax.random.bernoulli(key, keep_rate, x.shape)
+    keep = checkpoint_name(keep, "kept")
     return jnp.where(keep, x / keep_rate.astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+def survival(examples: int, rate: float | jax.Array, key: jax.Array | None) -> jax.Array | None:
+    """Draws what each example's branch is multiplied by: 0, or 1 by the share that is kept.
+
+    Returns:
+      float32 `[examples, 1, 1]`; None without a key, as nothing is dropped.
+    """
+    if key is None:
+        return None
+    keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
+    keep = jax.random.bernoulli(key, keep_rate, (examples, 1, 1))
+    return checkpoint_name(jnp.where(keep, 1 / keep_rate, 0.0), "kept")
+
+
+def scaled(x: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Multiplies by what `survival` has drawn."""
+    return x if scale is None else (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -44,10 +71,18 @@ def _first(x: jax.Array, size: int | jax.Array, axis: int) -> jax.Array:
     return jnp.where(index < size, x, jnp.zeros((), x.dtype))
 
 
-class VisualPrompts(nnx.Module):
-    """Deep visual prompts (VPT, arXiv 2203.12119): tokens in the last slots of the sequence."""
+def _padded(x: jax.Array, multiple: int, axis: int) -> jax.Array:
+    """Adds zeros up to a multiple along an axis; see `Execution.rank_multiple`."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % multiple)
+    return jnp.pad(x, widths)
 
-    def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
+
+class VisualPrompts(nnx.Module):
+    """Deep visual prompts (VPT, arXiv 2203.12119): tokens in `max_size` slots from `start` on."""
+
+    def __init__(self, max_size: int, width: int, start: int, *, rngs: nnx.Rngs):
+        self.start = start
         # The original applies Xavier to a [1, r, d] tensor, so fan in is r·d and fan out is d.
         bound = (6 / ((max_size + 1) * width)) ** 0.5
         self.tokens = PromptParam(
@@ -59,94 +94,157 @@ class VisualPrompts(nnx.Module):
         x: jax.Array,
         live: int | jax.Array,
         size: int | jax.Array,
-        rate: float,
-        key: jax.Array | None,
+        dropout: Dropout,
     ) -> tuple[jax.Array, jax.Array]:
         """Puts the first `size` prompts into the slots, or leaves the slots as they are at size 0.
 
         Args:
-          x: `[b, n, d]`; the last `max_size` tokens are the slots.
+          x: `[b, n, d]`, with the slots.
           live: int, how many slots hold a token so far.
           size: int, how many prompts this block has.
-          rate, key: for dropout; see `drop`.
+          dropout: see `drop`.
 
         Returns:
           `x` with the slots filled, and the new `live`. The contents of the slots from `live` on
           mean nothing: no other token may attend to them.
         """
-        b, n, d = x.shape
-        max_size = self.tokens.shape[0]
+        max_size, width = self.tokens.shape
         prompts = _first(self.tokens[...].astype(x.dtype), size, axis=-2)  # [r d]
-        prompts = drop(jnp.broadcast_to(prompts, (b, max_size, d)), rate, key)  # [b r d]
-        slots = jnp.where(size > 0, prompts, x[:, n - max_size :])
-        return x.at[:, n - max_size :].set(slots), jnp.where(size > 0, size, live)
+        prompts = dropout(jnp.broadcast_to(prompts, (x.shape[0], max_size, width)))
+        stop = self.start + max_size
+        slots = jnp.where(size > 0, prompts, x[:, self.start : stop])
+        return x.at[:, self.start : stop].set(slots), jnp.where(size > 0, size, live)
 
 
 class LoRA(nnx.Module):
-    """A low-rank update of a linear layer (LoRA, arXiv 2106.09685), without an alpha/r factor."""
+    """A low-rank update of a linear layer (LoRA, arXiv 2106.09685), without an alpha/r factor.
 
-    def __init__(self, max_size: int, width: int, features: int, *, rngs: nnx.Rngs):
+    The update may be one product with the layer, see `joined`.
+    """
+
+    def __init__(
+        self, max_size: int, width: int, features: int, multiple: int = 1, *, rngs: nnx.Rngs
+    ):
+        self.multiple = multiple
         bound = width**-0.5  # Kaiming-uniform with a = sqrt(5)
         self.a = PromptParam(
             jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
         )
         self.b = PromptParam(jnp.zeros((max_size, features), jnp.float32))
 
-    def __call__(
-        self, x: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
-    ) -> jax.Array:
-        """Computes the addend to the layer's output: `x` `[b, n, d]` to `[b, n, features]`."""
-        inner = drop(x, rate, key) @ self.a[...].astype(x.dtype)  # [b n r]
-        return _first(inner, size, axis=-1) @ self.b[...].astype(x.dtype)
+    def __call__(self, x: jax.Array, size: int | jax.Array, dropout: Dropout) -> jax.Array:
+        """Computes the inner values of the update: `x` `[b, n, d]` to `[b, n, r]`.
+
+        `r` is the rank, rounded up to a multiple.
+        """
+        dropped = checkpoint_name(dropout(x), "dropped")
+        down = _padded(self.a[...].astype(x.dtype), self.multiple, axis=1)
+        return _first(checkpoint_name(dropped @ down, "inner"), size, axis=-1)
+
+    def up(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+        """The matrix `[r, features]` that the inner values are multiplied by."""
+        return _padded(self.b[...].astype(dtype), self.multiple, axis=0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def joined(
+    products: int, x: jax.Array, inner: jax.Array, kernel: jax.Array, b: jax.Array, bias: jax.Array
+) -> list[jax.Array]:
+    """Computes `x @ kernel + inner @ b + bias`, without a second product and its addition.
+
+    The same goes for the gradient. JAX alone would compute that of a frozen kernel, too.
+
+    Args:
+      products: the features come in so many equal parts, each by a product of its own.
+      x, inner: `[b, n, d]`, `[b, n, r]`.
+      kernel, b, bias: `[d, features]`, `[r, features]`, `[features]`.
+
+    Returns:
+      The parts, `[b, n, features / products]`.
+    """
+    both, weights = jnp.concatenate([x, inner], axis=-1), jnp.concatenate([kernel, b])
+    columns = jnp.split(weights, products, axis=-1), jnp.split(bias, products)
+    return [both @ w + c[None, None] for w, c in zip(*columns, strict=True)]
+
+
+def _joined_forwards(products, *inputs):
+    x, inner, kernel, b, _ = inputs
+    return joined(products, *inputs), (x, inner, kernel, b)
+
+
+def _joined_backwards(products, kept, slopes):
+    x, inner, kernel, b = kept
+    columns = jnp.split(jnp.concatenate([kernel, b]), products, axis=-1)
+    both = sum(slope @ w.T for slope, w in zip(slopes, columns, strict=True))
+
+    def of_weights(x):
+        return jnp.concatenate([jnp.einsum("bni,bno->io", x, y) for y in slopes], axis=-1)
+
+    width = x.shape[-1]
+    of_bias = jnp.concatenate([slope.sum(axis=(0, 1)) for slope in slopes])
+    return both[..., :width], both[..., width:], of_weights(x), of_weights(inner), of_bias
+
+
+joined.defvjp(_joined_forwards, _joined_backwards)
 
 
 class _Bottleneck(nnx.Module):
     """The tensors of both adapters: `down` `[d, r]`, `up` `[r, d]`, biases that start at zero."""
 
-    def __init__(self, down: jax.Array, up: jax.Array):
+    def __init__(self, down: jax.Array, up: jax.Array, multiple: int):
+        self.multiple = multiple
         self.down = PromptParam(down)
         self.down_bias = PromptParam(jnp.zeros(down.shape[1:], jnp.float32))
         self.up = PromptParam(up)
         self.up_bias = PromptParam(jnp.zeros(up.shape[1:], jnp.float32))
 
-    def _summands(self, activation, x, size, rate, key):
-        """Computes the bottleneck's output for `x` `[b, n, d]` and, separately, its bias `[d]`."""
-        down_bias, up_bias = (bias[...].astype(x.dtype) for bias in (self.down_bias, self.up_bias))
-        hidden = x @ self.down[...].astype(x.dtype) + down_bias[None, None]
-        hidden = drop(activation(hidden), rate, key)  # [b n r]
+    def _output(self, activation, x, size, dropout, scale=None):
+        """Computes the bottleneck's output for `x` `[b, n, d]` multiplied by `scale`."""
+        down, down_bias, up, up_bias = (
+            param[...].astype(x.dtype)
+            for param in (self.down, self.down_bias, self.up, self.up_bias)
+        )
+        down, down_bias = (_padded(w, self.multiple, axis=-1) for w in (down, down_bias))
+        inner = checkpoint_name(x @ down, "inner")  # [b n r]
+        hidden = activation(scaled(inner, scale) + down_bias[None, None])
+        hidden = _first(dropout(hidden), size, axis=-1)
         up_bias = jnp.where(size > 0, up_bias, jnp.zeros((), x.dtype))
-        return _first(hidden, size, axis=-1) @ self.up[...].astype(x.dtype), up_bias
+        return hidden @ _padded(up, self.multiple, axis=0) + up_bias[None, None]
 
 
 class Adapter(_Bottleneck):
     """A bottleneck with a skip (arXiv 1902.00751): h + up(quick_gelu(down(h)))."""
 
-    def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, max_size: int, width: int, multiple: int = 1, *, rngs: nnx.Rngs):
         # The adapter starts as nearly the identity. The original asks for Xavier here, but a later
         # sweep over all its linear layers overwrites that with this distribution.
         normal = nnx.initializers.truncated_normal(0.02)
         down = normal(rngs.params(), (width, max_size), jnp.float32)
-        super().__init__(down, normal(rngs.params(), (max_size, width), jnp.float32))
+        super().__init__(down, normal(rngs.params(), (max_size, width), jnp.float32), multiple)
 
     def __call__(
-        self, h: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
+        self,
+        h: jax.Array,
+        size: int | jax.Array,
+        dropout: Dropout,
+        scale: jax.Array | None = None,
     ) -> jax.Array:
-        """Adapts `h` `[b, n, d]`, the MLP's output, to the same shape; returns `h` at size 0."""
-        change, bias = self._summands(quick_gelu, h, size, rate, key)
-        return h + change + bias[None, None]
+        """Computes the addend to the MLP's output, `h` by `scale`: `[b, n, d]` to that shape.
+
+        Args:
+          scale: see `survival`. Multiplied later, it spares a copy of `h`.
+        """
+        return self._output(quick_gelu, h, size, dropout, scale)
 
 
 class ParallelAdapter(_Bottleneck):
     """A bottleneck beside the MLP (AdaptFormer, arXiv 2205.13535): up(relu(down(x)))."""
 
-    def __init__(self, max_size: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, max_size: int, width: int, multiple: int = 1, *, rngs: nnx.Rngs):
         bound = width**-0.5  # Kaiming-uniform with a = sqrt(5)
         down = jax.random.uniform(rngs.params(), (width, max_size), jnp.float32, -bound, bound)
-        super().__init__(down, jnp.zeros((max_size, width), jnp.float32))
+        super().__init__(down, jnp.zeros((max_size, width), jnp.float32), multiple)
 
-    def __call__(
-        self, x: jax.Array, size: int | jax.Array, rate: float, key: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, size: int | jax.Array, dropout: Dropout) -> jax.Array:
         """Computes the addend to the MLP's output: unnormalised `x` `[b, n, d]` to that shape."""
-        change, bias = self._summands(jax.nn.relu, x, size, rate, key)
-        return change + bias[None, None]
+        return self._output(jax.nn.relu, x, size, dropout)

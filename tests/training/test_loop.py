@@ -57,9 +57,9 @@ def test_supernet_learns_in_one_compilation_and_the_backbone_stays(
     network, data, tmp_path, monkeypatch
 ):
     compiled = []
-    make = step_lib.make_epoch
+    make = step_lib.make_step
     monkeypatch.setattr(
-        step_lib, "make_epoch", lambda *args: compiled.append(make(*args)) or compiled[-1]
+        step_lib, "make_step", lambda *args: compiled.append(make(*args)) or compiled[-1]
     )
     frozen = jax.tree.map(np.array, network.frozen)
     start = jax.tree.map(np.array, network.params)

@@ -77,11 +77,14 @@ def test_every_image_once_an_epoch(data):
     log_probability = jax.nn.log_softmax(jax.jit(network.logits)(params, frozen, data[0], genome))
     expected = -log_probability[np.arange(20), data[1]].mean()
     still = optax.sgd(0.0)
-    epoch = step_lib.make_epoch(network, still, 4, sharding.make_mesh())
+    mesh = sharding.make_mesh()
+    step, order = step_lib.make_step(network, still, 16, mesh), step_lib.make_order(20, 4, mesh)
     genomes = np.broadcast_to(genome, (5, 1, *genome.shape))
     state = step_lib.TrainState(jax.tree.map(jax.numpy.copy, params), still.init(params))
-    span = step_lib.Span.of(first_step=5, start=0, stop=5, seed=0)
-    _, losses = epoch(state, np.zeros(5, np.float32), frozen, data, genomes, span)
+    losses, seed = np.zeros(5, np.float32), np.uint32(0)
+    batch = step_lib.as_lines(data[0]), data[1], order(seed, np.int32(1))
+    for number in range(5, 10):
+        state, losses = step(state, losses, frozen, batch, genomes, (np.int32(number), seed))
     assert losses.shape == (5,) and losses.std() > 1e-3
     np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
 
@@ -126,7 +129,7 @@ def test_two_devices_stream_what_one_streams(augmented):
     graphdef, params, frozen = nnx.split(model, trainable("linear"), ...)
     params, frozen = jax.tree.map(np.array, (params, frozen))
     network = Network(graphdef, params, frozen, (0.5,) * 3, (0.5,) * 3)
-    no_prompts, losses = np.zeros((1, TINY.depth, 3), np.int32), []
+    no_prompts, losses = np.zeros((4, 1, TINY.depth, 3), np.int32), []
     for mesh in (one, two):
         optimizer = step_lib.make_optimizer(SCHEDULE, 2)
         step = step_lib.make_augmented_step(network, optimizer, TINY.num_classes, mesh)
@@ -139,8 +142,8 @@ def test_two_devices_stream_what_one_streams(augmented):
         for number in range(4):
             batch = tuple(sharding.from_local_rows(mesh, part, 8) for part in next(batches))
             assert batch[0].addressable_shards[0].data.shape[0] == 8 // mesh.size
-            span = step_lib.Span.of(first_step=0, start=number, stop=number + 1, seed=0)
-            state, values = step(state, values, placed, batch, no_prompts, span)
+            moment = np.int32(number), np.uint32(0)
+            state, values = step(state, values, placed, batch, no_prompts, moment)
         losses.append(np.asarray(values))
     assert losses[0].min() > 0
     np.testing.assert_allclose(*losses, rtol=1e-4)

@@ -9,6 +9,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from noah_jax.vit import ViT, ViTConfig
 from noah_jax.vit.attention import attend, can_fuse
+from noah_jax.vit.execution import Execution
 
 
 @pytest.mark.parametrize("keys", [None, 5])
@@ -47,7 +48,8 @@ def test_the_fused_kernel_runs_once_forwards_and_once_backwards(monkeypatch, vpt
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
     shape = {"width": 32, "depth": 3, "heads": 4, "patch_size": 4, "image_size": 16}
-    config = ViTConfig(**shape, num_classes=5, dtype="bfloat16", fused_attention=True)
+    how = Execution(fused_attention=True)
+    config = ViTConfig(**shape, num_classes=5, dtype="bfloat16", execution=how)
 
     def loss(key, images, genomes):
         model = ViT(config, {"vpt": vpt, "lora": 2, "adapter": 2}, rngs=nnx.Rngs(0))

@@ -13,10 +13,11 @@ from flax import nnx
 
 from noah_jax import pretrained
 from noah_jax.space.genomes import ALL_MODULES, by_module
-from noah_jax.vit import Block, ViT, ViTConfig, prompts
+from noah_jax.vit import Block, ViT, ViTConfig
 from noah_jax.vit import model as vit_model
-from noah_jax.vit.network import trainable
-from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter
+from noah_jax.vit.execution import Execution
+from noah_jax.vit.network import apart, trainable
+from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter, drop, joined, survival
 from tests.helpers.models import MAX_SIZES, TINY
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -182,7 +183,9 @@ def test_zeros_in_further_columns_change_nothing(full_vit, random_genome):
 def test_a_module_adds_what_its_formula_says():
     """Compares with a computation by hand of two of four hidden units; size 0 adds nothing."""
     x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
-    zero = np.zeros(1)
+
+    def keep(values):
+        return values
 
     def change(module):
         w = {name: np.asarray(p[...], np.float64) for name, p in nnx.state(module).items()}
@@ -193,16 +196,21 @@ def test_a_module_adds_what_its_formula_says():
         hidden = hidden * (sigmoid if isinstance(module, Adapter) else hidden > 0)
         return hidden @ w["up"][:2] + w["up_bias"]
 
-    for module, base in (
-        (LoRA(4, 8, 24, rngs=nnx.Rngs(0)), zero),
-        (Adapter(4, 8, rngs=nnx.Rngs(0)), x),
-        (ParallelAdapter(4, 8, rngs=nnx.Rngs(0)), zero),
+    def computed(module, size):
+        if not isinstance(module, LoRA):
+            return module(x, size, keep)
+        rest = np.zeros((8, 24)), module.b[...], np.zeros(24)
+        (out,) = joined(1, x, module(x, size, keep), *map(jnp.float32, rest))
+        return out
+
+    for module in (
+        LoRA(4, 8, 24, rngs=nnx.Rngs(0)),
+        Adapter(4, 8, rngs=nnx.Rngs(0)),
+        ParallelAdapter(4, 8, rngs=nnx.Rngs(0)),
     ):
         module = randomised(module)
-        expected = base + change(module)
-        np.testing.assert_allclose(module(x, 2, 0.1, None), expected, atol=1e-5)
-        absent = module(x, 0, 0.1, None)
-        np.testing.assert_array_equal(absent, np.broadcast_to(base, absent.shape))
+        np.testing.assert_allclose(computed(module, 2), change(module), atol=1e-5)
+        assert (computed(module, 0) == 0).all()
 
 
 def test_a_parallel_adapter_starts_as_nothing_and_leaves_all_else_as_it_was():
@@ -224,27 +232,31 @@ def test_dropout_of_a_parallel_adapter_is_of_its_hidden_units():
     module.down_bias[...] = jnp.ones(4)
     module.up[...] = jnp.eye(4, 8)
     module.up_bias[...] = jnp.ones(8)
-    out = module(jnp.ones((5, 50, 8)), 3, 0.5, jax.random.key(0))
+    out = module(jnp.ones((5, 50, 8)), 3, lambda x: drop(x, 0.5, jax.random.key(0)))
     np.testing.assert_array_equal(np.unique(out[..., :3]), [1, 3])
     assert (out[..., 3:] == 1).all()
     assert abs((out[..., :3] == 3).mean() - 0.5) < 0.05
 
 
 def test_whatever_is_dropped_has_random_numbers_of_its_own(monkeypatch):
-    keys, drop = [], prompts.drop
+    keys = []
 
-    def record(x, rate, key, per_example=False):
-        keys.append(jax.random.key_data(key))
-        return drop(x, rate, key, per_example)
+    def recording(function):
+        def record(*arguments, key=None, **more):
+            key = arguments[2] if key is None else key
+            keys.append(jax.random.key_data(key))
+            return function(*arguments[:2], key=key, **more)
 
-    monkeypatch.setattr(prompts, "drop", record)
-    monkeypatch.setattr(vit_model, "drop", record)
+        return record
+
+    for function in (drop, survival):
+        monkeypatch.setattr(vit_model, function.__name__, recording(function))
     block = Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
     row = np.full(len(ALL_MODULES), 2)
 
     @jax.jit
     def recorded(key):
-        block(jnp.zeros((1, 4, TINY.width)), 0, row, 0.1, key)
+        block(jnp.zeros((1, TINY.first_slot + 2, TINY.width)), 0, row, 0.1, key)
         return jnp.stack(keys)
 
     different = np.unique(recorded(jax.random.key(0)), axis=0)
@@ -356,6 +368,61 @@ def test_rematerialisation_changes_memory_not_gradients(tiny_vit, random_genome)
     memory = [x.memory_analysis().temp_size_in_bytes for x in (plain, again)]
     assert memory[1] < 0.8 * memory[0]
     for one, other in zip(*map(jax.tree.leaves, (plain(state), again(state))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [(), ("dropped", "inner")])
+def test_unrolled_blocks_are_those_of_the_loop(kept, network, random_genome):
+    """The same logits, and the same gradients with dropout."""
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    genome, key = random_genome(1), jax.random.key(0)
+    frozen, params = network.frozen, network.params
+
+    def gradients(execution, frozen):
+        config = dataclasses.replace(TINY, execution=execution)
+        model = nnx.eval_shape(lambda: ViT(config, MAX_SIZES, rngs=nnx.Rngs(0)))
+        other = dataclasses.replace(network, graphdef=nnx.split(model)[0])
+
+        def loss(params):
+            logits = other.logits(params, frozen, images, genome, key)
+            return jnp.square(logits).sum(), other.logits(params, frozen, images, genome)
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    unrolled = Execution(unrolled=True, kept=kept)
+    found = gradients(unrolled, apart(frozen, TINY.depth)), gradients(Execution(), frozen)
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_quick_dropout_drops_a_share_of_256ths():
+    x = jnp.ones((40, 50, 7))
+    out = np.asarray(drop(x, 0.1, jax.random.key(0), quick=True))
+    values, counts = np.unique(out, return_counts=True)
+    np.testing.assert_allclose(values, [0, 256 / 230], rtol=1e-6)
+    assert abs(counts[0] / x.size - 26 / 256) < 0.01
+    assert abs(out.mean() - 1) < 0.01
+    assert (np.asarray(drop(x, 0.0, jax.random.key(0), quick=True)) == 1).all()
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_one_product_has_the_gradients_of_two(parts):
+    rng = np.random.default_rng(0)
+    shapes = (2, 5, 8), (2, 5, 3), (8, 6), (3, 6), (6,)
+    inputs = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+    def two(x, inner, kernel, b, bias):
+        return x @ kernel + inner @ b + bias[None, None]
+
+    def one(*inputs):
+        return jnp.concatenate(joined(parts, *inputs), axis=-1)
+
+    np.testing.assert_allclose(one(*inputs), two(*inputs), atol=1e-5)
+    slopes = [
+        jax.jit(jax.grad(lambda *x, f=f: jnp.sin(f(*x)).sum(), range(5)))(*inputs)
+        for f in (one, two)
+    ]
+    for one, other in zip(*slopes, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
