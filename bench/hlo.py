@@ -210,18 +210,12 @@ def _moved_by_fusion(body: Sequence[Instruction]) -> int:
 
 
 def _product(i: Instruction, shapes) -> int:
-    """The operations of a dot or a convolution; 0 for all else."""
-    if i.opcode not in ("dot", "convolution"):
+    """The operations of a dot; 0 for all else, even for a TPU's products, its convolutions."""
+    if i.opcode != "dot":
         return 0
-    left, right = (_sides(shapes.get(name, "")) for name in i.operands[:2])
-    if i.opcode == "dot":
-        inner = [
-            left[axis] for axis in _numbers(_found(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest))
-        ]
-    else:  # everything of the kernel but its output features
-        labels = _found(r"dim_labels=\w+_(\w+)->", i.rest)
-        inner = [side for side, label in zip(right, labels, strict=False) if label != "o"]
-    return 2 * math.prod(inner) * math.prod(_sides(i.shape))
+    left = _sides(shapes.get(i.operands[0], ""))
+    axes = _numbers(_found(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest))
+    return 2 * math.prod(left[axis] for axis in axes) * math.prod(_sides(i.shape))
 
 
 def _gemm(i: Instruction, shapes) -> int:
