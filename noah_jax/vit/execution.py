@@ -1,6 +1,6 @@
 """How a ViT computes on each kind of device. All that differs between them stands here.
 
-The logits and gradients are the same up to rounding; `quick_dropout` draws other random numbers.
+Logits and gradients are the same up to rounding, but dropout has other random numbers on each.
 """
 
 import dataclasses

@@ -80,7 +80,7 @@ def test_of_a_real_program():
     assert sum(k.times * k.operations for k in kernels) == 5 * 2 * 32 * 64 * 64
 
 
-@pytest.mark.parametrize("program", ["step", "evaluation", "test"])
+@pytest.mark.parametrize("program", ["step", "test"])
 def test_the_command(program, tmp_path, monkeypatch, capsys):
     """With this machine's devices in the place of an absent one."""
     monkeypatch.setitem(vit_config._SHAPES, "ti", (32, 3, 2))

@@ -27,8 +27,8 @@ STAGES = ("start", "supernet", "search", "retrain", "test")
 
 
 QUICK = [
-    "--config.supernet.epochs=4",
-    "--config.retrain.epochs=3",
+    "--config.supernet.epochs=2",
+    "--config.retrain.epochs=2",
     "--config.search.generations=1",
     "--config.search.population=6",
 ]
