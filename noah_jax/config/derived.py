@@ -1,4 +1,4 @@
-"""What follows from the settings of a run: its network's shape, search space and schedules."""
+"""Derives from the settings of a run its network's shape, search space and schedules."""
 
 import dataclasses
 from collections.abc import Mapping

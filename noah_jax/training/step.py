@@ -158,19 +158,13 @@ def make_step(
 
 @functools.lru_cache(maxsize=32)
 def _step(network, optimizer, image_size, mesh):
-    update = _make_update(network, optimizer, mesh)
-
-    def step(state, losses, frozen, batch, genomes, moment):
-        number, seed = moment
+    def prepare(batch, i, number, seed):
         images, labels, order = batch
         _, dropout_key = jax.random.split(jax.random.key(seed))
-        key, i = jax.random.fold_in(dropout_key, number), number % len(genomes)
-        rows = order[i]
-        chosen = _from_lines(images[rows], image_size)
-        state, loss = update(state, frozen, chosen, labels[rows], genomes[i], key)
-        return state, losses.at[i].set(loss)
+        chosen = _from_lines(images[order[i]], image_size)
+        return chosen, labels[order[i]], jax.random.fold_in(dropout_key, number)
 
-    return _compiled(step, network, mesh)
+    return _compiled(prepare, network, optimizer, mesh)
 
 
 def make_augmented_step(
@@ -188,22 +182,26 @@ def make_augmented_step(
 
 @functools.lru_cache(maxsize=32)
 def _augmented_step(network, optimizer, num_classes, mesh):
+    def prepare(batch, i, number, seed):
+        images, labels = batch
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        mix_key, dropout_key = jax.random.split(key)
+        images = network.normalise(sharding.spread(mesh, images))
+        return *mixing.mix(images, labels, num_classes, mix_key), dropout_key
+
+    return _compiled(prepare, network, optimizer, mesh)
+
+
+def _compiled(prepare, network, optimizer, mesh):
+    """Makes the step on what `prepare` returns: images, labels and the key of the dropout."""
     update = _make_update(network, optimizer, mesh)
 
     def step(state, losses, frozen, batch, genomes, moment):
-        number, seed = moment
-        images, labels = batch
-        key, i = jax.random.fold_in(jax.random.key(seed), number), number % len(genomes)
-        mix_key, dropout_key = jax.random.split(key)
-        images = network.normalise(sharding.spread(mesh, images))
-        images, targets = mixing.mix(images, labels, num_classes, mix_key)
-        state, loss = update(state, frozen, images, targets, genomes[i], dropout_key)
+        i = moment[0] % len(genomes)
+        images, labels, key = prepare(batch, i, *moment)
+        state, loss = update(state, frozen, images, labels, genomes[i], key)
         return state, losses.at[i].set(loss)
 
-    return _compiled(step, network, mesh)
-
-
-def _compiled(step, network, mesh):
     everywhere, options = sharding.replicated(mesh), network.options
     return jax.jit(step, donate_argnums=0, out_shardings=everywhere, compiler_options=options)
 

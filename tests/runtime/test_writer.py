@@ -6,7 +6,6 @@ import sys
 
 import jax
 import numpy as np
-import pytest
 
 from noah_jax.runtime import memory
 from noah_jax.runtime import writer as writer_lib
@@ -28,7 +27,7 @@ def test_memory_is_the_largest_of_all_starts(tmp_path):
     """And a start in which a stage had nothing to compute does not hide what it took before."""
     grow = jax.jit(lambda x: x[:, None] + x[None])
     for size in (1000, 500, None):
-        writer = Writer(tmp_path)
+        writer, before = Writer(tmp_path), memory.host_peak_mb()
         with writer.stage("retrain"):
             if size:
                 memory.watch(grow)(np.ones(size, np.float32))
@@ -37,7 +36,7 @@ def test_memory_is_the_largest_of_all_starts(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("device_mb") for line in lines] == [4.0, 1.0, None]
     assert value["host_peak_mb"] == lines[-1]["host_peak_mb"] > 50
-    assert memory.host_peak_mb() == pytest.approx(value["host_peak_mb"], rel=0.01)  # it grows
+    assert before <= value["host_peak_mb"] <= memory.host_peak_mb()  # it may grow meanwhile
 
 
 def test_plain_lines_are_few_and_tell_the_time_left(tmp_path, capsys, monkeypatch):
