@@ -1,18 +1,20 @@
 """Times the same work in PyTorch and here, in turns within one run.
 
     python -m bench.against_torch [--backbone=vit_b16] [--image_size=224] [--batch=8] [--steps=6]
-        [--genomes=6] [--pairs=5] [--dtype=float32] [--noah=DIR] [--compile] [--out=FILE.json]
+        [--genomes=6] [--pairs=5] [--dtype=float32] [--compile] [--noah=DIR] [--out=FILE.json]
 
-Both have the same weights. First the logits of one subnet are compared, to show that both compute
-the same. Then, in each pair, both take `--steps` supernet steps with the same genomes, a new one
-each step, and evaluate `--genomes` subnets on one batch. The result is the ratios of the pairs.
-With `--compile`, PyTorch's blocks go through torch.compile, and all genomes are the largest,
-because it compiles anew for each combination of sizes.
+All have the same weights. First the logits of one subnet are compared, to show that all compute the
+same. Then, in each round, each takes `--steps` supernet steps with the same genomes, a new one each
+step, and evaluates `--genomes` subnets on one batch. The result is the ratios of the rounds, ours
+to each of the others.
 
-PyTorch runs `torch_vit.Supernet`, which slices where we mask, or with `--noah=DIR` the original's
-own model code; with `--dtype=bfloat16` it runs under autocast. Its images are normalised and on the
-device beforehand. Ours are uint8 and normalised in the step. The benchmark needs the packages of
-tests/requirements.txt and, on a GPU, PyTorch for CUDA.
+The others are `torch_vit.Supernet`, which slices where we mask and has PyTorch's own attention;
+with `--compile` also the same through torch.compile, block by block, with all genomes the largest,
+because it compiles anew for each combination of sizes (ours take the same time whatever the
+genome); with `--noah=DIR` also the original's own model code. With `--dtype=bfloat16` they run
+under autocast. Their images are normalised and on the device beforehand. Ours are uint8 and
+normalised in the step. The benchmark needs the packages of tests/requirements.txt and, on a GPU,
+PyTorch for CUDA.
 """
 
 import argparse
@@ -51,10 +53,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backbone", default="vit_b16", help="see vit.ViTConfig.named")
     for name, default in (("image_size", 224), ("batch", 8), ("steps", 6), ("genomes", 6)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5, help="rounds that count")
     parser.add_argument("--dtype", default="float32", choices=("bfloat16", "float32"))
-    parser.add_argument("--noah", help="a folder with the original's code; see torch_vit.Original")
     parser.add_argument("--compile", action="store_true", help="torch.compile, block by block")
+    parser.add_argument("--noah", help="a folder with the original's code; see torch_vit.Original")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
     arguments = parser.parse_args(argv)
     result = machine.describe(__spec__.name, argv) | measure(arguments)
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """Measures the times of the pairs and their ratios ours / theirs; for arguments see `main`."""
+    """Measures the times of the rounds and ours / theirs; for arguments see `main`."""
     config = machine.vit(
         arguments.backbone,
         image_size=arguments.image_size,
@@ -74,12 +76,14 @@ def measure(arguments: argparse.Namespace) -> dict:
         raise SystemExit("PyTorch would use one device, we all: show this process only one")
     torch.backends.cuda.matmul.allow_tf32 = True  # in float32, as JAX does on a GPU
     torch.manual_seed(0)
+    models = {"sliced": torch_vit.Supernet(config, _SIZE)}
+    tensors = models["sliced"].state_dict()
+    if arguments.compile:
+        models["compiled"] = torch_vit.Supernet(config, _SIZE)
+        models["compiled"].load_state_dict(tensors)
     if arguments.noah:
-        theirs = torch_vit.Original(arguments.noah, config, _SIZE)
-    else:
-        theirs = torch_vit.Supernet(config, _SIZE)
-    tensors = {name.removeprefix("model."): x.numpy() for name, x in theirs.state_dict().items()}
-    theirs.to(device)
+        models["original"] = torch_vit.Original(arguments.noah, config, _SIZE)
+        models["original"].model.load_state_dict(tensors, strict=False)  # it has more, unused
 
     rng = np.random.default_rng(0)
     space = SearchSpace(
@@ -87,44 +91,59 @@ def measure(arguments: argparse.Namespace) -> dict:
     )
     images = rng.integers(0, 256, (arguments.batch, *[config.image_size] * 2, 3), np.uint8)
     labels = rng.integers(0, _CLASSES, arguments.batch).astype(np.int32)
-    ours = Ours(config, tensors, images, labels, arguments.steps)
-    peer = Theirs(theirs, device, images, labels, arguments.dtype)
-    difference = np.abs(ours.logits(one := space.sample(rng, 1)[0]) - peer.logits(one)).max()
+    arrays = {name: x.numpy() for name, x in tensors.items()}
+    ours = Ours(config, arrays, images, labels, arguments.steps)
+    peers = {
+        name: Theirs(model.to(device), device, images, labels, arguments.dtype)
+        for name, model in models.items()
+    }
+    one = space.sample(rng, 1)[0]
+    logits = ours.logits(one)
+    differences = {name: np.abs(logits - x.logits(one)).max() for name, x in peers.items()}
     if arguments.compile:
-        for block in (theirs.model if arguments.noah else theirs).blocks:
+        for block in models["compiled"].blocks:
             block.compile()
-
-    seconds: dict[str, list[list[float]]] = {"supernet step": [], "evaluation": []}
-    largest = np.full((config.depth, len(MODULES)), _SIZE, np.int32)
-
-    def drawn(n):
-        return np.stack([largest] * n) if arguments.compile else space.sample(rng, n)
-
-    for _ in range(arguments.pairs + 1):
-        genomes = drawn(arguments.steps)
-        work = [(side.train, genomes) for side in (ours, peer)]
-        seconds["supernet step"].append([_timed(*each) / len(genomes) for each in work])
-        genomes = drawn(arguments.genomes)
-        work = [(side.evaluate, genomes) for side in (ours, peer)]
-        seconds["evaluation"].append([_timed(*each) / len(genomes) for each in work])
-    stages = {}
-    for name, pairs in seconds.items():
-        mine, other = zip(*pairs[1:], strict=True)  # the first pair warms up
-        ratios = [a / b for a, b in zip(mine, other, strict=True)]
-        stages[name] = {
-            "ratio": machine.spread(ratios),
-            "noah_jax_seconds": machine.spread(mine),
-            "torch_seconds": machine.spread(other),
-        }
+    rounds = _rounds({"noah_jax": ours, **peers}, space, rng, config.depth, arguments)
     return {
         "torch": version("torch"),
         "torch_device": device,
         "torch_threads": torch.get_num_threads(),
-        "peer": "the original's model" if arguments.noah else "bench.torch_vit.Supernet",
         "fused_attention": config.execution.fused_attention,
-        "largest_difference_of_logits": float(f"{difference:.3g}"),
-        "stages": stages,
+        "largest_differences_of_logits": {
+            name: float(f"{value:.3g}") for name, value in differences.items()
+        },
+        "stages": {name: _compared(seconds) for name, seconds in rounds.items()},
     }
+
+
+def _rounds(sides, space, rng, depth, arguments) -> dict[str, dict[str, list[float]]]:
+    """Measures the seconds of a step and an evaluation: stage → side → those of each round.
+
+    The first round compiles and warms up.
+    """
+    largest = np.full((depth, len(MODULES)), _SIZE, np.int32)
+    stages = {"supernet step": ("train", arguments.steps)}
+    stages["evaluation"] = ("evaluate", arguments.genomes)
+    seconds = {stage: {name: [] for name in sides} for stage in stages}
+    for _ in range(arguments.pairs + 1):
+        for stage, (work, count) in stages.items():
+            genomes = space.sample(rng, count)
+            for name, side in sides.items():
+                given = np.stack([largest] * count) if name == "compiled" else genomes
+                seconds[stage][name].append(_timed(getattr(side, work), given) / count)
+    return seconds
+
+
+def _compared(seconds) -> dict:
+    """For each side the seconds of a stage, and for each of the others the ratios ours / theirs."""
+    ours = seconds["noah_jax"][1:]
+    compared = {}
+    for name, (first, *others) in seconds.items():
+        compared[name] = {"seconds": machine.spread(others), "first": float(f"{first:.4g}")}
+        if name != "noah_jax":
+            ratios = [mine / other for mine, other in zip(ours, others, strict=True)]
+            compared[name]["ratio"] = machine.spread(ratios)
+    return compared
 
 
 class Ours:
@@ -188,7 +207,7 @@ class Theirs:
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         rates = {"lr": _SCHEDULE["learning_rate"], "weight_decay": _SCHEDULE["weight_decay"]}
-        self.optimizer = torch.optim.AdamW(trained, **rates)
+        self.optimizer = torch.optim.AdamW(trained, fused=device == "cuda", **rates)
 
     @torch.inference_mode()
     def logits(self, genome):
@@ -225,10 +244,13 @@ def _timed(work, genomes):
 
 def _table(result):
     rows = [["", "ratio", "quartiles", "noah_jax, s", "PyTorch, s"]]
-    for name, stage in result["stages"].items():
-        first, third = stage["ratio"]["quartiles"]
-        times = (f"{stage[side]['median']:.4g}" for side in ("noah_jax_seconds", "torch_seconds"))
-        rows.append([name, f"{stage['ratio']['median']:.3f}", f"{first:.3f} … {third:.3f}", *times])
+    for stage, sides in result["stages"].items():
+        ours = f"{sides['noah_jax']['seconds']['median']:.4g}"
+        for name, side in sides.items():
+            if name != "noah_jax":
+                first, third = side["ratio"]["quartiles"]
+                middle = f"{side['ratio']['median']:.3f}", f"{first:.3f} … {third:.3f}", ours
+                rows.append([f"{stage}, {name}", *middle, f"{side['seconds']['median']:.4g}"])
     return rows
 
 

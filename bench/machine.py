@@ -1,7 +1,9 @@
 """Parts that the benchmarks share: the machine, a network of a named shape, timing, results."""
 
+import collections
 import contextlib
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
@@ -9,7 +11,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -191,6 +193,48 @@ def in_turns(functions: Sequence[Callable], repeats: int) -> list[list[float]]:
             jax.block_until_ready(function())
             seconds.append(time.perf_counter() - start)
     return [seconds[1:] for seconds in times]
+
+
+def traced(call: Callable[[], Any], folder: str | pathlib.Path) -> list[tuple[str, float]]:
+    """Lists what the profiler sees in a call: names of operations or kernels, and milliseconds.
+
+    On a GPU these are the kernels of its streams, on a TPU its operations, on a CPU all but
+    Python's calls.
+
+    Args:
+      call: what it returns is waited for.
+      folder: for the whole trace, as XProf and Perfetto show it.
+    """
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        jax.block_until_ready(call())
+    (*_, file) = sorted(pathlib.Path(folder).rglob("perfetto_trace.json.gz"))
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    lines = {
+        (event["pid"], event.get("tid")): event["args"].get("name", "")
+        for event in events
+        if event.get("name") in ("process_name", "thread_name")
+    }
+    on_devices = {
+        line
+        for line, name in lines.items()
+        if lines.get((line[0], None), "").startswith("/device:")
+        and ("Stream" in name or name == "XLA Ops")
+    }
+    return [
+        (event["name"], event["dur"] / 1e3)
+        for event in events
+        if event.get("ph") == "X"
+        and not event["name"].startswith("$")
+        and (not on_devices or (event["pid"], event["tid"]) in on_devices)
+    ]
+
+
+def longest(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Adds up the milliseconds of each name; the longest come first."""
+    total: collections.Counter[str] = collections.Counter()
+    for name, milliseconds in pairs:
+        total[name] += milliseconds  # type: ignore[assignment]
+    return {name: round(value, 4) for name, value in total.most_common()}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

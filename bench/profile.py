@@ -9,9 +9,6 @@ operation at a time. PyTorch's are those of the calling thread.
 """
 
 import argparse
-import collections
-import gzip
-import json
 import os
 import pathlib
 import re
@@ -19,7 +16,6 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_enable_xprof_traceme=true"
 
-import jax
 import numpy as np
 import torch
 
@@ -73,10 +69,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
 def _by_operation(ours, genomes):
     ours.train(genomes)
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, create_perfetto_trace=True):
-            ours.train(genomes)
-        (file,) = pathlib.Path(folder).rglob("perfetto_trace.json.gz")
-        events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+        events = machine.traced(lambda: ours.train(genomes), folder)
     names = {}
     for name, shape, rest in re.findall(
         r"%(\S+) = (\S+?)(?:\{|\s)(.*)", ours.compiled_text(genomes)
@@ -85,28 +78,17 @@ def _by_operation(ours, genomes):
         backwards = "backwards" if "transpose(" in rest else "forwards"
         if operation and "while" not in rest.split("(")[0]:
             names[name] = f"{operation[1]} {shape}, {backwards}"
-    return _sorted(
-        (names[event["name"]], event["dur"] / 1e3 / len(genomes))
-        for event in events
-        if event.get("ph") == "X" and event["name"] in names
-    )
+    return machine.longest((names[name], ms / len(genomes)) for name, ms in events if name in names)
 
 
 def _by_aten(theirs, genomes):
     theirs.train(genomes)
     with torch.profiler.profile() as profile:
         theirs.train(genomes)
-    return _sorted(
+    return machine.longest(
         (event.key, event.self_cpu_time_total / 1e3 / len(genomes))
         for event in profile.key_averages()
     )
-
-
-def _sorted(pairs):
-    total = collections.Counter()
-    for name, milliseconds in pairs:
-        total[name] += milliseconds
-    return {name: round(value, 2) for name, value in total.most_common()}
 
 
 if __name__ == "__main__":

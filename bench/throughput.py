@@ -35,6 +35,7 @@ from noah_jax.training import step as step_lib
 _CLASSES = 100
 _MAX_SIZES = dict.fromkeys(MODULES, 10)
 _TEST_BATCHES = 4
+_KERNELS = 100  # so many are listed, the longest
 _TASK = {"supernet_steps": 6000, "genomes": 800, "val_images": 200, "retraining_steps": 1500}
 
 
@@ -50,7 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--attention", default="auto", choices=("auto", "plain"))
     parser.add_argument("--rematerialise", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
-    parser.add_argument("--profile", help="a folder for the profiler's trace of a supernet call")
+    parser.add_argument(
+        "--profile",
+        help="a folder for the profiler's trace of supernet steps; adds the time of their kernels",
+    )
     arguments = parser.parse_args(argv)
     result = machine.describe(__spec__.name, argv) | measure(arguments)
     machine.finish(result, _table(result), arguments.out)
@@ -80,10 +84,11 @@ def measure(arguments: argparse.Namespace) -> dict:
     def always_largest():
         return np.stack([largest[None]] * arguments.steps)
 
+    supernet, retraining = _train(network, arguments, mesh, (sampled, always_largest))
     stages = {
-        "supernet": _train(network, arguments, mesh, sampled, arguments.profile),
+        "supernet": supernet,
         "population": _population(network, arguments, mesh, space, rng),
-        "retraining": _train(network, arguments, mesh, always_largest),
+        "retraining": retraining,
         "test": _test(network, arguments, mesh, largest),
     }
     products.append(matmul_rate(arguments.dtype, arguments.repeats))
@@ -133,9 +138,12 @@ def _rate(result):
     return result["tflops_per_second"]
 
 
-def _train(network, arguments, mesh, draw, profile=None) -> dict:
-    """Measures epochs of `--steps` steps."""
-    steps, batch = arguments.steps, arguments.batch
+def _train(network, arguments, mesh, draws) -> list[dict]:
+    """Measures epochs of `--steps` steps of one program, with the genomes of each of `draws`.
+
+    The first is profiled, if that is asked for.
+    """
+    steps, batch, profile = arguments.steps, arguments.batch, arguments.profile
     schedule = Schedule(
         epochs=500, batch_size=batch, learning_rate=5e-4, weight_decay=1e-4, warmup_epochs=10
     )
@@ -144,26 +152,35 @@ def _train(network, arguments, mesh, draw, profile=None) -> dict:
     state = step_lib.initial_state(network, optimizer, mesh)
     examples = machine.examples((steps * batch,), _CLASSES, arguments.image_size)
     data = sharding.replicate(mesh, machine.numbered(examples, steps))
-    losses, drawn = sharding.replicate(mesh, (np.zeros(steps, np.float32), draw()))
+    losses, drawn = sharding.replicate(mesh, (np.zeros(steps, np.float32), draws[0]()))
     inputs = state, losses, network.frozen, data, drawn, (np.int32(0), np.uint32(0))
     compiled, seconds = machine.compile_timed(step, *inputs)
 
-    def call():
+    def call(draw):
         nonlocal state, losses
         drawn = sharding.replicate(mesh, draw())
         state, losses = machine.train(compiled, state, losses, network.frozen, data, drawn)
         return losses
 
-    times = machine.repeat(call, arguments.repeats)
+    results = []
+    for draw in draws:
+        times = machine.repeat(functools.partial(call, draw), arguments.repeats)
+        results.append(
+            {
+                "compile_seconds": seconds,
+                "step_seconds": machine.spread([time / steps for time in times]),
+                "images_per_second": machine.spread([steps * batch / time for time in times]),
+                "memory": machine.peak_memory(compiled),
+            }
+        )
     if profile:
-        with jax.profiler.trace(profile):
-            jax.block_until_ready(call())
-    return {
-        "compile_seconds": seconds,
-        "step_seconds": machine.spread([time / steps for time in times]),
-        "images_per_second": machine.spread([steps * batch / time for time in times]),
-        "memory": machine.peak_memory(compiled),
-    }
+        kernels = machine.longest(machine.traced(lambda: call(draws[0]), profile))
+        results[0]["milliseconds_of_kernels"] = _per_step(kernels, steps)
+    return results
+
+
+def _per_step(kernels: dict[str, float], steps: int) -> dict[str, float]:
+    return {name: round(ms / steps, 4) for name, ms in list(kernels.items())[:_KERNELS]}
 
 
 def _population(network, arguments, mesh, space, rng) -> dict:

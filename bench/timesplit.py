@@ -1,10 +1,10 @@
 """Measures where the time of a run goes, from the start of its process to its end.
 
-    python -m bench.timesplit [--out=FILE.json] -- --config=configs/demo.py [--config.KEY=VALUE …]
+    python -m bench.timesplit [--once] [--out=FILE.json] -- --config=configs/demo.py [FLAGS]
 
-It runs `noah_jax.main` twice, in processes and workdirs of their own. The second run finds in the
-cache the programs that the first compiled. Every moment of a process belongs to the first of these
-parts that fits:
+It runs `noah_jax.main` twice, or once, in processes and workdirs of their own. The second run finds
+in the cache the programs that the first compiled. Every moment of a process belongs to the first of
+these parts that fits:
 
     computing     a program of train.py or evaluation.py runs: from its dispatch, or the end of its
                   compilation, until its results are there
@@ -45,17 +45,19 @@ from noah_jax.training import evaluation
 from noah_jax.training import step as step_lib
 
 _PARTS = ("computing", "compiling", "checkpoints", "data", "starting", "exiting")
+_RUNS = ("first", "second")
 Span = tuple[float, float]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--once", action="store_true", help="no second run")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
     parser.add_argument("flags", nargs="+", help="of noah_jax.main, after --")
     arguments = parser.parse_args(argv)
     result = machine.describe(__spec__.name, argv)
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("first", "second"):
+        for name in _RUNS[: 1 if arguments.once else 2]:
             result[name] = measure(arguments.flags, pathlib.Path(folder) / name)
     machine.finish(result, _table(result), arguments.out)
 
@@ -217,14 +219,20 @@ class _Watched:
 
 
 def _table(result) -> list[list[str]]:
-    first, second = result["first"], result["second"]
-    rows = [["part", "first s", "second s", "second %"]]
-    for part, seconds in second["parts"].items():
-        share = f"{100 * seconds / second['seconds']:.1f}"
-        rows.append([part, f"{first['parts'][part]}", f"{seconds}", share])
-    rows.append(["all", f"{first['seconds']}", f"{second['seconds']}", "100.0"])
-    outside = (f"{100 * run['outside']:.1f} %" for run in (first, second))
-    return [*rows, ["outside computing", *outside, ""]]
+    names = [name for name in _RUNS if name in result]
+    runs = [result[name] for name in names]
+    rows = [["part", *(f"{name} {unit}" for name in names for unit in "s%")]]
+
+    def add(name, seconds):
+        shares = [100 * x / run["seconds"] for x, run in zip(seconds, runs, strict=True)]
+        pairs = zip(seconds, shares, strict=True)
+        rows.append([name, *(text for x, share in pairs for text in (f"{x}", f"{share:.1f}"))])
+
+    for part in runs[0]["parts"]:
+        add(part, [run["parts"][part] for run in runs])
+    add("all", [run["seconds"] for run in runs])
+    add("outside computing", [round(run["outside"] * run["seconds"], 2) for run in runs])
+    return rows
 
 
 if __name__ == "__main__":

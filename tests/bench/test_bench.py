@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
+import torch
 
-from bench import against_torch, cost, equal_size, flops, machine, throughput, timesplit
+from bench import against_torch, cost, equal_size, flops, gpu, machine, throughput, timesplit
 from noah_jax.runtime import sharding
 from noah_jax.vit import ViTConfig
 from noah_jax.vit import config as vit_config
@@ -76,6 +79,9 @@ def test_throughput_measures_every_stage(tmp_path, capsys, monkeypatch):
     assert whole["seconds"]["supernet"] == pytest.approx(6000 * step, rel=1e-2)
     assert whole["total_seconds"] == pytest.approx(sum(whole["seconds"].values()), rel=1e-2)
     assert list(trace.rglob("*.xplane.pb"))
+    kernels = stages["supernet"]["milliseconds_of_kernels"]
+    assert all(ms < 1e3 * max(step, 1) for ms in kernels.values())
+    assert list(kernels.values()) == sorted(kernels.values(), reverse=True)
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == ["stage", *stages]
 
@@ -106,20 +112,73 @@ def test_cost_is_tabulated_and_genomes_compile_nothing(tmp_path, capsys, monkeyp
     assert "exponent" in capsys.readouterr().out.splitlines()[0]
 
 
-def test_pytorch_beside_ours_does_the_same(tmp_path, capsys):
+def test_pytorch_beside_ours_does_the_same(tmp_path, capsys, monkeypatch):
+    compiled = []  # without the compiler, which takes a minute
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))
     out = tmp_path / "against_torch.json"
     flags = "--backbone=vit_ti16 --image_size=32 --batch=2 --steps=2 --genomes=2 --pairs=2"
-    against_torch.main([*flags.split(), f"--out={out}"])
+    against_torch.main([*flags.split(), "--compile", f"--out={out}"])
+    assert len(compiled) == 12  # the blocks
     result = json.loads(out.read_text())
-    assert result["largest_difference_of_logits"] < 1e-4
+    assert set(result["largest_differences_of_logits"]) == {"sliced", "compiled"}
+    assert max(result["largest_differences_of_logits"].values()) < 1e-4
     for stage in result["stages"].values():
-        assert stage["ratio"]["repeats"] == 2
-        ours, theirs = stage["noah_jax_seconds"], stage["torch_seconds"]
-        assert (
-            ours["min"] / theirs["max"] <= stage["ratio"]["median"] <= ours["max"] / theirs["min"]
-        )
+        ours = stage.pop("noah_jax")["seconds"]
+        for side in stage.values():
+            theirs, ratio = side["seconds"], side["ratio"]
+            assert ratio["repeats"] == 2
+            assert ours["min"] / theirs["max"] <= ratio["median"] * 1.001
+            assert ratio["median"] <= ours["max"] / theirs["min"] * 1.001
     table = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in table[1:]] == ["supernet step", "evaluation"]
+    assert [line.split("  ")[0] for line in table[1:]] == [
+        f"{stage}, {name}"
+        for stage in ("supernet step", "evaluation")
+        for name in ("sliced", "compiled")
+    ]
+
+
+def test_a_gpu_is_measured_until_the_time_is_up(tmp_path, capsys, monkeypatch):
+    """What ended is kept; what is stopped takes the processes with it that it has started."""
+    sleep = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}])"
+    child = f"import time; time.sleep(4); open({str(tmp_path / 'alive')!r}, 'w')"
+    parts = {
+        "good": ["-c", f"open({str(tmp_path / 'good')!r}, 'w')"],
+        "broken": ["-c", "raise SystemExit(3)"],
+        "slow": ["-c", sleep.format(child)],
+        "late": ["-c", "raise AssertionError('there is no time left')"],
+    }
+    monkeypatch.setattr(gpu, "commands", lambda arguments: parts)
+    with pytest.raises(SystemExit, match="missing: broken, slow, late"):
+        gpu.main(["--seconds=3", f"--out={tmp_path}", "--", "--config=configs/demo.py"])
+    said = [line.partition(" after")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        *("good: done", "broken: failed with exit code 3", "slow: stopped", "late: not started")
+    ]
+    time.sleep(4)
+    assert (tmp_path / "good").exists() and not (tmp_path / "alive").exists()
+
+
+def test_what_measures_a_gpu_takes_its_flags(monkeypatch):
+    """Each command is parsed as its module parses it, and none is run."""
+    arguments = types.SimpleNamespace(out="o", noah="n", flags=["--config=configs/demo.py"])
+    seen = {}
+    for module, work in ((throughput, "measure"), (against_torch, "measure")):
+
+        def note(arguments, name=module.__name__):
+            seen[name] = vars(arguments)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, work, note)
+    monkeypatch.setattr(timesplit, "measure", lambda flags, workdir: seen.update(flags=flags) or {})
+    monkeypatch.setattr(machine, "finish", lambda *_: None)
+    monkeypatch.setattr(timesplit, "_table", lambda result: [])
+    modules = {"throughput": throughput, "against_torch": against_torch, "task": timesplit}
+    for part, (_, _, *flags) in gpu.commands(arguments).items():
+        with contextlib.suppress(KeyboardInterrupt):
+            modules[part].main(flags)
+    assert seen["bench.throughput"]["profile"] == "o/profile_gpu"
+    assert seen["bench.against_torch"]["compile"] and seen["bench.against_torch"]["noah"] == "n"
+    assert seen["flags"] == ["--config=configs/demo.py"]
 
 
 def test_every_moment_counts_once():
