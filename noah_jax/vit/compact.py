@@ -8,6 +8,7 @@ from flax import nnx
 from noah_jax.space.genomes import ALL_MODULES
 from noah_jax.vit.config import ViTConfig
 from noah_jax.vit.model import Block, ViT
+from noah_jax.vit.prompts import Noise
 
 
 class CompactViT(ViT):
@@ -38,7 +39,7 @@ class CompactViT(ViT):
             if prompts := row[ALL_MODULES.index("vpt")]:  # they replace those of earlier blocks
                 x = jnp.pad(x[:, :others], ((0, 0), (0, prompts), (0, 0)))
             live = x.shape[1] - others
-            x, _ = block(x, live, row, 0.0, None, wanted if i == last else None)
+            x, _ = block(x, live, row, Noise(), wanted if i == last else None)
         return x
 
     def __call__(

@@ -24,14 +24,15 @@ from noah_jax.vit.prompts import (
     Adapter,
     Dropout,
     LoRA,
+    Noise,
     ParallelAdapter,
     PromptParam,
     VisualPrompts,
+    draw_noise,
     drop,
     joined,
     quick_gelu,
     scaled,
-    survival,
 )
 
 # The forward pass of a block keeps these for the backward pass, besides the block's input. The rest
@@ -68,8 +69,7 @@ class Block(nnx.Module):
         x: jax.Array,
         live: int | jax.Array,
         row: Iterable[int | jax.Array],
-        drop_path: float | jax.Array,
-        key: jax.Array | None,
+        noise: Noise,
         wanted: int | None = None,
     ) -> tuple[jax.Array, int | jax.Array]:
         """Applies the block to a batch of tokens.
@@ -78,30 +78,27 @@ class Block(nnx.Module):
           x: `[b, n, d]`.
           live: int, how many prompt slots hold a token so far; may be traced.
           row: the genome's row for this block, int `[columns]`; may be traced.
-          drop_path: the probability that an example skips a branch.
-          key: a JAX random key in training, else None.
+          noise: what it draws in training.
           wanted: how many of the first tokens to return; None = all.
 
         Returns:
           `x` `[b, wanted, d]`, and `live`.
         """
         row = dict(zip(ALL_MODULES, row, strict=False))
-        keys = [None] * 5 if key is None else jax.random.split(key, 5)
         if self.vpt is not None:
-            x, live = self.vpt(x, live, row["vpt"], self._dropout(keys[0]))
+            x, live = self.vpt(x, live, row["vpt"], self._dropout(noise.vpt))
             x = checkpoint_name(x, "tokens")
-        attended = self.attention(x, live, row["lora"], keys[1], wanted)
-        x = x[:, :wanted] + scaled(attended, survival(x.shape[0], drop_path, keys[2]))
+        attended = self.attention(x, live, row["lora"], noise.lora, wanted)
+        x = x[:, :wanted] + scaled(attended, noise.attention)
         x = checkpoint_name(x, "middle")
         h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
         h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
-        h, scale = checkpoint_name(h, "mlp"), survival(x.shape[0], drop_path, keys[3])
-        out = scaled(h, scale)
+        h = checkpoint_name(h, "mlp")
+        out = scaled(h, noise.mlp)
         if self.adapter is not None:
-            out = out + self.adapter(h, row["adapter"], self._dropout(keys[4]), scale)
+            out = out + self.adapter(h, row["adapter"], self._dropout(noise.adapter), noise.mlp)
         if self.parallel is not None and "parallel" in row:
-            key = None if key is None else jax.random.fold_in(key, len(keys))  # none of `keys`
-            out = out + self.parallel(x, row["parallel"], self._dropout(key))
+            out = out + self.parallel(x, row["parallel"], self._dropout(noise.parallel))
         return x + out, live
 
     def _dropout(self, key: jax.Array | None) -> Dropout:
@@ -242,8 +239,11 @@ class ViT(nnx.Module):
         graphdef, *states = nnx.split(self.blocks, PromptParam, ...)
         prompts, backbone = states
         last = self.config.depth - 1
-        drop_path = jnp.linspace(0.0, self.config.drop_path, self.config.depth)
-        keys = None if key is None else jax.random.split(key, self.config.depth)
+        drawn = Noise()
+        if key is not None:  # for all blocks at once
+            rates = jnp.linspace(0.0, self.config.drop_path, depth)
+            keys = jax.random.split(key, depth)
+            drawn = jax.vmap(draw_noise, (0, 0, None))(keys, rates, images.shape[0])
 
         def run_block(carry, weights, prompts, others, wanted=None):
             block = nnx.merge(graphdef, prompts, gather(weights) if gather else weights)
@@ -252,7 +252,7 @@ class ViT(nnx.Module):
         def inputs(i):
             # Indexed here, because backbone[:-1] as a loop's input would be a copy.
             weights = jax.tree.map(lambda w: jnp.asarray(w)[i], backbone)
-            return weights, (genome[i], drop_path[i], None if keys is None else keys[i])
+            return weights, (genome[i], jax.tree.map(lambda x: x[i], drawn))
 
         # No slot is live yet. The 0 is made from the genome so that vmap batches it likewise.
         carry = (self.embed(images), 0 * genome[0, 0])

@@ -7,6 +7,7 @@ masks are `where`, which keeps the gradients of unused entries exactly zero.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,21 +43,43 @@ def drop(x: jax.Array, rate: float, key: jax.Array | None, quick: bool = False) 
     return jnp.where(keep, x / keep_rate.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
-def survival(examples: int, rate: float | jax.Array, key: jax.Array | None) -> jax.Array | None:
-    """Draws what each example's branch is multiplied by: 0, or 1 by the share that is kept.
+class Noise(NamedTuple):
+    """What a block draws in training, or several, along a first axis; all None = nothing.
 
-    Returns:
-      float32 `[examples, 1, 1]`; None without a key, as nothing is dropped.
+    Attributes:
+      vpt, lora, adapter, parallel: keys of the modules' dropout.
+      attention, mlp: float32 `[b, 1, 1]`, what stochastic depth multiplies each example's branch
+        by: 0, or 1 by the share that is kept.
     """
-    if key is None:
-        return None
-    keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
-    keep = jax.random.bernoulli(key, keep_rate, (examples, 1, 1))
-    return checkpoint_name(jnp.where(keep, 1 / keep_rate, 0.0), "kept")
+
+    vpt: jax.Array | None = None
+    lora: jax.Array | None = None
+    attention: jax.Array | None = None
+    mlp: jax.Array | None = None
+    adapter: jax.Array | None = None
+    parallel: jax.Array | None = None
+
+
+def draw_noise(key: jax.Array, rate: jax.Array, examples: int) -> Noise:
+    """Draws what a block needs.
+
+    Args:
+      key: a JAX random key.
+      rate: the probability that an example skips a branch.
+      examples: their number, b.
+    """
+    vpt, lora, attention, mlp, adapter = jax.random.split(key, 5)
+
+    def survival(key):
+        keep = jax.random.bernoulli(key, 1 - rate, (examples, 1, 1))
+        return jnp.where(keep, 1 / (1 - rate), 0.0)
+
+    parallel = jax.random.fold_in(key, 5)  # came later: the others are the same with and without it
+    return Noise(vpt, lora, survival(attention), survival(mlp), adapter, parallel)
 
 
 def scaled(x: jax.Array, scale: jax.Array | None) -> jax.Array:
-    """Multiplies by what `survival` has drawn."""
+    """Multiplies `x` `[b, n, d]` by `Noise.attention` or `Noise.mlp`."""
     return x if scale is None else (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
@@ -232,7 +255,7 @@ class Adapter(_Bottleneck):
         """Computes the addend to the MLP's output, `h` by `scale`: `[b, n, d]` to that shape.
 
         Args:
-          scale: see `survival`. Multiplied later, it spares a copy of `h`.
+          scale: see `Noise.mlp`. Multiplied later, it spares a copy of `h`.
         """
         return self._output(quick_gelu, h, size, dropout, scale)
 

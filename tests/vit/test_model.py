@@ -18,7 +18,7 @@ from noah_jax.vit import model as vit_model
 from noah_jax.vit.execution import Execution
 from noah_jax.vit.execution import on as execution_on
 from noah_jax.vit.network import apart, trainable
-from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter, drop, joined, survival
+from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter, draw_noise, drop, joined
 from tests.helpers.models import MAX_SIZES, TINY
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -242,26 +242,24 @@ def test_dropout_of_a_parallel_adapter_is_of_its_hidden_units():
 def test_whatever_is_dropped_has_random_numbers_of_its_own(monkeypatch):
     keys = []
 
-    def recording(function):
-        def record(*arguments, key=None, **more):
-            key = arguments[2] if key is None else key
-            keys.append(jax.random.key_data(key))
-            return function(*arguments[:2], key=key, **more)
+    def recording(x, rate, key, quick):
+        keys.append(jax.random.key_data(key))
+        return x
 
-        return record
-
-    for function in (drop, survival):
-        monkeypatch.setattr(vit_model, function.__name__, recording(function))
+    monkeypatch.setattr(vit_model, "drop", recording)
     block = Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
     row = np.full(len(ALL_MODULES), 2)
 
     @jax.jit
     def recorded(key):
-        block(jnp.zeros((1, TINY.first_slot + 2, TINY.width)), 0, row, 0.1, key)
-        return jnp.stack(keys)
+        noise = draw_noise(key, jnp.float32(0.5), 64)
+        block(jnp.zeros((64, TINY.first_slot + 2, TINY.width)), 0, row, noise)
+        return jnp.stack(keys), noise.attention, noise.mlp
 
-    different = np.unique(recorded(jax.random.key(0)), axis=0)
-    assert len(different) == len(keys) == 6  # four modules, two branches
+    used, attention, mlp = recorded(jax.random.key(0))
+    assert len(np.unique(used, axis=0)) == len(used) == 4  # modules
+    assert set(np.unique(attention)) == set(np.unique(mlp)) == {0, 2}
+    assert (attention != mlp).any()
 
 
 def test_registers_leave_the_prompts_at_the_end(random_genome):
