@@ -80,7 +80,7 @@ def spread(mesh: Mesh, x: jax.Array, axis: int = 0) -> jax.Array:
     """Inside jit: splits `axis` of `x` over the devices, where they divide it."""
     if x.shape[axis] % mesh.size:
         return x
-    return jax.lax.with_sharding_constraint(x, _rows_sharding(mesh, x.shape[axis], axis))
+    return jax.lax.with_sharding_constraint(x, rows_sharding(mesh, x.shape[axis], axis))
 
 
 def local_rows(mesh: Mesh, n: int) -> np.ndarray:
@@ -88,17 +88,17 @@ def local_rows(mesh: Mesh, n: int) -> np.ndarray:
 
     These are all n if the devices do not divide n.
     """
-    slices = _rows_sharding(mesh, n).addressable_devices_indices_map((n,)).values()
+    slices = rows_sharding(mesh, n).addressable_devices_indices_map((n,)).values()
     return np.unique(np.concatenate([np.arange(n)[index] for index in slices]))
 
 
 def from_local_rows(mesh: Mesh, local: np.ndarray, n: int, axis: int = 0) -> jax.Array:
     """Makes the global array whose `local_rows` along `axis` are `local`."""
     shape = (*local.shape[:axis], n, *local.shape[axis + 1 :])
-    return jax.make_array_from_process_local_data(_rows_sharding(mesh, n, axis), local, shape)
+    return jax.make_array_from_process_local_data(rows_sharding(mesh, n, axis), local, shape)
 
 
-def _rows_sharding(mesh: Mesh, n: int, axis: int = 0) -> NamedSharding:
+def rows_sharding(mesh: Mesh, n: int, axis: int = 0) -> NamedSharding:
     """Spreads n rows along `axis` over all devices; puts all on each if these do not divide n."""
     return replicated(mesh) if n % mesh.size else NamedSharding(mesh, P(*[None] * axis, _AXES))
 

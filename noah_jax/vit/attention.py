@@ -5,6 +5,7 @@ A length says which slots are empty, so no mask of the size of the attention mat
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 FUSED = "dot_product_attention"  # part of the name of the primitive that is one fused kernel
 
@@ -32,8 +33,9 @@ def attend(
     if keys is not None:
         position = jnp.arange(scores.shape[-1])[None, None, None]
         scores = jnp.where(position < keys, scores, jnp.finfo(jnp.float32).min)
-    exponentials = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = exponentials.sum(axis=-1, keepdims=True)
+    highest = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    exponentials = jnp.exp(scores - checkpoint_name(highest, "softmax"))
+    total = checkpoint_name(exponentials.sum(axis=-1, keepdims=True), "softmax")
     out = jnp.einsum(
         "bhmn,bhnc->bhmc", exponentials.astype(v.dtype), v, preferred_element_type=jnp.float32
     )

@@ -17,7 +17,11 @@ class Execution:
         instead of computing it again: "dropped" and "inner" are the inputs of LoRA's products.
       quick_dropout: compares eight random bits with the rate, which is rounded to a 256th, instead
         of 32.
-      joined_lora: LoRA and the layer that it changes are one product, see `prompts.joined`.
+      joined_lora: LoRA and the layer that it changes are one product, see `prompts.joined`. A GPU
+        needs a pass less over their output; a TPU adds as it multiplies.
+      split_kept: keeps queries, keys and values apart, so that the backward pass need not take
+        them out of one array.
+      fast_variance: layer norms take mean and variance in one pass.
       rank_multiple: zeros widen the prompt modules' inner values to a multiple of this. Else the
         compiler does, once more for each product.
       fused_attention: cuDNN's kernel, see attention.py. Queries, keys and values are then three
@@ -29,6 +33,8 @@ class Execution:
     kept: tuple[str, ...] = ()
     quick_dropout: bool = False
     joined_lora: bool = False
+    split_kept: bool = False
+    fast_variance: bool = False
     rank_multiple: int = 1
     fused_attention: bool = False
     options: tuple[tuple[str, str], ...] = ()
@@ -46,7 +52,7 @@ _ON = {
         options=(("xla_gpu_dot_merger_threshold_mb", "0"),),
     ),
     "tpu": Execution(
-        unrolled=True, kept=("dropped", "inner"), quick_dropout=True, joined_lora=True
+        unrolled=True, kept=("inner",), quick_dropout=True, split_kept=True, fast_variance=True
     ),
 }
 

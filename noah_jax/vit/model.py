@@ -37,7 +37,7 @@ from noah_jax.vit.prompts import (
 
 # The forward pass of a block keeps these for the backward pass, besides the block's input. The rest
 # is cheap to compute again, whereas keeping it costs memory and the time to write it.
-_KEPT = ("tokens", "qkv", "middle", "hidden", "mlp", "kept")
+_KEPT = ("tokens", "qkv", "middle", "hidden", "mlp", "kept", "weights", "softmax")
 
 _NORMAL = nnx.initializers.truncated_normal(0.02)  # one object, so that equal models compare equal
 Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one array a parameter
@@ -136,6 +136,8 @@ class Block(nnx.Module):
             layer: Any = self.qkv
             kernel, bias = (param[...].astype(h.dtype) for param in (layer.kernel, layer.bias))
             parts = joined(products, h, inner, kernel, self.lora.up(h.dtype), bias)
+        if self.execution.split_kept and len(parts) == 1:
+            parts = jnp.split(parts[0], 3, axis=-1)
         parts = [checkpoint_name(part, "qkv") for part in parts]
         return parts if len(parts) == 3 else jnp.split(parts[0], 3, axis=-1)
 
@@ -320,7 +322,7 @@ def _layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.width,
         epsilon=config.epsilon,
-        use_fast_variance=False,
+        use_fast_variance=config.execution.fast_variance,
         dtype=jnp.float32,
         rngs=rngs,
     )

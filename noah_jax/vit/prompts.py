@@ -98,7 +98,7 @@ def _padded(x: jax.Array, multiple: int, axis: int) -> jax.Array:
     """Adds zeros up to a multiple along an axis; see `Execution.rank_multiple`."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, -x.shape[axis] % multiple)
-    return jnp.pad(x, widths)
+    return checkpoint_name(jnp.pad(x, widths), "weights") if multiple > 1 else x
 
 
 class VisualPrompts(nnx.Module):
@@ -185,19 +185,19 @@ def joined(
     Returns:
       The parts, `[b, n, features / products]`.
     """
+    return _joined_forwards(products, x, inner, kernel, b, bias)[0]
+
+
+def _joined_forwards(products, x, inner, kernel, b, bias):
     both, weights = jnp.concatenate([x, inner], axis=-1), jnp.concatenate([kernel, b])
-    columns = jnp.split(weights, products, axis=-1), jnp.split(bias, products)
-    return [both @ w + c[None, None] for w, c in zip(*columns, strict=True)]
-
-
-def _joined_forwards(products, *inputs):
-    x, inner, kernel, b, _ = inputs
-    return joined(products, *inputs), (x, inner, kernel, b)
+    columns = [checkpoint_name(w, "weights") for w in jnp.split(weights, products, axis=-1)]
+    biases = jnp.split(bias, products)
+    parts = [both @ w + c[None, None] for w, c in zip(columns, biases, strict=True)]
+    return parts, (x, inner, columns)
 
 
 def _joined_backwards(products, kept, slopes):
-    x, inner, kernel, b = kept
-    columns = jnp.split(jnp.concatenate([kernel, b]), products, axis=-1)
+    x, inner, columns = kept
     both = sum(slope @ w.T for slope, w in zip(slopes, columns, strict=True))
 
     def of_weights(x):

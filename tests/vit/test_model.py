@@ -18,7 +18,7 @@ from noah_jax.vit import model as vit_model
 from noah_jax.vit.execution import Execution
 from noah_jax.vit.execution import on as execution_on
 from noah_jax.vit.network import apart, trainable
-from noah_jax.vit.prompts import Adapter, LoRA, ParallelAdapter, draw_noise, drop, joined
+from noah_jax.vit.prompts import Adapter, LoRA, Noise, ParallelAdapter, draw_noise, drop, joined
 from tests.helpers.models import MAX_SIZES, TINY
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -162,11 +162,12 @@ def test_zeros_in_further_columns_change_nothing(full_vit, random_genome):
     plain = ViT(TINY, MAX_SIZES, rngs=nnx.Rngs(0))
     nnx.update(plain, without_parallel(full_vit))
     key, runs = jax.random.key(3), []
+    noise = draw_noise(key, jnp.float32(0.3), len(tokens))
     for model in (full_vit, plain):
         graphdef, blocks = nnx.split(model.blocks)
         block = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], blocks))
         runs += [
-            lambda genome, block=block: block(tokens, jnp.int32(0), genome[0], 0.3, key)[0],
+            lambda genome, block=block: block(tokens, jnp.int32(0), genome[0], noise)[0],
             jax.jit(lambda genome, model=model: model(images, genome, train=True, key=key)),
         ]
     run_block, run, run_plain_block, run_plain = runs
@@ -484,7 +485,7 @@ def test_equals_hugging_face(tmp_path, image_size):
     np.testing.assert_allclose(ours.embed(images), reference.hidden_states[0].numpy(), atol=1e-4)
     graphdef, blocks = nnx.split(ours.blocks)
     block = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], blocks))
-    after_block, _ = block(ours.embed(images), jnp.int32(0), genome[0], 0.0, None)
+    after_block, _ = block(ours.embed(images), jnp.int32(0), genome[0], Noise())
     np.testing.assert_allclose(after_block, reference.hidden_states[1].numpy(), atol=1e-4)
     np.testing.assert_allclose(jax.jit(ours)(images, genome), reference.logits.numpy(), atol=1e-4)
 
