@@ -1,9 +1,9 @@
 """Compiles the programs of a run for a GPU or TPU that is not here, and says where time would go.
 
-    python -m bench.compiled --device=h200|h100|v5e:2x4|v6e:2x4|… [--program=step]
+    python -m bench.compiled --device=h200|h100|v5e:2x4|v6e:2x4|… [--program=step+evaluation+…]
         [--backbone=vit_b16] [--image_size=224] [--batch=64] [--size=10] [--genomes_per_call=4]
-        [--attention=auto] [--rematerialise] [--weight_shards=1] [--rows=20] [--out=FILE.json]
-        [--text=FILE]
+        [--attention=auto] [--rematerialise] [--weight_shards=1] [--hosts=1] [--depth=12]
+        [--rows=20] [--out=FILE.json] [--text=FILE]
 
 It needs no accelerator, but JAX's package for it: `pip install -r launch/requirements-cuda.txt` or
 `-r launch/requirements-tpu.txt`, in an environment of its own.
@@ -15,8 +15,12 @@ the cycles that its compiler expects, and operations are not counted. Both say w
 not how much it is: of 25.0 ms that an H200 took for a step, the estimate was 19.5 ms. Memory is
 exact.
 
-The programs are those of `bench.throughput`: a supernet step (or retraining's, which is the same at
-the largest size), the evaluation of a call's genomes on 200 images, and a batch of the test.
+The programs are those of a run: `step` is a supernet step (or retraining's, which is the same at
+the largest size), `augmented` a step on streamed images with mixup and cutmix, `evaluation` that of
+a call's genomes on 200 images, `test` that of a subnet on a batch of streamed ones. All is each of
+them. With several, joined by +, or several devices, each is a line of the table. `--hosts=2` makes
+a TPU slice of so many hosts, of which each has the chips that the device names: with `v5e:2x4` it
+has 4x4.
 """
 
 import argparse
@@ -25,13 +29,13 @@ import dataclasses
 import os
 import pathlib
 import re
-import time
 
 # The compiler must not look for the device, and without one it cannot choose between Triton's
 # products and those of cuBLAS.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false"
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device that only one process can have
 
 import jax
 import numpy as np
@@ -47,7 +51,8 @@ from noah_jax.training import step as step_lib
 from noah_jax.vit import ViTConfig, execution
 from noah_jax.vit.network import Network
 
-_CLASSES = 100
+_CLASSES, _STEPS = 100, 12  # steps in an epoch
+_SCHEDULE = Schedule(500, 64, 5e-4, 1e-4, 10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +98,7 @@ device_description_str: "{0.name}"
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", required=True, help="h100, h200 or a TPU slice, e.g. v5e:2x4")
-    parser.add_argument("--program", default="step", choices=_PROGRAMS)
+    parser.add_argument("--program", default="step", help=f"{', '.join(_PROGRAMS)}, or all")
     parser.add_argument("--backbone", default="vit_b16", help="see ViTConfig.named")
     for name, default in (("image_size", 224), ("batch", 64), ("size", 10), ("rows", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -101,25 +106,49 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--attention", default="auto", choices=("auto", "plain"))
     parser.add_argument("--rematerialise", action="store_true")
     parser.add_argument("--weight_shards", type=int, default=1)
+    parser.add_argument("--depth", type=int, help="blocks, if not the backbone's number")
+    parser.add_argument("--hosts", type=int, default=1, help="of a TPU slice")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write")
     parser.add_argument("--text", type=pathlib.Path, help="a file for the compiled program")
     arguments = parser.parse_args(argv)
-    compiled, seconds = compile_program(arguments)
+    chosen = _PROGRAMS if arguments.program == "all" else arguments.program.split("+")
+    several = len(chosen) > 1 or "+" in arguments.device
+    if several and arguments.text:
+        parser.error("--text is for one program on one device")
+    if unknown := [name for name in chosen if name not in _PROGRAMS]:
+        parser.error(f"unknown programs {unknown}: expected some of {list(_PROGRAMS)}, or all")
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "text")}
+    result = machine.describe(__spec__.name, argv) | {"settings": settings}
+    programs = {
+        f"{device} {name}": measure(device, name, arguments)
+        for device in arguments.device.split("+")
+        for name in chosen
+    }
+    if several:
+        for program in programs.values():
+            del program["largest"]
+        machine.finish(result | {"programs": programs}, _summaries(programs), arguments.out)
+    else:
+        (only,) = programs.values()
+        machine.finish(result | only, _table(only, arguments.rows), arguments.out)
+
+
+def measure(device: str, program: str, arguments: argparse.Namespace) -> dict:
+    """Compiles a program for a device, and adds up what it does; for the arguments see `main`."""
+    compiled, seconds = compile_program(device, program, arguments)
     text = compiled.as_text()
     if arguments.text:
         arguments.text.write_text(text)
-    gpu = _GPUS.get(arguments.device)
-    found = summary(hlo.kernels(text), gpu)
     memory = {"planned_mb": machine.peak_memory(compiled)["compiler_mb"]}
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "text")}
-    result = machine.describe(__spec__.name, argv) | {"settings": settings}
-    result |= {"compile_seconds": round(seconds, 1), "memory": memory, **found}
-    machine.finish(result, _table(result, arguments.rows), arguments.out)
+    found = summary(hlo.kernels(text), _GPUS.get(device))
+    return {"compile_seconds": seconds, "memory": memory, **found}
 
 
-def compile_program(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, float]:
-    """Compiles a program for a device; returns the seconds that this took as well."""
-    described = _topology(arguments.device)
+def compile_program(
+    device: str, program: str, arguments: argparse.Namespace
+) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """Compiles a program for a device; returns the seconds as well, see `machine.compile_timed`."""
+    described = _topology(device, arguments.hosts)
     devices = np.array(described.devices).reshape(-1, arguments.weight_shards)
     mesh = Mesh(devices, ("data", "weights"), axis_types=(AxisType.Auto,) * 2)
     config = ViTConfig.named(
@@ -128,34 +157,47 @@ def compile_program(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled,
         num_classes=_CLASSES,
         dtype="bfloat16",
         rematerialise=arguments.rematerialise,
-        execution=_execution(arguments),
+        execution=_execution(device, arguments.attention),
     )
+    config = dataclasses.replace(config, depth=arguments.depth or config.depth)
     network = _abstract_network(config, arguments.size, mesh)
-    start = time.perf_counter()
-    compiled = _PROGRAMS[arguments.program](network, config, arguments, mesh).compile()
-    return compiled, time.perf_counter() - start
+    function, *inputs = _PROGRAMS[program](network, config, arguments, mesh)
+    return machine.compile_timed(function, *inputs)
 
 
-def _execution(arguments: argparse.Namespace) -> execution.Execution:
+def _execution(device: str, attention: str) -> execution.Execution:
     """The execution that a run would choose on the device."""
-    if arguments.device not in _GPUS:
+    if device not in _GPUS:
         return execution.on("tpu")
-    fused = arguments.attention == "auto"
-    return dataclasses.replace(execution.on("gpu"), fused_attention=fused)
+    return dataclasses.replace(execution.on("gpu"), fused_attention=attention == "auto")
 
 
-def _topology(device: str):
+def _topology(device: str, hosts: int):
     """The device as the compiler knows it, without being there."""
     kind = "cuda" if device in _GPUS else "tpu"
-    target = {"target_config": _HOPPER.format(_GPUS[device])} if kind == "cuda" else {}
-    name = {"topology": "1x1x1"} if kind == "cuda" else {"topology_name": device}
+    if kind == "cuda":
+        more = {"topology": "1x1x1", "target_config": _HOPPER.format(_GPUS[device])}
+    else:
+        name, sides = _slice(device)
+        whole = "x".join(map(str, (hosts * sides[0], *sides[1:])))
+        bounds = (*sides, 1, 1)[:3]
+        more = {"topology_name": f"{name}:{whole}", "chips_per_host_bounds": bounds}
     try:
-        return topologies.get_topology_desc(platform=kind, **name, **target)
+        return topologies.get_topology_desc(platform=kind, **more)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise SystemExit(
             f"{error}\nTo compile for {device}, install JAX's package for it in an environment of "
             f"its own: pip install -r requirements.txt -r launch/requirements-{kind}.txt"
         ) from error
+
+
+def _slice(device: str) -> tuple[str, list[int]]:
+    """The kind of a TPU and the chips along each side, of `v5e:2x4`."""
+    found = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", device)
+    if not found:
+        known = ", ".join(_GPUS)
+        raise SystemExit(f"unknown device {device!r}: expected {known} or a slice like v5e:2x4")
+    return found[1], [int(side) for side in found[2].split("x")]
 
 
 def _abstract_network(config: ViTConfig, size: int, mesh: Mesh) -> Network:
@@ -179,37 +221,59 @@ def _whole(tree, mesh):
 
 
 def _step(network, config, arguments, mesh):
-    steps, batch, side = 12, arguments.batch, arguments.image_size
-    schedule = Schedule(500, batch, 5e-4, 1e-4, 10)
-    optimizer = step_lib.make_optimizer(schedule, steps)
+    batch, side = arguments.batch, arguments.image_size
+    images = np.broadcast_to(np.uint8(0), (_STEPS * batch, side, side, 3))
+    data = machine.numbered((images, np.zeros(_STEPS * batch, np.int32)), _STEPS)
+    optimizer = step_lib.make_optimizer(_SCHEDULE, _STEPS)
+    step = step_lib.make_step(network, optimizer, side, mesh)
+    return step, *_inputs(optimizer, network, _whole(data, mesh), config, mesh)
+
+
+def _augmented(network, config, arguments, mesh):
+    batch, side = arguments.batch, arguments.image_size
+    images = _rows((batch, side, side, 3), np.uint8, mesh)
+    optimizer = step_lib.make_optimizer(_SCHEDULE, _STEPS)
+    step = step_lib.make_augmented_step(network, optimizer, _CLASSES, mesh)
+    data = images, _rows((batch,), np.int32, mesh)
+    return step, *_inputs(optimizer, network, data, config, mesh)
+
+
+def _inputs(optimizer, network, data, config, mesh):
+    """The arguments of a training step."""
     state = step_lib.TrainState(network.params, jax.eval_shape(optimizer.init, network.params))
-    images = np.broadcast_to(np.uint8(0), (steps * batch, side, side, 3))
-    data = machine.numbered((images, np.zeros(steps * batch, np.int32)), steps)
-    genomes = np.zeros((steps, 1, config.depth, len(MODULES)), np.int32)
-    begin = _whole((state, np.zeros(steps, np.float32)), mesh)
-    rest = _whole((data, genomes, (np.int32(0), np.uint32(0))), mesh)
-    return step_lib.make_step(network, optimizer, side, mesh).lower(*begin, network.frozen, *rest)
+    genomes = np.zeros((_STEPS, 1, config.depth, len(MODULES)), np.int32)
+    begin = _whole((state, np.zeros(_STEPS, np.float32)), mesh)
+    rest = _whole((genomes, (np.int32(0), np.uint32(0))), mesh)
+    return *begin, network.frozen, data, *rest
 
 
 def _evaluation(network, config, arguments, mesh):
-    images = np.broadcast_to(np.uint8(0), (2, 100, *[config.image_size] * 2, 3))
-    genomes = arguments.genomes_per_call * mesh.size
-    return _evaluator(network, config, images, genomes, mesh)
+    side, genomes = config.image_size, arguments.genomes_per_call * mesh.size
+    shapes = np.broadcast_to(np.uint8(0), (2, 100, side, side, 3)), np.zeros((2, 100), np.int32)
+    return _evaluator(network, _whole(shapes, mesh), genomes, config, mesh)
 
 
 def _test(network, config, arguments, mesh):
-    images = np.broadcast_to(np.uint8(0), (1, 100 * mesh.size, *[config.image_size] * 2, 3))
-    return _evaluator(network, config, images, 1, mesh)
+    side, rows = config.image_size, 100 * mesh.size
+    images = _rows((1, rows, side, side, 3), np.uint8, mesh, axis=1)
+    data = images, _rows((1, rows), np.int32, mesh, axis=1)
+    return _evaluator(network, data, 1, config, mesh)
 
 
-def _evaluator(network, config, images, genomes, mesh):
-    labels = np.zeros(images.shape[:2], np.int32)
+def _evaluator(network, data, genomes, config, mesh):
     genomes = np.zeros((genomes, config.depth, len(MODULES)), np.int32)
-    others = _whole((images, labels, genomes, np.ones(_CLASSES, bool)), mesh)
-    return evaluation.make_evaluator(network, mesh).lower(network.params, network.frozen, *others)
+    others = _whole((genomes, np.ones(_CLASSES, bool)), mesh)
+    evaluate = evaluation.make_evaluator(network, mesh)
+    return evaluate, network.params, network.frozen, *data, *others
 
 
-_PROGRAMS = {"step": _step, "evaluation": _evaluation, "test": _test}
+def _rows(shape, dtype, mesh, axis=0) -> jax.ShapeDtypeStruct:
+    """A batch that is spread over the devices along an axis."""
+    place = sharding.rows_sharding(mesh, shape[axis], axis)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+
+_PROGRAMS = {"step": _step, "augmented": _augmented, "evaluation": _evaluation, "test": _test}
 
 
 def summary(kernels: list[hlo.Kernel], gpu: _GPU | None) -> dict:
@@ -260,6 +324,28 @@ def summary(kernels: list[hlo.Kernel], gpu: _GPU | None) -> dict:
     }
 
 
+def _summaries(programs) -> list[list[str]]:
+    unit = {result["unit"] for result in programs.values()}
+    table = [
+        ["program", " or ".join(unit), "GB", "collectives", "MB summed", "plan MB", "compile s"]
+    ]
+    for name, result in programs.items():
+        collectives = result["collectives"]
+        summed = sum(row["gb"] for row in collectives) * 1e3
+        table.append(
+            [
+                name,
+                f"{result['all']['time']:.2f}",
+                f"{result['all']['gb']:.1f}",
+                f"{sum(row['kernels'] for row in collectives)}",
+                f"{summed:.1f}",
+                f"{result['memory']['planned_mb']:.0f}",
+                *(f"{result['compile_seconds'][name]:.1f}" for name in ("total", "cached")),
+            ]
+        )
+    return table
+
+
 def _table(result, rows: int) -> list[list[str]]:
     table = [["", result["unit"], "GB", "TFLOP", "kernels"]]
 
@@ -276,7 +362,9 @@ def _table(result, rows: int) -> list[list[str]]:
         for row in listed[:rows]:
             add(f"  {row['kind']} {row['stage']} {row['operation'][-40:]} {row['shape'][:60]}", row)
     table.append(["memory planned, MB", f"{result['memory']['planned_mb']:.0f}", "", "", ""])
-    table.append(["compile time, s", f"{result['compile_seconds']}", "", "", ""])
+    for name in ("total", "cached"):
+        seconds = f"{result['compile_seconds'][name]:.1f}"
+        table.append([f"compile time, {name}, s", seconds, "", "", ""])
     return table
 
 

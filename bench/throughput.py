@@ -257,7 +257,9 @@ def _whole_task(stages) -> dict:
 
 
 def _table(result) -> list[list[str]]:
-    rows = [["stage", "compile s", "ms", "images/s", "TFLOP/s", "MFU", "plan MB", "peak MB"]]
+    rows = [
+        ["stage", "compile s", "cached s", "ms", "images/s", "TFLOP/s", "MFU", "plan MB", "peak MB"]
+    ]
     for name, stage in result["stages"].items():
         once = stage.get("step_seconds") or stage.get("population_seconds")
         peak = stage["memory"]["allocator_peak_mb"] or stage["memory"]["host_peak_mb"]
@@ -265,6 +267,7 @@ def _table(result) -> list[list[str]]:
             [
                 name,
                 f"{stage['compile_seconds']['total']:.1f}",
+                f"{stage['compile_seconds']['cached']:.1f}",
                 f"{1000 * once['median']:.1f}" if once else "",
                 f"{stage['images_per_second']['median']:.4g}",
                 f"{stage['tflops_per_second']:.4g}",

@@ -80,27 +80,69 @@ def test_of_a_real_program():
     assert sum(k.times * k.operations for k in kernels) == 5 * 2 * 32 * 64 * 64
 
 
-@pytest.mark.parametrize("program", ["step", "test"])
-def test_the_command(program, tmp_path, monkeypatch, capsys):
-    """With this machine's devices in the place of an absent one."""
+@pytest.fixture
+def absent(monkeypatch):
+    """This machine's devices in the place of absent ones, and a small network."""
     monkeypatch.setitem(vit_config._SHAPES, "ti", (32, 3, 2))
     here = types.SimpleNamespace(devices=jax.devices()[:1])
-    monkeypatch.setattr(compiled, "_topology", lambda device: here)
+    monkeypatch.setattr(compiled, "_topology", lambda device, hosts: here)
     plain = execution.Execution(unrolled=True)  # no options, which this compiler does not know
-    monkeypatch.setattr(compiled, "_execution", lambda arguments: plain)
-    out = tmp_path / "compiled.json"
-    flags = f"--device=h200 --program={program} --backbone=vit_ti16 --image_size=32 --batch=2 "
-    flags += "--size=2 --genomes_per_call=1 --attention=plain --rows=3"
-    compiled.main([*flags.split(), f"--out={out}", f"--text={tmp_path}/step.hlo"])
+    monkeypatch.setattr(compiled, "_execution", lambda device, attention: plain)
+    flags = "--backbone=vit_ti16 --image_size=32 --batch=2 --size=2 --genomes_per_call=1 "
+    return [*flags.split(), "--attention=plain", "--rows=3"]
+
+
+def test_the_command(absent, tmp_path, capsys):
+    out, text = tmp_path / "compiled.json", tmp_path / "step.hlo"
+    compiled.main(["--device=h200", "--program=step", *absent, f"--out={out}", f"--text={text}"])
     result = json.loads(out.read_text())
     for groups in (result["kinds"], result["stages"]):
         for key in ("gb", "kernels"):
             whole = result["all"][key]
             assert sum(row[key] for row in groups.values()) == pytest.approx(whole, abs=0.01)
     assert result["memory"]["planned_mb"] > 0
-    assert ("backward" in result["stages"]) == (program == "step")
-    assert (tmp_path / "step.hlo").read_text().startswith("HloModule")
+    assert result["stages"]["backward"]["kernels"] > 10
+    assert text.read_text().startswith("HloModule")
     assert capsys.readouterr().out.splitlines()[1].startswith("all ")
+
+
+def test_several_programs_are_a_line_each(absent, tmp_path, capsys):
+    out = tmp_path / "compiled.json"
+    compiled.main(["--device=h200", "--program=augmented+test", *absent, f"--out={out}"])
+    result = json.loads(out.read_text())
+    names = ["h200 augmented", "h200 test"]
+    assert list(result["programs"]) == names
+    trained, tested = (result["programs"][name] for name in names)
+    assert "backward" in trained["stages"] and "backward" not in tested["stages"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["program", *names]
+
+
+def test_bad_flags_are_named(capsys):
+    for flags in (["--program=step+sleep"], ["--program=all", "--text=x.hlo"]):
+        with pytest.raises(SystemExit):
+            compiled.main(["--device=h200", *flags])
+    said = capsys.readouterr().err
+    assert "['sleep']" in said and "--text is for one program" in said
+    with pytest.raises(SystemExit, match="'v5e'.*like v5e:2x4"):
+        compiled.main(["--device=v5e"])
+
+
+def test_a_slice_of_two_hosts(monkeypatch):
+    asked = {}
+
+    def note(**more):
+        asked.update(more)
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(compiled.topologies, "get_topology_desc", note)
+    with pytest.raises(SystemExit):
+        compiled.main(["--device=v5e:2x4", "--hosts=2"])
+    assert asked == {
+        "platform": "tpu",
+        "topology_name": "v5e:4x4",
+        "chips_per_host_bounds": (2, 4, 1),
+    }
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
