@@ -179,12 +179,15 @@ def compile_timed(
       It, and the seconds to trace, lower and compile, `total`, and with the cache, `cached`.
     """
     with compiling_anew():
-        compiled, first = _compile(function, arguments)
-        cached = _compile(function, arguments)[1]["total"]
-    return compiled, first | {"cached": cached}
+        compiled, first = traced_lowered_compiled(function, *arguments)
+        _, again = traced_lowered_compiled(function, *arguments)
+    return compiled, first | {"cached": again["total"]}
 
 
-def _compile(function, arguments):
+def traced_lowered_compiled(
+    function: Callable, *arguments: Any
+) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """Compiles a jitted function; returns it and the seconds of each step, and in all."""
     jax.clear_caches()  # what equal networks have traced and lowered
     start = time.perf_counter()
     traced = function.trace(*arguments)
@@ -194,7 +197,8 @@ def _compile(function, arguments):
     compiled = lowered.compile()
     end = time.perf_counter()
     seconds = {"trace": middle - start, "lower": late - middle, "compile": end - late}
-    return compiled, {k: round(v, 2) for k, v in (seconds | {"total": end - start}).items()}
+    seconds["total"] = end - start
+    return compiled, {name: round(value, 2) for name, value in seconds.items()}
 
 
 def repeat(function: Callable, repeats: int) -> list[float]:

@@ -6,8 +6,9 @@ import numpy as np
 from flax import nnx
 
 from noah_jax.space.genomes import ALL_MODULES
+from noah_jax.vit.block import Block
 from noah_jax.vit.config import ViTConfig
-from noah_jax.vit.model import Block, ViT
+from noah_jax.vit.model import ViT
 from noah_jax.vit.prompts import Noise
 
 

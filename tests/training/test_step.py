@@ -1,6 +1,7 @@
 """A training step: its optimiser, its images, its devices."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -11,10 +12,11 @@ from noah_jax.config.settings import Schedule
 from noah_jax.data import augment
 from noah_jax.runtime import sharding
 from noah_jax.space.genomes import MODULES
+from noah_jax.training import evaluation
 from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT
 from noah_jax.vit.network import Network, trainable
-from tests.helpers.models import MAX_SIZES, TINY
+from tests.helpers.models import MAX_SIZES, TINY, coloured
 
 SCHEDULE = Schedule(epochs=4, batch_size=8, learning_rate=1e-2, weight_decay=1e-4, warmup_epochs=1)
 
@@ -87,6 +89,32 @@ def test_every_image_once_an_epoch(data):
         state, losses = step(state, losses, frozen, batch, genomes, (np.int32(number), seed))
     assert losses.shape == (5,) and losses.std() > 1e-3
     np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
+
+
+def test_reductions_have_few_axes(network):
+    """On a CPU, jaxlib 0.10.2 and 0.11.0 crash in some reductions over arrays of seven axes."""
+    mesh, optimizer = sharding.make_mesh(), step_lib.make_optimizer(SCHEDULE, 5)
+    images, labels = coloured()
+    genomes = np.ones((5, 2, TINY.depth, 3), np.int32)
+    begin = step_lib.initial_state(network, optimizer, mesh), np.zeros(5, np.float32)
+    rest = genomes, (np.int32(0), np.uint32(0))
+    streamed = images[:4], labels[:4]
+    resident = step_lib.as_lines(images), labels, np.zeros((5, 4), np.int32)
+    programs = [
+        step_lib.make_step(network, optimizer, 16, mesh).lower(
+            *begin, network.frozen, resident, *rest
+        ),
+        step_lib.make_augmented_step(network, optimizer, TINY.num_classes, mesh).lower(
+            *begin, network.frozen, streamed, *rest
+        ),
+        evaluation.make_evaluator(network, mesh).lower(
+            *(network.params, network.frozen, images[None], labels[None]),
+            *(genomes[0], np.ones(TINY.num_classes, bool)),
+        ),
+    ]
+    for program in programs:
+        reduced = re.findall(r"stablehlo\.reduce\(.*?: \(tensor<([^>]*)>", program.as_text())
+        assert 4 <= max(shape.count("x") for shape in reduced) < 7  # 2x4x9x32xf32 has four axes
 
 
 def test_learning_rate_follows_the_recipe():

@@ -14,7 +14,7 @@ from flax import nnx
 from noah_jax import pretrained
 from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.vit import Block, ViT, ViTConfig
-from noah_jax.vit import model as vit_model
+from noah_jax.vit import block as vit_block
 from noah_jax.vit.execution import Execution
 from noah_jax.vit.execution import on as execution_on
 from noah_jax.vit.network import apart, trainable
@@ -247,7 +247,7 @@ def test_whatever_is_dropped_has_random_numbers_of_its_own(monkeypatch):
         keys.append(jax.random.key_data(key))
         return x
 
-    monkeypatch.setattr(vit_model, "drop", recording)
+    monkeypatch.setattr(vit_block, "drop", recording)
     block = Block(TINY, dict.fromkeys(ALL_MODULES, 2), rngs=nnx.Rngs(0))
     row = np.full(len(ALL_MODULES), 2)
 
@@ -372,7 +372,7 @@ def test_rematerialisation_changes_memory_not_gradients(tiny_vit, random_genome)
 
 
 def test_unrolled_blocks_are_those_of_the_loop(network, random_genome):
-    """A GPU's execution has the same logits and gradients; only dropout has other numbers."""
+    """A GPU and a TPU have the same logits and gradients; only dropout has other numbers."""
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
     genome, key = random_genome(1), jax.random.key(0)
     frozen, params = network.frozen, network.params
@@ -388,10 +388,12 @@ def test_unrolled_blocks_are_those_of_the_loop(network, random_genome):
 
         return jax.jit(jax.grad(loss, has_aux=True))(params)
 
-    gpu = dataclasses.replace(execution_on("gpu"), options=())
-    found = gradients(gpu, apart(frozen, TINY.depth)), gradients(Execution(), frozen)
-    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    expected = jax.tree.leaves(gradients(Execution(), frozen))
+    for backend in ("gpu", "tpu"):
+        execution = dataclasses.replace(execution_on(backend), options=())
+        found = jax.tree.leaves(gradients(execution, apart(frozen, TINY.depth)))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=backend)
 
 
 def test_quick_dropout_drops_a_share_of_256ths():
