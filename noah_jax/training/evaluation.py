@@ -25,7 +25,7 @@ def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
 
     Args of the result:
       images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
-      genomes: `[g, depth, modules]`, which go side by side.
+      genomes: `[g, depth, modules]`, which go side by side, or on each device in turn.
       classes: bool `[num_classes]`, those that a test set shows.
 
     Returns:
@@ -43,7 +43,6 @@ def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     )
     def evaluate(params, frozen, images, labels, genomes, classes):
         wide = len(genomes) % mesh.size == 0  # else the images are spread, not the genomes
-        genomes = sharding.spread(mesh, genomes)
 
         def evaluate_one(genome, images, labels):
             logits = network.logits(params, frozen, images, genome)
@@ -58,14 +57,27 @@ def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
             loss = -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
             return (right, right_of_all, loss), predicted.astype(jnp.int32)
 
-        def chunk(totals, batch):
-            images, labels = batch
-            images = images if wide else sharding.spread(mesh, images)
-            counts, predicted = jax.vmap(evaluate_one, (0, None, None))(genomes, images, labels)
-            return jax.tree.map(jnp.add, totals, counts), predicted
+        def side_by_side(genomes):
+            genomes = sharding.spread(mesh, genomes)
 
-        zeros = [jnp.zeros(len(genomes), dtype) for dtype in (jnp.int32, jnp.int32, jnp.float32)]
-        totals, predicted = jax.lax.scan(chunk, tuple(zeros), (images, labels))
+            def chunk(totals, batch):
+                images, labels = batch
+                images = images if wide else sharding.spread(mesh, images)
+                counts, predicted = jax.vmap(evaluate_one, (0, None, None))(genomes, images, labels)
+                return jax.tree.map(jnp.add, totals, counts), predicted
+
+            dtypes = jnp.int32, jnp.int32, jnp.float32
+            zeros = tuple(jnp.zeros(len(genomes), dtype) for dtype in dtypes)
+            return jax.lax.scan(chunk, zeros, (images, labels))
+
+        if wide and network.execution.genomes_in_turn:
+            turns = genomes.reshape(-1, mesh.size, *genomes.shape[1:])
+            totals, predicted = jax.lax.map(side_by_side, turns)
+            totals = [total.reshape(-1) for total in totals]
+            chunks = predicted.shape[1]  # of [turns, chunks, devices, b]
+            predicted = predicted.swapaxes(0, 1).reshape(chunks, len(genomes), -1)
+        else:
+            totals, predicted = side_by_side(genomes)
         return *totals, labels, predicted  # labels, as a process has only those of its own rows
 
     return evaluate

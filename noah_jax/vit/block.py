@@ -115,14 +115,14 @@ class Block(nnx.Module):
         """Computes queries, keys and values, each `[b, n, d]`, in 1 product or, if it can, in 3."""
         if self.lora is None:
             parts = [self.qkv(h)]
-        elif not self.execution.joined_lora:
-            inner = self.lora(h, lora_size, self._dropout(key))
-            parts = [self.qkv(h) + inner @ self.lora.up(h.dtype)]
         else:
-            inner = self.lora(h, lora_size, self._dropout(key))
-            layer: Any = self.qkv
-            kernel, bias = (param[...].astype(h.dtype) for param in (layer.kernel, layer.bias))
-            parts = joined(products, h, inner, kernel, self.lora.up(h.dtype), bias)
+            inner, up = self.lora(h, lora_size, self._dropout(key)), self.lora.up(h.dtype)
+            if self.execution.joined_lora:
+                layer: Any = self.qkv
+                kernel, bias = (param[...].astype(h.dtype) for param in (layer.kernel, layer.bias))
+                parts = joined(products, h, inner, kernel, up, bias)
+            else:
+                parts = [self.qkv(h) + inner @ up]
         if self.execution.split_kept and len(parts) == 1:
             parts = jnp.split(parts[0], 3, axis=-1)
         parts = [checkpoint_name(part, "qkv") for part in parts]

@@ -22,6 +22,8 @@ class Execution:
       split_kept: keeps queries, keys and values apart, so that the backward pass need not take
         them out of one array.
       fast_variance: layer norms take mean and variance in one pass.
+      genomes_in_turn: a device evaluates the genomes of a call one after the other. Side by side,
+        their values do not fit into the fast memory of a TPU; a GPU is 5 % faster with them so.
       rank_multiple: zeros widen the prompt modules' inner values to a multiple of this. Else the
         compiler does, once more for each product.
       fused_attention: cuDNN's kernel, see attention.py. Queries, keys and values are then three
@@ -35,6 +37,7 @@ class Execution:
     joined_lora: bool = False
     split_kept: bool = False
     fast_variance: bool = False
+    genomes_in_turn: bool = False
     rank_multiple: int = 1
     fused_attention: bool = False
     options: tuple[tuple[str, str], ...] = ()
@@ -52,7 +55,12 @@ _ON = {
         options=(("xla_gpu_dot_merger_threshold_mb", "0"),),
     ),
     "tpu": Execution(
-        unrolled=True, kept=("inner",), quick_dropout=True, split_kept=True, fast_variance=True
+        unrolled=True,
+        kept=("inner",),
+        quick_dropout=True,
+        split_kept=True,
+        fast_variance=True,
+        genomes_in_turn=True,
     ),
 }
 

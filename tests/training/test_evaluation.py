@@ -1,11 +1,14 @@
 """Evaluation against the plain model: a population, and a streamed test set."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from noah_jax.runtime import sharding
 from noah_jax.training import evaluation
+from noah_jax.vit.execution import Execution
 from tests.helpers.models import TINY, make_network
 from tests.helpers.search import SETTINGS
 
@@ -39,6 +42,26 @@ def test_population_equals_one_by_one_in_one_compilation(tiny_vit, random_genome
     few = np.concatenate([accuracy for accuracy, _ in evaluate(genomes[8:11])])
     assert few.tolist() == accuracy[8:11].tolist()  # as where a search goes on, bit for bit
     assert len(compiled) == 1 and compiled[0]._cache_size() == 1
+
+
+def test_genomes_in_turn_are_those_side_by_side(tiny_vit, random_genome):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
+    labels = rng.integers(0, TINY.num_classes, (2, 5)).astype(np.int32)
+    genomes = np.stack([random_genome(seed) for seed in range(4)])
+    network, mesh = make_network(tiny_vit), sharding.make_mesh()
+    assert len(genomes) == 2 * mesh.size  # two turns
+    in_turn = dataclasses.replace(network, execution=Execution(genomes_in_turn=True))
+    results = [
+        evaluation.make_evaluator(one, mesh)(
+            *(network.params, network.frozen, images, labels, genomes),
+            np.ones(TINY.num_classes, bool),
+        )
+        for one in (network, in_turn)
+    ]
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert len(set(np.asarray(results[0][2]).tolist())) == 4  # each genome has a loss of its own
 
 
 @pytest.mark.usefixtures("nothing_compiled")
