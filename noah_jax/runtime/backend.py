@@ -33,9 +33,9 @@ def keep_compiled_programs() -> None:
 
 
 def cache_dir() -> pathlib.Path:
-    """The folder of downloads: `$NOAH_JAX_CACHE`, else `noah_jax` in the user's cache."""
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "noah_jax"
-    return pathlib.Path(os.environ.get("NOAH_JAX_CACHE", default)).expanduser()
+    """The folder of downloads: `$NOAH_JAX_CACHE` if not empty, else in the user's cache."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "noah_jax"
+    return pathlib.Path(os.environ.get("NOAH_JAX_CACHE") or default).expanduser()
 
 
 def unused_accelerator() -> str | None:
