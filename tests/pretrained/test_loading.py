@@ -18,6 +18,7 @@ from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import downloads, loading
 from noah_jax.vit import ViT, ViTConfig
+from noah_jax.vit.prompts import Noise
 
 NO_PROMPTS = {"vpt": 0, "lora": 0, "adapter": 0}
 CONFIG = ViTConfig(width=32, depth=2, heads=4, patch_size=8, image_size=16, num_classes=3)
@@ -258,7 +259,7 @@ def test_the_default_backbone_equals_onnxruntime(saliency_onnx):
     np.testing.assert_allclose(model.embed(images), embedded, atol=1e-3)
     graphdef, blocks = nnx.split(model.blocks)
     block = nnx.merge(graphdef, jax.tree.map(lambda x: x[0], blocks))
-    x, _ = block(model.embed(images), jnp.int32(0), np.zeros(3, np.int32), 0.0, None)
+    x, _ = block(model.embed(images), jnp.int32(0), np.zeros(3, np.int32), Noise())
     np.testing.assert_allclose(x, first, atol=1e-3)
     tokens = model.norm(model.features(images, np.zeros((12, 3), np.int32)))
     np.testing.assert_allclose(tokens, normed, atol=1e-3)
