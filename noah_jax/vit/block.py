@@ -27,7 +27,7 @@ from noah_jax.vit.prompts import (
 
 # The forward pass of a block keeps these for the backward pass, besides the block's input. The rest
 # is cheap to compute again, whereas keeping it costs memory and the time to write it.
-_KEPT = ("tokens", "qkv", "middle", "hidden", "mlp", "kept", "weights", "softmax")
+_KEPT = ("tokens", "qkv", "middle", "hidden", "mlp", "kept", "weights")
 
 
 class Block(nnx.Module):

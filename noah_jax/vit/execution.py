@@ -15,7 +15,8 @@ class Execution:
       unrolled: the program repeats the block `depth` times, with the weights of each apart. Else a
         loop runs one block; it compiles sooner, but stacks and slices whatever a block keeps.
       kept: the names of what the backward pass finds as it was, besides what it always does,
-        instead of computing it again: "dropped" and "inner" are the inputs of LoRA's products.
+        instead of computing it again: "dropped" and "inner" are the inputs of LoRA's products,
+        "softmax" are the maximum and the sum of the plain attention's softmax.
       quick_dropout: compares eight random bits with the rate, which is rounded to a 256th, instead
         of 32.
       joined_lora: LoRA and the layer that it changes are one product, see `prompts.joined`. A GPU
@@ -57,7 +58,7 @@ _ON = {
     ),
     "tpu": Execution(
         unrolled=True,
-        kept=("inner",),
+        kept=("inner", "softmax"),
         quick_dropout=True,
         split_kept=True,
         fast_variance=True,
