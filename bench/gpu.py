@@ -62,9 +62,11 @@ def run(command: Sequence[str], seconds: float) -> str:
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
-        process.wait()
         return "stopped"
+    finally:
+        if process.poll() is None:  # after Ctrl-C, too
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            process.wait()
     return "done" if status == 0 else f"failed with exit code {status}"
 
 
