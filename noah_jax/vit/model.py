@@ -119,10 +119,14 @@ class ViT(nnx.Module):
                 f"expected a genome [{depth}, {least} to {most}], got {list(genome.shape)}"
             )
         genome = jnp.asarray(genome, jnp.int32)
+        noise = Noise() if key is None else self._draw(key, images.shape[0])
+        return self._through_blocks(self.embed(images), genome, noise, wanted, gather)
+
+    def _through_blocks(self, x, genome, noise, wanted, gather):
+        """Applies all blocks to tokens `[b, n, d]`, and returns the first `wanted` or all."""
         graphdef, *states = nnx.split(self.blocks, PromptParam, ...)
         prompts, backbone = states
         last = self.config.depth - 1
-        noise = Noise() if key is None else self._draw(key, images.shape[0])
 
         def run_block(carry, weights, prompts, others, wanted=None):
             block = nnx.merge(graphdef, prompts, gather(weights) if gather else weights)
@@ -134,7 +138,7 @@ class ViT(nnx.Module):
             return weights, (genome[i], jax.tree.map(lambda x: x[i], noise))
 
         # No slot is live yet. The 0 is made from the genome so that vmap batches it likewise.
-        carry = (self.embed(images), 0 * genome[0, 0])
+        carry = (x, 0 * genome[0, 0])
         if self.config.execution.unrolled:
             block_step = jax.jit(remembering(run_block, self.config))  # traced once
             for i in range(last):

@@ -44,7 +44,9 @@ def drop(x: jax.Array, rate: float, key: jax.Array | None, quick: bool = False) 
 
 
 class Noise(NamedTuple):
-    """What a block draws in training, or several, along a first axis; all None = nothing.
+    """The random numbers of a block in training, or of several, along a first axis.
+
+    All None = nothing is dropped.
 
     Attributes:
       vpt, lora, adapter, parallel: keys of the modules' dropout.
@@ -61,7 +63,7 @@ class Noise(NamedTuple):
 
 
 def draw_noise(key: jax.Array, rate: jax.Array, examples: int) -> Noise:
-    """Draws what a block needs.
+    """Draws the random numbers of a block.
 
     Args:
       key: a JAX random key.
