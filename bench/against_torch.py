@@ -33,7 +33,7 @@ from flax import nnx
 
 from bench import machine, torch_vit
 from noah_jax import interop
-from noah_jax.config.settings import Schedule
+from noah_jax.config.settings import SupernetSchedule
 from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
@@ -44,7 +44,7 @@ from noah_jax.vit import ViT
 from noah_jax.vit.network import Network, apart, in_dtype, trainable
 
 _CLASSES, _SIZE = 100, 10
-_SCHEDULE = {"epochs": 500, "learning_rate": 5e-4, "weight_decay": 1e-4, "warmup_epochs": 10}
+_SCHEDULE = SupernetSchedule()
 _REST = 0.5  # seconds between measurements: PyTorch's threads spin for a while after their work
 
 
@@ -161,8 +161,7 @@ class Ours:
         self.network = Network(
             graphdef, params, frozen, *NORMALISATIONS["half"], execution=execution
         )
-        schedule = Schedule(batch_size=len(images), **_SCHEDULE)
-        optimizer = step_lib.make_optimizer(schedule, steps)
+        optimizer = step_lib.make_optimizer(_SCHEDULE, steps)
         self.step = step_lib.make_step(self.network, optimizer, config.image_size, mesh)
         self.evaluate_genomes = evaluation.make_evaluator(self.network, mesh)
         self.state = step_lib.initial_state(self.network, optimizer, mesh)
@@ -206,7 +205,7 @@ class Theirs:
         self.labels = torch.tensor(labels, dtype=torch.long, device=device)
         self.autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        rates = {"lr": _SCHEDULE["learning_rate"], "weight_decay": _SCHEDULE["weight_decay"]}
+        rates = {"lr": _SCHEDULE.learning_rate, "weight_decay": _SCHEDULE.weight_decay}
         self.optimizer = torch.optim.AdamW(trained, fused=device == "cuda", **rates)
 
     @torch.inference_mode()

@@ -40,19 +40,18 @@ os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device that only one proces
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 
 from bench import hlo, machine
-from noah_jax.config.settings import Schedule
+from noah_jax.config.settings import SupernetSchedule
 from noah_jax.runtime import sharding
 from noah_jax.space.genomes import MODULES
 from noah_jax.training import evaluation
 from noah_jax.training import step as step_lib
 from noah_jax.vit import ViTConfig, execution
-from noah_jax.vit.network import Network
 
 _CLASSES, _STEPS = 100, 12  # steps in an epoch
-_SCHEDULE = Schedule(500, 64, 5e-4, 1e-4, 10)
+_SCHEDULE = SupernetSchedule()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,7 @@ def compile_program(
         execution=_execution(device, arguments.attention),
     )
     config = dataclasses.replace(config, depth=arguments.depth or config.depth)
-    network = _abstract_network(config, arguments.size, mesh)
+    network = machine.abstract_network(config, dict.fromkeys(MODULES, arguments.size), mesh)
     function, *inputs = _PROGRAMS[program](network, config, arguments, mesh)
     return machine.traced_lowered_compiled(function, *inputs)
 
@@ -200,33 +199,13 @@ def _slice(device: str) -> tuple[str, list[int]]:
     return found[1], [int(side) for side in found[2].split("x")]
 
 
-def _abstract_network(config: ViTConfig, size: int, mesh: Mesh) -> Network:
-    """The network as shapes that are placed on the devices of `mesh`."""
-    here = sharding.make_mesh()
-    network = machine.abstract_network(config, dict.fromkeys(MODULES, size), here)
-    frozen = jax.tree.map(_placed, network.frozen, sharding.frozen_shardings(mesh, network.frozen))
-    cut = mesh if mesh.shape["weights"] > 1 else None
-    return dataclasses.replace(
-        network, params=_whole(network.params, mesh), frozen=frozen, mesh=cut
-    )
-
-
-def _placed(x, place: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-
-def _whole(tree, mesh):
-    """The shapes of `tree`, whole on every device."""
-    return jax.tree.map(lambda x: _placed(x, sharding.replicated(mesh)), tree)
-
-
 def _step(network, config, arguments, mesh):
     batch, side = arguments.batch, arguments.image_size
     images = np.broadcast_to(np.uint8(0), (_STEPS * batch, side, side, 3))
     data = machine.numbered((images, np.zeros(_STEPS * batch, np.int32)), _STEPS)
     optimizer = step_lib.make_optimizer(_SCHEDULE, _STEPS)
     step = step_lib.make_step(network, optimizer, side, mesh)
-    return step, *_inputs(optimizer, network, _whole(data, mesh), config, mesh)
+    return step, *_inputs(optimizer, network, machine.whole(data, mesh), config, mesh)
 
 
 def _augmented(network, config, arguments, mesh):
@@ -242,15 +221,15 @@ def _inputs(optimizer, network, data, config, mesh):
     """The arguments of a training step."""
     state = step_lib.TrainState(network.params, jax.eval_shape(optimizer.init, network.params))
     genomes = np.zeros((_STEPS, 1, config.depth, len(MODULES)), np.int32)
-    begin = _whole((state, np.zeros(_STEPS, np.float32)), mesh)
-    rest = _whole((genomes, (np.int32(0), np.uint32(0))), mesh)
+    begin = machine.whole((state, np.zeros(_STEPS, np.float32)), mesh)
+    rest = machine.whole((genomes, (np.int32(0), np.uint32(0))), mesh)
     return *begin, network.frozen, data, *rest
 
 
 def _evaluation(network, config, arguments, mesh):
     side, genomes = config.image_size, arguments.genomes_per_call * mesh.size
     shapes = np.broadcast_to(np.uint8(0), (2, 100, side, side, 3)), np.zeros((2, 100), np.int32)
-    return _evaluator(network, _whole(shapes, mesh), genomes, config, mesh)
+    return _evaluator(network, machine.whole(shapes, mesh), genomes, config, mesh)
 
 
 def _test(network, config, arguments, mesh):
@@ -262,7 +241,7 @@ def _test(network, config, arguments, mesh):
 
 def _evaluator(network, data, genomes, config, mesh):
     genomes = np.zeros((genomes, config.depth, len(MODULES)), np.int32)
-    others = _whole((genomes, np.ones(_CLASSES, bool)), mesh)
+    others = machine.whole((genomes, np.ones(_CLASSES, bool)), mesh)
     evaluate = evaluation.make_evaluator(network, mesh)
     return evaluate, network.params, network.frozen, *data, *others
 

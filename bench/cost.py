@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from bench import machine
-from noah_jax.config.settings import Schedule
+from noah_jax.config.settings import SupernetSchedule
 from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
 from noah_jax.space.genomes import MODULES
@@ -252,12 +252,7 @@ def _compile_times(arguments) -> list[dict]:
 
 
 def _optimizer(batch, steps):
-    return step_lib.make_optimizer(
-        Schedule(
-            epochs=500, batch_size=batch, learning_rate=5e-4, weight_decay=1e-4, warmup_epochs=10
-        ),
-        steps,
-    )
+    return step_lib.make_optimizer(SupernetSchedule(batch_size=batch), steps)
 
 
 def _table(result) -> list[list[str]]:

@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from noah_jax.pretrained import NORMALISATIONS
-from noah_jax.runtime import memory
+from noah_jax.runtime import memory, sharding
 from noah_jax.space.genomes import MODULES
 from noah_jax.training import step as step_lib
 from noah_jax.vit import ViT, ViTConfig, execution
@@ -106,15 +106,33 @@ def network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Netw
 
 
 def abstract_network(config: ViTConfig, max_sizes: Mapping[str, int], mesh: Mesh) -> Network:
-    """Makes the network of `ShapeDtypeStruct`s, which takes no memory and can only be compiled."""
+    """Makes the network of shapes, which takes no memory and can only be compiled.
+
+    Args:
+      mesh: the devices that the shapes are placed on; they may be absent.
+    """
     made = []
 
     def init():
-        made.append(network(config, max_sizes, mesh))
+        made.append(network(config, max_sizes, sharding.make_mesh()))
         return made[0].params, made[0].frozen
 
     params, frozen = jax.eval_shape(init)
-    return dataclasses.replace(made[0], params=params, frozen=frozen)
+    return dataclasses.replace(
+        made[0],
+        params=whole(params, mesh),
+        frozen=jax.tree.map(_placed, frozen, sharding.frozen_shardings(mesh, frozen)),
+        mesh=mesh if mesh.shape["weights"] > 1 else None,
+    )
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """The shapes of the arrays of `tree`, each whole on every device."""
+    return jax.tree.map(lambda x: _placed(x, sharding.replicated(mesh)), tree)
+
+
+def _placed(x, place):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
 def _backbone(config):

@@ -270,18 +270,6 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     """Compiles a supernet step on 64 out of 128 images, without allocating it."""
     network = machine.abstract_network(config, dict.fromkeys(MODULES, 10), mesh)
     optimizer = step_lib.make_optimizer(_SCHEDULE, 2)
-    everywhere = sharding.replicated(mesh)
-
-    def placed(tree):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree
-        )
-
-    frozen = jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        network.frozen,
-        sharding.frozen_shardings(mesh, network.frozen),
-    )
     one = np.zeros((1, config.image_size, config.image_size, 3), np.uint8)
     images = jax.ShapeDtypeStruct((128, *step_lib.as_lines(one).shape[1:]), jnp.uint8)
     labels = jax.ShapeDtypeStruct((128,), jnp.int32)
@@ -289,11 +277,11 @@ def compile_step(config: ViTConfig, mesh: Mesh) -> jax.stages.Compiled:
     genomes = jax.ShapeDtypeStruct((2, 1, config.depth, len(MODULES)), jnp.int32)
     losses = jax.ShapeDtypeStruct((2,), jnp.float32)
     optimizer_state = jax.eval_shape(optimizer.init, network.params)
-    state = placed(step_lib.TrainState(network.params, optimizer_state))
+    state = machine.whole(step_lib.TrainState(network.params, optimizer_state), mesh)
     step = step_lib.make_step(network, optimizer, config.image_size, mesh)
-    inputs = placed(((images, labels, order), genomes))
+    inputs = machine.whole(((images, labels, order), genomes), mesh)
     moment = np.int32(0), np.uint32(0)
-    return step.lower(state, placed(losses), frozen, *inputs, moment).compile()
+    return step.lower(state, machine.whole(losses, mesh), network.frozen, *inputs, moment).compile()
 
 
 # --- What is printed -----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import flops, machine
-from noah_jax.config.settings import Schedule
+from noah_jax.config.settings import SupernetSchedule
 from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
 from noah_jax.space.genomes import MODULES
@@ -144,10 +144,7 @@ def _train(network, arguments, mesh, draws) -> list[dict]:
     The first is profiled, if that is asked for.
     """
     steps, batch, profile = arguments.steps, arguments.batch, arguments.profile
-    schedule = Schedule(
-        epochs=500, batch_size=batch, learning_rate=5e-4, weight_decay=1e-4, warmup_epochs=10
-    )
-    optimizer = step_lib.make_optimizer(schedule, steps)
+    optimizer = step_lib.make_optimizer(SupernetSchedule(batch_size=batch), steps)
     step = step_lib.make_step(network, optimizer, arguments.image_size, mesh)
     state = step_lib.initial_state(network, optimizer, mesh)
     examples = machine.examples((steps * batch,), _CLASSES, arguments.image_size)
