@@ -80,8 +80,8 @@ def test_throughput_measures_every_stage(tmp_path, capsys, monkeypatch):
     assert whole["total_seconds"] == pytest.approx(sum(whole["seconds"].values()), rel=1e-2)
     assert list(trace.rglob("*.xplane.pb"))
     kernels = stages["supernet"]["milliseconds_of_kernels"]
-    assert all(ms < 1e3 * max(step, 1) for ms in kernels.values())
-    assert list(kernels.values()) == sorted(kernels.values(), reverse=True)
+    assert any("dot" in name for name in kernels), kernels
+    assert not any(name.startswith("$") for name in kernels)  # Python's functions
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == ["stage", *stages]
 
@@ -127,8 +127,7 @@ def test_pytorch_beside_ours_does_the_same(tmp_path, capsys, monkeypatch):
         for side in stage.values():
             theirs, ratio = side["seconds"], side["ratio"]
             assert ratio["repeats"] == 2
-            assert ours["min"] / theirs["max"] <= ratio["median"] * 1.001
-            assert ratio["median"] <= ours["max"] / theirs["min"] * 1.001
+            assert ours["min"] / theirs["max"] <= ratio["median"] <= ours["max"] / theirs["min"]
     table = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in table[1:]] == [
         f"{stage}, {name}"
