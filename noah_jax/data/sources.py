@@ -12,8 +12,7 @@ import numpy as np
 import PIL.Image
 
 from noah_jax.data import tasks
-from noah_jax.data.folders import open_folder, split_classes
-from noah_jax.data.imagenet import open_imagenet
+from noah_jax.data.folders import open_folder, open_imagenet, split_classes
 from noah_jax.data.inspection import inspect_images
 from noah_jax.data.loader import Source, Split, fingerprint
 from noah_jax.data.shots import Shots

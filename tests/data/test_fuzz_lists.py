@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from noah_jax.data import lists
+from noah_jax.data.folders import lists
 from noah_jax.errors import UserError
 
 _INPUTS, _FEW = 10_000, 500

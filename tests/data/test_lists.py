@@ -2,7 +2,7 @@
 
 import pytest
 
-from noah_jax.data.lists import read_list
+from noah_jax.data.folders.lists import read_list
 from noah_jax.errors import UserError
 
 

@@ -7,10 +7,9 @@ import json
 import pathlib
 import re
 
+from noah_jax.data.folders.files import Rows
 from noah_jax.data.images import require_file
 from noah_jax.errors import UserError, listed
-
-Rows = list[tuple[pathlib.Path, int]]  # path inside the task's folder, class
 
 _MAX_BYTES = 128 << 20  # about twice what the paths of all of ImageNet take
 _INSIDE = "expected a path inside the folder of the images, written with /"

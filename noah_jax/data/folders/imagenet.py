@@ -9,8 +9,9 @@
 
 import pathlib
 
-from noah_jax.data.folders import class_folders, class_rows, drawn, encoding, file_split, published
-from noah_jax.data.lists import Rows
+from noah_jax.data.folders.classes import class_folders, class_rows
+from noah_jax.data.folders.files import Rows, encoding, file_split
+from noah_jax.data.folders.published import drawn, published
 from noah_jax.data.loader import Source, Split
 from noah_jax.data.shots import Shots
 from noah_jax.data.tasks import IMAGENET
