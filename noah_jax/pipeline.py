@@ -27,7 +27,7 @@ from noah_jax import report
 from noah_jax.config.settings import FOUND, Config
 from noah_jax.data.loader import Source
 from noah_jax.data.tasks import TASKS
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, joined
 from noah_jax.runtime import backend, processes
 from noah_jax.runtime.workdir import claim, make_folder, read_json, refuse_if_claimed, write_json
 from noah_jax.runtime.writer import Writer
@@ -102,9 +102,11 @@ def _announce(run: Run) -> None:
     """Says what the run is about to do, and what is odd about its data and machine."""
     config, source, say = run.config, run.source, run.writer.say
     counts = ", ".join(f"{len(source.splits[name])} {name}" for name in ("train", "val", "test"))
+    names = f" ({joined(source.class_names, most=5)})" if source.class_names else ""
     say(
         f"{config.task}: {config.method}, seed {config.seed}, {counts} images of "
-        f"{source.num_classes} classes, in {run.workdir}"
+        f"{source.num_classes} classes{names}, in {run.workdir}"
+        + "".join(f"; {note}" for note in source.notes)
     )
     wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
     if absent := [name for name in wanted if name not in source.more_tests]:

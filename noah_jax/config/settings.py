@@ -166,7 +166,9 @@ class Choices:
 class Config:
     """The settings of a run; after the colon of --config, KEY=VALUE sets one, too."""
 
-    task: str = setting("", "a benchmark's task, or a folder in data_dir; several joined by +")
+    task: str = setting(
+        "", "a benchmark's task, or a folder or file in data_dir; several joined by +"
+    )
     method: str = setting("noah", "how the genome is found", choices=METHODS, joined=True)
     stage: str = setting(
         "all", "the last stage to run; report = write the report anew", choices=("all", *STAGES)
@@ -189,11 +191,15 @@ class Config:
         choices=("", *NORMALISATIONS),
     )
     data_dir: str = setting(
-        "", "the folder in which each task has its folder; otherwise TFDS's data folder"
+        "",
+        "the folder in which each task has its folder, or hf://OWNER; otherwise TFDS's data folder",
+    )
+    label_column: str = setting(
+        "", "the column of labels in a CSV or parquet file; empty = the one that is called so"
     )
     split_seed: int = setting(
         0,
-        "draws the splits of digits, and of data with one folder per class",
+        "draws the splits of digits, and of one's own images those that are not there",
         least=0,
         most=_LAST_SEED,
     )

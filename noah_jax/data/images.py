@@ -1,10 +1,11 @@
 """Image files: which are read, and how they become RGB.
 
-The first frame or page of a file is used; transparency is dropped. Colours are as Pillow reads
-them without colour profiles, as in the reference code.
+The first frame or page of a file is used. What is transparent becomes white, as in most viewers.
+Colours are as Pillow reads them without colour profiles, as in the reference code.
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import stat
@@ -19,7 +20,10 @@ from PIL.ExifTags import Base as Tag
 
 from noah_jax.digests import file_sha256
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # others start programs, e.g. EPS
+# Others start programs, as EPS does, or cannot be told from text.
+_FORMATS = [
+    *("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "SGI"),
+]
 _MAX_PIXELS = 89_478_485  # Pillow's own limit
 _MAX_BYTES = 1 << 30
 # Pixels that a file of any size may have, and that each of its bytes may stand for. A file that
@@ -65,12 +69,20 @@ def open_file(path: str | pathlib.Path, upright: bool) -> PIL.Image.Image:
             raise ValueError(
                 f"a file of {size} bytes cannot hold {image.width}×{image.height} pixels"
             )
-        if upright:
-            _turn(image)
+        return turned(image) if upright else image
     except BaseException:
         image.close()
         raise
-    return image
+
+
+def is_image(path: str | pathlib.Path) -> bool:
+    """Tells by a file's first bytes whether it is an image that can be read."""
+    try:
+        require_file(path, _MAX_BYTES)
+        open_image(path).close()
+    except Exception:  # whatever Pillow's readers raise
+        return False
+    return True
 
 
 def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
@@ -82,9 +94,9 @@ def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
     """
     too_large = f"more than {_MAX_PIXELS:,} pixels: make the image smaller"
     try:
-        image = PIL.Image.open(file, formats=_FORMATS)
+        image = PIL.Image.open(file, formats=_formats())
     except PIL.UnidentifiedImageError:
-        raise ValueError(f"no image that can be read as {', '.join(_FORMATS)}") from None
+        raise ValueError(f"no image that can be read as {', '.join(_formats())}") from None
     except PIL.Image.DecompressionBombError:  # raised if there are more than twice as many
         raise ValueError(too_large) from None
     if image.width * image.height > _MAX_PIXELS:
@@ -93,7 +105,19 @@ def open_image(file: str | pathlib.Path | BinaryIO) -> PIL.Image.Image:
     return image
 
 
-def _turn(image: PIL.Image.Image) -> None:
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read; with the package pillow-heif also HEIC, as telephones write it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return tuple(_FORMATS)
+    pillow_heif.register_heif_opener()
+    return (*_FORMATS, "HEIF")
+
+
+def turned(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Turns an opened image as its EXIF says, which is how viewers show it."""
     if image.format not in ("JPEG", "MPO"):  # whose metadata comes first
         image.load()
     try:
@@ -104,30 +128,33 @@ def _turn(image: PIL.Image.Image) -> None:
         image.load()
         with contextlib.suppress(Exception):  # odd metadata, which it writes after turning
             PIL.ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Converts an image to RGB.
+    """Converts an image to RGB, on white where it is transparent.
 
     Raises:
       ValueError: it has more than 8 bits a channel, which would be clipped.
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel, convert it to 8")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow would warn without this step
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
 def glance(image: PIL.Image.Image) -> tuple[str, bool]:
     """Inspects an opened image: the sha256 of its file, and whether it has several frames.
 
-    It reads everything that `rgb` would read, but decodes a JPEG at an eighth of its size.
+    It reads everything that `rgb` would read, but decodes a JPEG at an eighth of its size. The
+    sha256 is empty if the image is not a file.
     """
     image.draft("RGB", (8, 8))
     np.asarray(rgb(image).reduce(8))
     assert isinstance(image, PIL.ImageFile.ImageFile)  # which knows its file
-    digest = file_sha256(os.fsdecode(image.filename))
+    digest = file_sha256(os.fsdecode(image.filename)) if image.filename else ""
     try:
         several = getattr(image, "is_animated", False)  # for a GIF it looks at the second frame
     except Exception:

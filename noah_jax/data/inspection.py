@@ -15,14 +15,14 @@ _Version = tuple[str, int, int, int]
 _GLANCES: dict[_Version, _Glance] = {}
 
 
-def inspect_images(source: Source, origin: pathlib.Path) -> Source:
+def inspect_images(source: Source, origin: pathlib.Path | str) -> Source:
     """Inspects all images and labels of a source, and adds warnings and the fingerprint to it.
 
     The warnings are about classes without training images, copies across training, validation and
     test, and images with several frames.
 
     Args:
-      source: one whose splits are files; see `Split.folder`.
+      source: one whose splits have a `folder` or `digests`.
       origin: the folder, for messages.
 
     Raises:
@@ -55,14 +55,17 @@ def inspect_images(source: Source, origin: pathlib.Path) -> Source:
 
 def _glances(split: Split) -> list[_Glance | str]:
     """The `glance` at each image, or a line for one that cannot be read."""
-    assert split.folder is not None
-    versions = [_version(split.folder / name) for name in split.names]
+    folder = split.folder
+    versions = [folder and _version(folder / name) for name in split.names]
     found: list = [version and _GLANCES.get(version) for version in versions]
     new = [index for index, glance in enumerate(found) if glance is None]
     for index, result in zip(new, decode(split, new, glance) if new else (), strict=True):
         found[index] = result if isinstance(result, str) else result[0]
         if not isinstance(result, str) and (version := versions[index]):
             _GLANCES[version] = result[0]
+    if split.digests:
+        pairs = zip(found, split.digests, strict=True)
+        return [x if isinstance(x, str) else (digest, x[1]) for x, digest in pairs]
     return found
 
 
@@ -76,14 +79,14 @@ def _version(path: pathlib.Path) -> _Version | None:
 
 
 def _absent(source: Source) -> list[str]:
-    """Warns of classes that no image to train with shows."""
+    """Warns of classes that a split does not show."""
+    names = source.class_names or range(source.num_classes)
     lines: dict[str, list[str]] = {}
-    for name in ("train", "trainval"):
-        absent = sorted({*range(source.num_classes)} - {*source.splits[name].labels})
+    for name, split in source.splits.items():
+        absent = sorted({*range(source.num_classes)} - {*split.labels})
         if absent:
-            line = (
-                f"no image of {len(absent)} of the {source.num_classes} classes: {joined(absent)}"
-            )
+            shown = joined([names[label] for label in absent])
+            line = f"no image of {len(absent)} of the {source.num_classes} classes: {shown}"
             lines.setdefault(line, []).append(name)
     return [f"{' and '.join(names)}: {line}" for line, names in lines.items()]
 

@@ -32,6 +32,7 @@ class Split:
       classes: the classes to choose among; empty = all that the task has.
       labels: the labels of all examples; empty if they are not known without reading these.
       folder: the folder that the paths `names` are in; None = the examples are not files.
+      digests: the sha256 of each example's encoded image, if the examples are not files.
     """
 
     names: Sequence[str]
@@ -39,6 +40,7 @@ class Split:
     classes: tuple[int, ...] = ()
     labels: Sequence[int] = ()
     folder: pathlib.Path | None = None
+    digests: Sequence[str] = ()
 
     def __len__(self):
         return len(self.names)
@@ -56,6 +58,7 @@ class Source:
       warnings: lines for the user about oddities that do not prevent training.
       fingerprint: a sha256 that changes with the examples, their order, labels or files.
       class_names: in the order of the labels; empty if the classes have no known names.
+      notes: what was decided about a folder and what in it is left out, for the start line.
     """
 
     splits: Mapping[str, Split]
@@ -65,6 +68,7 @@ class Source:
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def fingerprint(content: Any) -> str:
@@ -93,6 +97,7 @@ def subset(split: Split, rows: np.ndarray) -> Split:
         names=[split.names[row] for row in rows],
         read=lambda i: split.read(int(rows[i])),
         labels=[split.labels[row] for row in rows] if len(split.labels) else (),
+        digests=[split.digests[row] for row in rows] if len(split.digests) else (),
     )
 
 

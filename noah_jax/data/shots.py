@@ -1,9 +1,11 @@
 """Few-shot sampling: which images of a larger set to train on, and which to validate with."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from noah_jax.errors import UserError, listed
 
 _MOST_VAL_SHOTS = 4  # as in CoOp (arXiv 2109.01134)
 
@@ -25,17 +27,32 @@ class Shots:
     whole_val: bool = False
 
     def split(
-        self, label: Callable[[int], int], count: int, num_classes: int
+        self, label: Callable[[int], int], count: int, class_names: Sequence[str]
     ) -> tuple[list[int], list[int]]:
         """Draws training and validation indices from one pool of examples.
+
+        A class with fewer images than are wanted validates with what is left, at least one.
 
         Args:
           label: index → class.
           count: number of examples in the pool.
-          num_classes: number of classes in the pool.
+          class_names: of the classes, all of which are in the pool.
+
+        Raises:
+          UserError: a class has too few images.
         """
         val = 0 if self.whole_val else min(self.number, _MOST_VAL_SHOTS)
-        rows = self._first(self.number + val, label, count, num_classes)
+        rows = self.first(self.number + val, label, count, len(class_names))
+        least = self.number + min(val, 1)
+        short = [row for row in rows if len(row) < least]
+        if short:
+            few = [f"{len(row)} of class {class_names[label(row[0])]}" for row in short]
+            most = min(map(len, rows)) - min(val, 1)
+            raise UserError(
+                f"shots={self.number} takes {self.number} images of each class to train on and "
+                f"{val} to validate with, or at least {min(val, 1)}; there are only{listed(few)}\n"
+                + (f"Set shots to {most} or less" if most else "Add images to these classes")
+            )
         train = [i for row in rows for i in row[: self.number]]
         if self.whole_val:
             return train, sorted(set(range(count)) - set(train))
@@ -46,9 +63,11 @@ class Shots:
         if self.whole_val:
             return list(range(count))
         shots = min(self.number, _MOST_VAL_SHOTS)
-        return [i for row in self._first(shots, label, count, num_classes) for i in row]
+        return [i for row in self.first(shots, label, count, num_classes) for i in row]
 
-    def _first(self, wanted, label, count, num_classes) -> list[list[int]]:
+    def first(
+        self, wanted: int, label: Callable[[int], int], count: int, num_classes: int
+    ) -> list[list[int]]:
         """The first images of each class in a random order, or all if it has fewer.
 
         So the 1 shot of a seed is among its 2 shots. It looks at no more labels than it must, since

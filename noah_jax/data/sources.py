@@ -12,14 +12,14 @@ import numpy as np
 import PIL.Image
 
 from noah_jax.data import tasks
-from noah_jax.data.folders import open_folder, open_imagenet, split_classes
+from noah_jax.data.folders import HUB, open_folder, open_imagenet, split_classes
 from noah_jax.data.inspection import inspect_images
 from noah_jax.data.loader import Source, Split, fingerprint
 from noah_jax.data.shots import Shots
 from noah_jax.data.tfds import open_tfds
 from noah_jax.errors import UserError, nearest
 
-_Key = tuple[str, str, int, Shots | None]
+_Key = tuple[str, str, int, Shots | None, str]
 
 # The sources that `opened_once` shares; they are dropped at its end.
 _OPENED: contextvars.ContextVar[dict[_Key, Source] | None] = contextvars.ContextVar(
@@ -40,18 +40,26 @@ def opened_once() -> Iterator[None]:
         _OPENED.reset(token)
 
 
-def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None = None) -> Source:
-    """Opens the data of `task`: the folder `<data_dir>/<task>` if there is one, digits, or TFDS.
+def open_source(
+    task: str,
+    data_dir: str,
+    split_seed: int,
+    shots: Shots | None = None,
+    label_column: str = "",
+) -> Source:
+    """Opens the data of `task`: what is at `<data_dir>/<task>`, if anything, or digits, or TFDS.
 
     Args:
+      data_dir: a folder, or `hf://owner` for datasets of the Hugging Face hub.
       split_seed: draws the splits that are made here, of digits and of one folder per class.
       shots: draws a few images of each class to train on; None = all.
+      label_column: the name of the column of labels in a CSV or parquet file.
 
     Raises:
       UserError: there is no such task, or its files or labels are wrong; everything that is wrong
         with a folder is listed.
     """
-    opened, key = _OPENED.get(), (task, data_dir, split_seed, shots)
+    opened, key = _OPENED.get(), (task, data_dir, split_seed, shots, label_column)
     if opened is None:
         return _open(*key)
     if key not in opened:
@@ -59,18 +67,23 @@ def open_source(task: str, data_dir: str, split_seed: int, shots: Shots | None =
     return opened[key]
 
 
-def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Source:
+def _open(
+    task: str, data_dir: str, split_seed: int, shots: Shots | None, label_column: str
+) -> Source:
     """Opens what `open_source` shares."""
+    if data_dir.startswith(HUB):
+        name = HUB + f"{data_dir.removeprefix(HUB)}/{task}".strip("/")
+        return inspect_images(open_folder(name, None, split_seed, shots, label_column), name)
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
-    in_folder = bool(data_dir) and folder.is_dir() and not _is_tfds(folder, facts)
+    in_folder = bool(data_dir) and folder.exists() and not _is_tfds(folder, facts)
     few_only = task in tasks.IMAGENET or (task in tasks.FEW_SHOT and not in_folder)
     if few_only and shots is None:
         raise UserError(f"{task} is trained on few images: set shots, e.g. shots=16")
     if in_folder:
         if task in tasks.IMAGENET and shots:
             return inspect_images(open_imagenet(folder.parent, shots), folder)
-        return inspect_images(open_folder(folder, facts, split_seed, shots), folder)
+        return inspect_images(open_folder(folder, facts, split_seed, shots, label_column), folder)
     if shots and shots.lists:
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
     if shots and (task in tasks.VTAB or task == "digits"):
@@ -81,7 +94,7 @@ def _open(task: str, data_dir: str, split_seed: int, shots: Shots | None) -> Sou
         known = [*tasks.TASKS, "digits", *tasks.GROUPS]
         raise UserError(
             f"unknown task {task!r}{nearest(task, known)}: expected {', '.join(known)}, "
-            f"or a folder at {folder}"
+            f"or a folder, a CSV or a parquet file at {folder}"
         )
     return open_tfds(task, data_dir, shots)
 

@@ -36,9 +36,11 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     examples = {split: info.num_examples for split, info in builder.info.splits.items()}
     if shots:
         pool = _Records(builder, task.pool)
-        train, val = shots.split(_labels(builder, task, pool), len(pool), task.num_classes)
-        if not val:
-            raise UserError(f"{name}: shots={shots.number} leaves nothing to validate with")
+        names = _class_names(builder, task) or [str(label) for label in range(task.num_classes)]
+        try:
+            train, val = shots.split(_labels(builder, task, pool), len(pool), names)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
         splits = {"train": pool.take(train), "val": pool.take(val), "trainval": pool.take(train)}
         splits["test"] = _Records(builder, task.test_split(examples))
     else:
@@ -53,17 +55,21 @@ def open_tfds(name: str, data_dir: str, shots: Shots | None) -> Source:
     rows = {ours: [records.name, list(records.rows)] for ours, records in splits.items()}
     sizes = {other: len(split) for other, split in domains.items()}
     content = [builder.info.full_name, rows, sizes]  # the name has the version
-    features = builder.info.features
-    names = getattr(features["label"], "names", None) if "label" in features else None
-    class_names = tuple(names) if names and len(names) == task.num_classes else ()
     return Source(
         opened,
         task.num_classes,
         encoding,
         domains,
         fingerprint=fingerprint(content),
-        class_names=class_names,
+        class_names=_class_names(builder, task),
     )
+
+
+def _class_names(builder, task: Task) -> tuple[str, ...]:
+    """The names of the classes; empty if TFDS does not know them."""
+    features = builder.info.features
+    names = getattr(features["label"], "names", None) if "label" in features else None
+    return tuple(names) if names and len(names) == task.num_classes else ()
 
 
 def _domains(task: Task, data_dir: str) -> dict[str, Split]:

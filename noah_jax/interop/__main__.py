@@ -2,6 +2,9 @@
 
 python -m noah_jax.interop export WORKDIR [--out=FOLDER]
 python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3]
+
+Exit codes: 0 = everything is done; 1 = some images could not be read, all others are classified;
+2 = an error that the user can put right.
 """
 
 import argparse
@@ -35,8 +38,11 @@ def _main(argv: list[str]) -> None:
 if __name__ == "__main__":
     try:
         _main(sys.argv[1:])
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+    except predict.Unread as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(1)
     except (UserError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(130)

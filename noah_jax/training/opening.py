@@ -54,7 +54,9 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
         shots = None
         if config.shots:
             shots = Shots(config.shots, config.seed, config.lists, config.whole_val)
-        source = data.open_source(config.task, config.data_dir, config.split_seed, shots)
+        source = data.open_source(
+            *(config.task, config.data_dir, config.split_seed, shots, config.label_column)
+        )
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
         step_lib.steps_per_epoch("supernet", *derived.schedule(config, counts, "supernet"))

@@ -91,7 +91,7 @@ def _few_shot_lists(folder, rng):
 
 def _coop(folder, rng):
     (folder / "split.json").write_bytes(_mutated(_COOP, rng))
-    return sum(lists.read_coop(folder / "split.json").values(), [])
+    return sum(lists.read_coop(folder / "split.json")[0].values(), [])
 
 
 def _fgvc(folder, rng):
@@ -99,7 +99,7 @@ def _fgvc(folder, rng):
     for name in ("train", "val", "test"):
         path = folder / f"images_variant_{name}.txt"
         path.write_bytes(_mutated(_AIRCRAFT, rng) if rng.random() < 0.5 else _AIRCRAFT.encode())
-    return sum(lists.read_fgvc(folder).values(), [])
+    return sum(lists.read_fgvc(folder)[0].values(), [])
 
 
 @pytest.mark.parametrize("count", [_FEW, pytest.param(_INPUTS, marks=pytest.mark.long)])

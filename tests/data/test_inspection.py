@@ -62,13 +62,17 @@ def test_copies_are_counted(photos):
     )
 
 
-def test_classes_that_are_not_trained_on(photos):
+def test_classes_that_a_split_lacks(photos):
     _add(photos, "train800val200", "test 0.png 7")
     (photos / "test.txt").write_text("test 1.png 7")
     assert _open(photos).warnings == (
-        "train: no image of 5 of the 8 classes: 3, 4, 5, 6, 7",
+        "train and val: no image of 5 of the 8 classes: 3, 4, 5, 6, 7",
         "trainval: no image of 4 of the 8 classes: 3, 4, 5, 6",
+        "test: no image of 7 of the 8 classes: 0, 1, 2, 3, 4, 5, 6",
     )
+    (photos / "class_names.txt").write_text("\n".join("ABCDEFGH"))
+    assert _open(photos).warnings[1] == "trainval: no image of 4 of the 8 classes: D, E, F, G"
+    (photos / "class_names.txt").unlink()
     for name in ("train800", "train800val200"):
         _add(photos, name, "train800 0.png 99999")
     (warning,) = _open(photos).warnings[:1]

@@ -1,5 +1,8 @@
 """Few-shot drawing: disjoint, balanced, nested, the same each time, and no label read in vain."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from noah_jax.training import step as step_lib
 LABELS = np.random.default_rng(0).integers(0, 10, 2000)
 
 
-def _split(shots, labels=LABELS, classes=10):
+def _split(shots, labels=LABELS, classes="abcdefghij"):
     return shots.split(lambda index: labels[index], len(labels), classes)
 
 
@@ -36,11 +39,34 @@ def test_all_that_is_left_can_validate():
     assert Shots(2, 0, whole_val=True).val(None, 7, 3) == list(range(7))
 
 
-def test_a_small_class_gives_what_it_has():
-    train, val = _split(Shots(4, seed=0), np.array([0] * 50 + [1] * 5 + [2] * 2), 3)
-    labels = np.array([0] * 50 + [1] * 5 + [2] * 2)
-    assert np.bincount(labels[train]).tolist() == [4, 4, 2]
-    assert np.bincount(labels[val], minlength=3).tolist() == [4, 1, 0]
+def test_a_small_class_validates_with_what_is_left():
+    labels = np.array([0] * 50 + [1] * 5 + [2] * 7)
+    train, val = _split(Shots(4, seed=0), labels, "abc")
+    assert np.bincount(labels[train]).tolist() == [4, 4, 4]
+    assert np.bincount(labels[val]).tolist() == [4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("counts", "shots", "few", "most"),
+    [
+        ((8, 8), Shots(8, 0), "\n  8 of class a\n  8 of class b", "Set shots to 7 or less"),
+        ((50, 3), Shots(4, 0), "\n  3 of class b", "Set shots to 2 or less"),
+        ((1, 5), Shots(1, 0), "\n  1 of class a", "Add images to these classes"),
+        ((4, 3), Shots(4, 0, whole_val=True), "\n  3 of class b", "Set shots to 3 or less"),
+    ],
+)
+def test_too_few_images_of_a_class(counts, shots, few, most):
+    """What is needed and what is there; the advice works."""
+    labels = np.repeat([0, 1], counts)
+    with pytest.raises(UserError) as error:
+        _split(shots, labels, "ab")
+    val = 0 if shots.whole_val else min(shots.number, 4)
+    needed = f"takes {shots.number} images of each class to train on and {val} to validate with"
+    assert needed in str(error.value) and str(error.value).endswith(f"only{few}\n{most}")
+    if "Set" in most:
+        number = int(re.findall(r"\d+", most)[0])
+        train, val = _split(dataclasses.replace(shots, number=number), labels, "ab")
+        assert np.bincount(labels[train]).tolist() == [number] * 2 and val
 
 
 def test_reading_stops_when_all_classes_are_full():
@@ -50,7 +76,7 @@ def test_reading_stops_when_all_classes_are_full():
         read.append(index)
         return index % 10
 
-    Shots(1, seed=0).split(label, 1_000_000, 10)
+    Shots(1, seed=0).split(label, 1_000_000, "abcdefghij")
     assert len(read) == len(set(read)) < 200
 
 

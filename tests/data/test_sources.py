@@ -249,7 +249,7 @@ def test_folders_that_cannot_be_split(classes):
     with pytest.raises(UserError, match="class eel has 2 images"):
         _open(classes)
     (classes / "Test").mkdir()
-    with pytest.raises(UserError, match="test is a split, not a class"):
+    with pytest.raises(UserError, match="class Test has 0 images"):
         _open(classes)
     (classes.parent / "void").mkdir()
     with pytest.raises(UserError, match="0 class folders"):

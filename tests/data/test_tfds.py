@@ -218,7 +218,10 @@ def test_fingerprint_is_that_of_the_drawn_images(data_dir):
 
 
 def test_something_must_be_left_to_validate_with(data_dir):
-    with pytest.raises(UserError, match="oxford_pets: shots=2000 leaves nothing to validate with"):
+    with pytest.raises(
+        UserError,
+        match="oxford_pets: shots=2000 takes 2000 images of each class",
+    ):
         data.open_source("oxford_pets", data_dir, 0, Shots(2000, seed=0))
 
 

@@ -1,29 +1,157 @@
-"""Image files inside a folder."""
+"""Image files inside a folder: which there are, what else lies there, and how they are opened."""
 
+import collections
+import dataclasses
+import os
 import pathlib
+from collections.abc import Callable, Iterator, Sequence
 
-from noah_jax.data.images import open_file
+import PIL.Image
+
+from noah_jax.data.images import is_image, open_file
 from noah_jax.data.loader import Split
+from noah_jax.errors import UserError, joined
 
 Rows = list[tuple[pathlib.Path, int]]  # path inside the task's folder, class
+LeftOut = list[tuple[str, str]]  # why, path inside the task's folder
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+# Files with these suffixes must be images; of others the content decides.
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".avif", ".jp2"),
+}
+_IMAGE_FOLDERS = ("", "images", "jpg", "data/images", "train", "val", "images/train", "images/val")
+# What operating systems and programs leave behind; beside these, everything that begins with a dot.
+_JUNK = {
+    *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found"),
+    *("system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """The images and labels that a folder holds, in whichever layout.
+
+    Attributes:
+      rows: split → its images. Besides train, val and test there can be "all", which is not split.
+      class_names: in the order of the labels; empty if the classes have no known names.
+      notes: what was decided and what is left out, for the user.
+      image: opens an image by its row's path, if it is not a file.
+      digests: row's path → the sha256 of an image that is not a file.
+    """
+
+    rows: dict[str, Rows]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    image: Callable[[pathlib.Path], PIL.Image.Image] | None = None
+    digests: dict[pathlib.Path, str] = dataclasses.field(default_factory=dict)
+
+
+def is_junk(name: str) -> bool:
+    """Tells the name of a file or folder that nobody means to be data."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def walk(folder: pathlib.Path) -> tuple[list[pathlib.Path], LeftOut]:
+    """Lists the images in a folder and those below it, in order of their paths; follows links.
+
+    Returns:
+      Their paths inside the folder, and what is left out.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    images, left = [], []
+    for why, path in _walk(folder, ""):
+        if why:
+            left.append((why, path))
+        else:
+            images.append(pathlib.Path(path))
+    return images, left
+
+
+def _walk(folder: pathlib.Path, inside: str, above: tuple = ()) -> Iterator[tuple[str, str]]:
+    """Yields why a file or folder is left out, empty for an image, and its path."""
+    try:
+        status = os.stat(folder)
+        here = (*above, (status.st_dev, status.st_ino))
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    for entry in entries:
+        path = inside + entry.name
+        if is_junk(entry.name):
+            yield "hidden" if entry.name.startswith(".") else entry.name, path
+        elif _is_folder(entry):
+            status = os.stat(entry.path)
+            if (status.st_dev, status.st_ino) in here:
+                yield "link to a folder above it", path
+            else:
+                yield from _walk(folder / entry.name, f"{path}/", here)
+        else:
+            yield _why_no_image(entry), path
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _why_no_image(entry: os.DirEntry) -> str:
+    suffix = pathlib.PurePath(entry.name).suffix.lower()
+    if not os.path.isfile(entry.path):
+        return "broken link" if entry.is_symlink() else "no regular file"
+    if suffix in SUFFIXES or is_image(entry.path):
+        return ""
+    return suffix or "without a suffix"
+
+
+def subfolders(folder: pathlib.Path) -> list[str]:
+    """The names of the folders in `folder`, sorted; empty if it is none."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_junk(p.name))
+
+
+def described(left: LeftOut) -> list[str]:
+    """Says in a line what is left out: how much of each kind, and an example; may be empty."""
+    kinds: dict[str, list[str]] = collections.defaultdict(list)
+    for why, path in left:
+        kinds[why].append(path)
+    parts = [f"{len(paths)} {why} ({joined(paths, most=1)})" for why, paths in kinds.items()]
+    return [f"left out: {joined(parts)}"] if parts else []
 
 
 def file_split(
-    folder: pathlib.Path, rows: Rows, classes: tuple[int, ...] = (), upright: bool = False
+    folder: pathlib.Path, rows: Rows, classes: Sequence[int] = (), upright: bool = False
 ) -> Split:
     """Makes a split of the images `rows` inside `folder`; see `Split` and `images.open_file`."""
     return Split(
         [str(path) for path, _ in rows],
         lambda index: (open_file(folder / rows[index][0], upright), rows[index][1]),
-        classes,
+        tuple(classes),
         [label for _, label in rows],
         folder,
     )
 
 
-def encoding(files: dict[str, Rows]) -> str:
+def placed(folder: pathlib.Path, paths: Sequence[pathlib.Path], *more: str) -> list[pathlib.Path]:
+    """Adds to the paths of a list the folder that an archive makes and the list leaves out.
+
+    Args:
+      more: further names that it may have.
+    """
+    places = (*_IMAGE_FOLDERS, *more)
+    there = (place for place in places if paths and os.path.isfile(folder / place / paths[0]))
+    place = next(there, "")
+    return [place / path for path in paths]
+
+
+def encoding(rows: dict[str, Rows]) -> str:
     """The image formats, as the files' suffixes say, joined by +."""
-    suffixes = {path.suffix.lower() for rows in files.values() for path, _ in rows} & SUFFIXES
-    return "+".join(sorted({{".jpg": "jpeg"}.get(name, name[1:]) for name in suffixes}))
+    suffixes = {path.suffix.lower() for some in rows.values() for path, _ in some} & SUFFIXES
+    names = {".jpg": "jpeg", ".jfif": "jpeg"}
+    return "+".join(sorted({names.get(suffix, suffix[1:]) for suffix in suffixes}))

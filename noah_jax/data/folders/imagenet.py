@@ -9,9 +9,10 @@
 
 import pathlib
 
-from noah_jax.data.folders.classes import class_folders, class_rows
-from noah_jax.data.folders.files import Rows, encoding, file_split
-from noah_jax.data.folders.published import drawn, published
+from noah_jax.data.folders.classes import class_rows
+from noah_jax.data.folders.files import Rows, encoding, file_split, subfolders
+from noah_jax.data.folders.published import published
+from noah_jax.data.folders.splits import drawn
 from noah_jax.data.loader import Source, Split
 from noah_jax.data.shots import Shots
 from noah_jax.data.tasks import IMAGENET
@@ -40,16 +41,18 @@ def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
     """
     folder, task = data_dir / "imagenet", IMAGENET["imagenet"]
     if shots.lists:
-        files = published(folder, task, shots)
+        files = published(folder, task, shots).rows
         labels = {path.parent.name: label for path, label in files["train"]}
     else:
-        labels = {name: label for label, name in enumerate(class_folders(folder / "train"))}
-        files = drawn(_rows(folder, "train", labels), shots)
-        files["test"] = _rows(folder, "val", labels)
+        labels = {name: label for label, name in enumerate(subfolders(folder / "train"))}
+        pool = _rows(folder, "train", labels)
+        files = {"test": _rows(folder, "val", labels)}
     if len(labels) != task.num_classes:
         raise UserError(
             f"{folder} has {len(labels)} classes, expected {task.num_classes} folders in train/"
         )
+    if not shots.lists:
+        files = drawn(pool, shots) | files
     if not files["test"]:
         raise UserError(
             f"{folder / 'val'} has no class folders: sort the validation images into <synset>/, as "
@@ -67,7 +70,7 @@ def open_imagenet(data_dir: pathlib.Path, shots: Shots) -> Source:
 
 def _rows(folder: pathlib.Path, part: str, labels: dict[str, int]) -> Rows:
     """Lists the images in `<folder>/<part>/<class>`: paths inside `folder`, and labels."""
-    names = class_folders(folder / part)
+    names = subfolders(folder / part)
     if unknown := [name for name in names if name not in labels]:
         raise UserError(f"{folder / part}: not classes of ImageNet: {', '.join(unknown[:5])}")
     rows = [row for name in names for row in class_rows(folder / part, name, labels[name])]

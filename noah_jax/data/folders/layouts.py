@@ -1,53 +1,93 @@
-"""Folders of images: VTAB-1k's lists, one folder per class, and the published few-shot lists.
-
-<folder>/train800.txt  val200.txt  train800val200.txt  test.txt   lines `images/… label`
-<folder>/<class>/…                                                a fifth becomes the test
-<lists>/train_meta.list.num_shot_8.seed_1 …                       NOAH's few-shot lists
-<lists>/images_variant_train.txt …                                FGVC Aircraft's own
-<lists>.json                                                      CoOp's split_zhou_….json
-"""
+"""Opens a folder of images, in whichever layout it comes; each other file here reads one."""
 
 import pathlib
 
-from noah_jax.data.folders.classes import class_folders, split_folders
-from noah_jax.data.folders.files import encoding, file_split
-from noah_jax.data.folders.lists import read_lists
-from noah_jax.data.folders.published import drawn, published
-from noah_jax.data.loader import Source
+import PIL.Image
+
+from noah_jax.data.folders.classes import read_classes
+from noah_jax.data.folders.files import Contents, Rows, encoding, file_split, walk
+from noah_jax.data.folders.lists import read_vtab
+from noah_jax.data.folders.parquet import HUB, read_hub, read_parquet
+from noah_jax.data.folders.published import published
+from noah_jax.data.folders.splits import completed, drawn
+from noah_jax.data.folders.tables import read_tables
+from noah_jax.data.images import turned
+from noah_jax.data.loader import Source, Split
 from noah_jax.data.shots import Shots
 from noah_jax.data.tasks import Task
 
-_LISTS = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
 _MAX_CLASSES = 100_000  # in one's own images; a mistyped label must not take memory
 
 
 def open_folder(
-    folder: pathlib.Path, task: Task | None, split_seed: int, shots: Shots | None
+    place: pathlib.Path | str,
+    task: Task | None,
+    split_seed: int,
+    shots: Shots | None,
+    label_column: str = "",
 ) -> Source:
-    """Opens the folder of one task.
+    """Opens the images and labels of one task.
 
     A user's own images are turned upright as their EXIF says. A benchmark's are not, because the
     reference code does not do so.
 
     Args:
+      place: a folder, a CSV or parquet file, or `hf://owner/name`.
       task: the task's facts, if it is a benchmark's.
-      split_seed: draws the splits of class folders.
-      shots: draws that many of the folder's training images; None = all.
+      split_seed: draws the splits that are not there.
+      shots: draws that many of the training images; None = all.
+      label_column: the name of the column of labels in a table.
 
     Raises:
-      UserError: a list cannot be read, or the folder cannot be split.
+      UserError: what is there cannot be read, or not be split.
     """
-    num_classes, class_names = task.num_classes if task else 0, ()
-    if shots and shots.lists:
-        files = published(folder, task, shots)
-    elif any((folder / f"{name}.txt").is_file() for name in _LISTS.values()):
-        files = read_lists({ours: folder / f"{name}.txt" for ours, name in _LISTS.items()})
-    else:
-        files, num_classes = split_folders(folder, split_seed), 0
-        class_names = tuple(class_folders(folder))
+    place = place if str(place).startswith(HUB) else pathlib.Path(place)
+    contents = _contents(place, task, shots, label_column)
+    files, notes = completed(contents, split_seed)
+    names = contents.class_names
     found = max((label for _, label in files["trainval"]), default=-1) + 1
-    num_classes = num_classes or min(found, _MAX_CLASSES)
+    num_classes = len(names) or (task.num_classes if task else min(found, _MAX_CLASSES))
     if shots and not shots.lists:
-        files |= drawn(files["trainval"], shots)
-    splits = {name: file_split(folder, rows, upright=task is None) for name, rows in files.items()}
-    return Source(splits, num_classes, encoding(files), class_names=class_names)
+        files |= drawn(files["trainval"], shots, names)
+    splits = {name: _split(contents, place, rows, task is None) for name, rows in files.items()}
+    notes = [*contents.notes, *notes]
+    return Source(
+        splits, num_classes, encoding(files), class_names=tuple(names), notes=tuple(notes)
+    )
+
+
+def _contents(
+    place: pathlib.Path | str, task: Task | None, shots: Shots | None, label_column: str
+) -> Contents:
+    """Reads what is at `place`; the first layout counts that it has."""
+    if isinstance(place, str):
+        return read_hub(place, label_column)
+    if shots and shots.lists:
+        return published(place, task, shots)
+    if place.is_file():
+        read = read_parquet if place.suffix == ".parquet" else read_tables
+        found = read(place, label_column)
+    else:
+        found = read_vtab(place, task) or read_tables(place, label_column)
+        if not found and not walk(place)[0]:
+            found = read_parquet(place, label_column)
+    return found or read_classes(place)
+
+
+def _split(contents: Contents, place: pathlib.Path | str, rows: Rows, upright: bool) -> Split:
+    """Makes a split of files, or of images inside one file."""
+    image = contents.image
+    if image is None:
+        assert isinstance(place, pathlib.Path)
+        return file_split(place.parent if place.is_file() else place, rows, upright=upright)
+
+    def read(index: int) -> tuple[PIL.Image.Image, int]:
+        path, label = rows[index]
+        return turned(image(path)) if upright else image(path), label
+
+    return Split(
+        [str(path) for path, _ in rows],
+        read,
+        labels=[label for _, label in rows],
+        digests=[contents.digests[path] for path, _ in rows],
+    )

@@ -1,0 +1,78 @@
+"""Splits that a folder lacks are drawn from those that it has."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from noah_jax.data.folders.files import Contents, Rows
+from noah_jax.data.shots import Shots
+
+_SPLITS = ("train", "val", "trainval", "test")
+
+
+def completed(contents: Contents, seed: int) -> tuple[dict[str, Rows], list[str]]:
+    """Adds the splits that are missing, and says how.
+
+    A fifth of each class is drawn for the test, and of the rest a fifth for validation. If there is
+    a validation set but no test, it becomes the test, since what chose a genome cannot test it.
+
+    Args:
+      seed: draws.
+
+    Returns:
+      train, val, trainval and test, and notes for the user.
+    """
+    rows = dict(contents.rows)
+    notes: list[str] = []
+    if "trainval" in rows:
+        return rows, notes
+    if rows.keys() == {"train", "val"}:
+        rows["test"] = rows.pop("val")
+        notes.append("val is the test, as there is no test; a fifth of train is for validation")
+    if "test" in rows and "val" in rows:
+        rows["trainval"] = rows["train"] + rows["val"]
+        return {name: rows[name] for name in _SPLITS}, notes
+    pool = rows.get("all", []) + rows.get("train", [])
+    classes: dict[int, Rows] = {label: [] for _, label in pool}
+    for path, label in pool:
+        classes[label].append((path, label))
+    each = [classes[label] for label in sorted(classes)]
+    if "test" in rows:
+        return split_classes(each, seed, ("val",)) | {"test": rows["test"]}, notes
+    return split_classes(each, seed), notes
+
+
+def split_classes(
+    classes: Sequence[Sequence | np.ndarray], seed: int, parts: Sequence[str] = ("test", "val")
+) -> dict[str, list]:
+    """Draws the `parts` from the examples of each class, a fifth of what is left for each.
+
+    The others are for training. A class of two examples has none in the second part, a class of one
+    has none in both.
+    """
+    rng = np.random.default_rng(seed)
+    splits: dict[str, list] = {name: [] for name in _SPLITS}
+    for examples in classes:
+        rest = [examples[i] for i in rng.permutation(len(examples))]
+        for part in parts:
+            count = max(1, len(rest) // 5) if len(rest) > 1 else 0
+            splits[part] += rest[:count]
+            rest = rest[count:]
+        splits["train"] += rest
+    return splits | {"trainval": splits["train"] + splits["val"]}
+
+
+def drawn(pool: Rows, shots: Shots, class_names: Sequence[str] = ()) -> dict[str, Rows]:
+    """Draws a few images of `pool` to train on and a few to validate with.
+
+    A subnet is retrained on the former alone.
+
+    Raises:
+      UserError: a class has too few images.
+    """
+    labels = sorted({label for _, label in pool})
+    places = {label: place for place, label in enumerate(labels)}
+    names = [class_names[label] if class_names else str(label) for label in labels]
+    train, val = shots.split(lambda index: places[pool[index][1]], len(pool), names)
+    files = {"train": [pool[index] for index in train], "val": [pool[index] for index in val]}
+    return files | {"trainval": files["train"]}
