@@ -36,6 +36,11 @@ def split_of(name: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
+def split_of_file(path: pathlib.Path) -> str:
+    """The split that a file's name says, or the folder that it is in; `path` is relative."""
+    return split_of(path.stem) or split_of(path.parent.name)
+
+
 def class_rows(folder: pathlib.Path, name: str, label: int) -> Rows:
     """The images of the class folder `name`, sorted by path; the paths start with `name`."""
     return [(name / path, label) for path in walk(folder / name)[0]]

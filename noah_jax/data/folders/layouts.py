@@ -15,6 +15,7 @@ from noah_jax.data.images import turned
 from noah_jax.data.loader import Source, Split
 from noah_jax.data.shots import Shots
 from noah_jax.data.tasks import Task
+from noah_jax.errors import UserError
 
 _MAX_CLASSES = 100_000  # in one's own images; a mistyped label must not take memory
 
@@ -43,7 +44,10 @@ def open_folder(
     """
     place = place if str(place).startswith(HUB) else pathlib.Path(place)
     contents = _contents(place, task, shots, label_column)
-    files, notes = completed(contents, split_seed)
+    try:
+        files, notes = completed(contents, split_seed)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
     names = contents.class_names
     found = max((label for _, label in files["trainval"]), default=-1) + 1
     num_classes = len(names) or (task.num_classes if task else min(found, _MAX_CLASSES))

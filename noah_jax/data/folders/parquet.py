@@ -14,7 +14,7 @@ from typing import Any
 
 import PIL.Image
 
-from noah_jax.data.folders.classes import split_of
+from noah_jax.data.folders.classes import split_of, split_of_file
 from noah_jax.data.folders.files import Contents, is_junk
 from noah_jax.data.folders.tables import class_names, numbered
 from noah_jax.data.images import open_image
@@ -36,15 +36,17 @@ def read_parquet(place: pathlib.Path, label_column: str = "") -> Contents | None
     import pyarrow
     import pyarrow.parquet
 
+    folder = place.parent if place.is_file() else place
     found = [place] if place.is_file() else sorted(place.rglob("*.parquet"))
-    paths = [path for path in found if not any(map(is_junk, path.relative_to(place).parts))]
+    paths = [path.relative_to(folder) for path in found]
+    paths = [path for path in paths if not any(map(is_junk, path.parts))]
     if not paths:
         return None
     tables: dict[str, list] = {}
     try:
         for path in paths:
-            split = split_of(path.stem) or split_of(path.parent.name) or "all"
-            tables.setdefault(split, []).append(pyarrow.parquet.read_table(path))
+            table = pyarrow.parquet.read_table(folder / path)
+            tables.setdefault(split_of_file(path) or "all", []).append(table)
         joint = {split: pyarrow.concat_tables(some) for split, some in tables.items()}
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"cannot read the parquet files in {place}: {error}") from error

@@ -6,6 +6,7 @@ import numpy as np
 
 from noah_jax.data.folders.files import Contents, Rows
 from noah_jax.data.shots import Shots
+from noah_jax.errors import UserError, joined
 
 _SPLITS = ("train", "val", "trainval", "test")
 
@@ -21,11 +22,16 @@ def completed(contents: Contents, seed: int) -> tuple[dict[str, Rows], list[str]
 
     Returns:
       train, val, trainval and test, and notes for the user.
+
+    Raises:
+      UserError: there is nothing to train on.
     """
     rows = dict(contents.rows)
     notes: list[str] = []
     if "trainval" in rows:
         return rows, notes
+    if not rows.get("all") and not rows.get("train"):
+        raise UserError(f"there are images of the split {joined([*rows])}, but none to train on")
     if rows.keys() == {"train", "val"}:
         rows["test"] = rows.pop("val")
         notes.append("val is the test, as there is no test; a fifth of train is for validation")

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from noah_jax.data.folders.classes import split_of
+from noah_jax.data.folders.classes import split_of, split_of_file
 from noah_jax.data.folders.files import Contents, described, is_junk, placed, subfolders, walk
 from noah_jax.data.folders.lists import INSIDE, leaves, short, text_of
 from noah_jax.errors import UserError, joined, listed
@@ -79,7 +79,7 @@ def _rows(
 ) -> dict[str, _Labelled]:
     """Puts together the images of all tables, by split; UserError if that cannot be done."""
     names = _shown(folder, tables)
-    splits = {path: split_of(path.stem) or split_of(path.parent.name) for path in tables}
+    splits = {path: split_of_file(path.relative_to(folder)) for path in tables}
     if len(tables) > 1 and len({*splits.values()} - {""}) < len(tables):
         raise UserError(
             f"{folder} holds several tables, {names}, whose names do not say which split each is "
@@ -94,8 +94,6 @@ def _rows(
             rows.setdefault(split, []).extend(some)
     if "all" in rows and len(rows) > 1:
         problems.append(f"{len(rows['all'])} images have no split, and others have one")
-    elif "all" not in rows and "train" not in rows and not problems:
-        problems.append(f"all images are of the split {joined([*rows])}, none to train on")
     if problems:
         raise UserError(f"cannot read {names} in {folder}:{listed(problems)}")
     return rows
