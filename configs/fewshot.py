@@ -23,8 +23,8 @@ accelerator.
 
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, few_shot_defaults
-from noah_jax.data.tasks import FEW_SHOT, select
+from noah_jax.config import configure, few_shot_defaults, select
+from noah_jax.data.tasks import FEW_SHOT
 
 
 def get_config(argument: str | None = None) -> ConfigDict:

@@ -35,7 +35,7 @@ images the paper's strong augmentation costs more than it gains.
 
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults, in_one_folder
+from noah_jax.config import configure, defaults, in_one_folder, join_names, split_names
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -43,6 +43,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.backbone = "dinov2_vits14_saliency"  # fetched from the package index, small
     config = configure(config, argument, first="task")
     if config.task:
-        names, config.data_dir = in_one_folder(config.task.split("+"))
-        config.task = "+".join(names)
+        names, config.data_dir = in_one_folder(split_names(config.task))
+        config.task = join_names(names)
     return config

@@ -25,7 +25,7 @@ import os
 
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults, in_one_folder
+from noah_jax.config import configure, defaults, in_one_folder, join_names, split_names
 from noah_jax.errors import UserError
 
 
@@ -45,11 +45,11 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.search.update(population=24, generations=5, parents=6, mutations=12, crossovers=8)
     config.search.update(budget_millions=0.0785, least_millions=0.0735)
     config = configure(config, argument, first="task")
-    tasks = config.task.split("+") if config.task else []
+    tasks = split_names(config.task) if config.task else []
     folders = [task for task in tasks if task != "digits" or os.path.isdir(task)]
     if folders:
         names, config.data_dir = in_one_folder(folders)
-        config.task = "+".join(dict(zip(folders, names, strict=True)).get(x, x) for x in tasks)
+        config.task = join_names([dict(zip(folders, names, strict=True)).get(x, x) for x in tasks])
     inside = os.path.join(config.data_dir, "digits")
     if len(folders) < len(tasks) and config.data_dir and os.path.isdir(inside):
         raise UserError(f"digits is scikit-learn's, or {inside}: rename or name that folder")

@@ -22,8 +22,8 @@ not measured yet; it needs the backbone's download and an accelerator.
 
 from ml_collections import ConfigDict
 
-from noah_jax.config import configure, defaults
-from noah_jax.data.tasks import VTAB, select
+from noah_jax.config import configure, defaults, select
+from noah_jax.data.tasks import VTAB
 
 
 def get_config(argument: str | None = None) -> ConfigDict:

@@ -1,15 +1,14 @@
 """Settings: all keys with their explanations, the recipes, and the checks of their values."""
 
 from noah_jax.config.recipes import (
-    configure,
     defaults,
     expand,
     explained,
     few_shot_defaults,
     from_json,
-    in_one_folder,
 )
 from noah_jax.config.settings import Config
+from noah_jax.config.strings import configure, in_one_folder, join_names, select, split_names
 
 __all__ = [
     "Config",
@@ -20,4 +19,7 @@ __all__ = [
     "few_shot_defaults",
     "from_json",
     "in_one_folder",
+    "join_names",
+    "select",
+    "split_names",
 ]

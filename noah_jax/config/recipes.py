@@ -2,18 +2,16 @@
 
 import dataclasses
 import itertools
-import os
 import re
 import textwrap
 import typing
-from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from noah_jax.config.fields import Setting, walk
 from noah_jax.config.settings import Config
+from noah_jax.config.strings import split_names
 from noah_jax.config.validation import complaints
 from noah_jax.errors import UserError, listed, nearest
 
@@ -43,7 +41,7 @@ def explained() -> str:
 
 
 def _settings() -> dict[str, tuple[Any, Setting]]:
-    """The default and the `Setting` of each key."""
+    """The default, as users give it, and the `Setting` of each key."""
     found = {}
     for key, default, known in walk(Config()):
         found[key] = _SEVERAL.get(key, default), known
@@ -90,7 +88,7 @@ def expand(values: ConfigDict) -> list[Config]:
 def _axes(flat, problems):
     """Reads tasks, shots, methods and the number of seeds; removes `seeds` from `flat`."""
     tasks, shots, methods = (
-        list(dict.fromkeys(str(flat.get(key, "")).split("+")))
+        list(dict.fromkeys(split_names(str(flat.get(key, "")))))
         for key in ("task", "shots", "method")
     )
     if not all(re.fullmatch("[0-9]{1,9}", number) for number in shots):
@@ -117,47 +115,6 @@ def from_json(values: dict) -> Config:
     if problems:
         raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config
-
-
-def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDict:
-    """Applies the text after the colon of `--config=file.py:<value>,key=value,…` to `config`.
-
-    The first part is the value of the key `first`. Values take the type of the default.
-
-    Raises:
-      UserError: a key is unknown, or a value has the wrong type.
-    """
-    for number, part in enumerate(filter(None, (argument or "").split(","))):
-        key, equals, value = part.partition("=")
-        if number == 0 and key.split(".")[0] not in config:  # a path may hold a =
-            key, value = first, part
-        elif not equals:
-            raise UserError(f"cannot read {part!r} in the config string: expected key=value")
-        try:
-            kind = type(attrgetter(key)(config))
-            parse = {"True": True, "False": False}.__getitem__ if kind is bool else kind
-            config.update_from_flattened_dict({key: parse(value)})
-        except (KeyError, AttributeError, TypeError, ValueError):
-            raise UserError(
-                f"cannot set {key}={value} in the config string{nearest(key, _settings())}: "
-                "expected a key and a value of its type, which --help lists"
-            ) from None
-    return config
-
-
-def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
-    """Splits tasks that are given as folders into their names and the path of their parent.
-
-    Raises:
-      UserError: a folder is not there, or the folders have several parents.
-    """
-    folders = [os.path.abspath(os.path.expanduser(task)) for task in tasks]
-    if missing := [folder for folder in folders if not os.path.isdir(folder)]:
-        raise UserError(f"there is no folder {', '.join(missing)}")
-    parents = {os.path.realpath(os.path.dirname(folder)) for folder in folders}
-    if len(parents) > 1:
-        raise UserError(f"several tasks must be in one folder, not in {', '.join(sorted(parents))}")
-    return [os.path.basename(folder) for folder in folders], parents.pop()
 
 
 def _build(cls, values, prefix, problems):

@@ -216,15 +216,3 @@ MANUAL = {  # datasets that the user has to download, and the files that TFDS ex
     "diabetic_retinopathy_detection/btgraham-300": ("train", "test", "sample", "trainLabels.csv"),
     "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
 }
-
-
-def select(names: str, benchmark: Mapping[str, Task]) -> str:
-    """Replaces "all" and VTAB-1k's groups, in task names joined by +, by the tasks themselves.
-
-    Names that are not tasks of `benchmark` stay, since they can be folders.
-    """
-    chosen = []
-    for name in names.split("+"):
-        whole = [task for task, facts in benchmark.items() if name in ("all", facts.group)]
-        chosen += whole if name and whole else [name]
-    return "+".join(dict.fromkeys(chosen))

@@ -69,7 +69,7 @@ def test_config_strings(tmp_path):
     assert config.task == "cats=dogs" and config.seed == 1
     assert config.backbone == "dinov2_vits14_saliency"  # it needs no download but the wheel
     assert config.data_dir == str(tmp_path.resolve())
-    with pytest.raises(UserError, match="there is no folder .*/cats$"):
+    with pytest.raises(UserError, match="there is no folder or file .*/cats$"):
         folder.get_config(f"{tmp_path}/cats")
     methods = [config.method for config in config_lib.expand(demo.get_config())]
     assert methods == ["linear", "lora", "adapter", "vpt", "noah"]

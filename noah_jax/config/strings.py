@@ -1,0 +1,109 @@
+"""The text after the colon of `--config=FILE:TEXT`: `<tasks>,key=value,…`.
+
+Names are joined by +. A path that holds one of +, and : is put in double quotes, and the whole flag
+then in single ones, which keep the shell from taking these away:
+
+    --config='configs/folder.py:"/data/cats+dogs",method=lora'
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from noah_jax.config.fields import walk
+from noah_jax.config.settings import Config
+from noah_jax.errors import UserError, nearest
+
+_HUB = "hf://"
+_QUOTING = (
+    "a path that holds + or , is put in quotes, as in "
+    """--config='configs/folder.py:"/data/cats+dogs",method=lora'"""
+)
+
+
+def split_names(text: str) -> list[str]:
+    """Splits names that are joined by +, and takes away the quotes around some.
+
+    Raises:
+      UserError: a quote is not closed.
+    """
+    return [name.replace('"', "") for name in _split(text, "+")]
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Joins names by +, with quotes around those that hold one; `split_names` undoes it."""
+    return "+".join(f'"{name}"' if "+" in name else name for name in names)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Splits a text where a separator is outside of double quotes."""
+    if text.count('"') % 2:
+        raise UserError(f"a quote is not closed in {text!r}: {_QUOTING}")
+    return re.split(rf'{re.escape(separator)}(?=(?:[^"]*"[^"]*")*[^"]*$)', text)
+
+
+def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDict:
+    """Applies the text after the colon of `--config=file.py:<value>,key=value,…` to `config`.
+
+    The first part is the value of the key `first`. Values take the type of the default.
+
+    Raises:
+      UserError: a key is unknown, or a value has the wrong type.
+    """
+    for number, part in enumerate(filter(None, _split(argument or "", ","))):
+        key, equals, value = part.partition("=")
+        if number == 0 and key.split(".")[0] not in config:  # a path may hold a =
+            key, value = first, part
+        elif not equals:
+            raise UserError(
+                f"cannot read {part!r} in the config string: expected key=value; {_QUOTING}"
+            )
+        try:
+            kind = type(attrgetter(key)(config))
+            parse = {"True": True, "False": False}.__getitem__ if kind is bool else kind
+            value = value if key == "task" else value.replace('"', "")
+            config.update_from_flattened_dict({key: parse(value)})
+        except (KeyError, AttributeError, TypeError, ValueError):
+            known = [key for key, *_ in walk(Config())]
+            raise UserError(
+                f"cannot set {key}={value} in the config string{nearest(key, known)}: "
+                "expected a key and a value of its type, which --help lists"
+            ) from None
+    return config
+
+
+def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
+    """Splits tasks that are given as paths into their names and the path of their parent.
+
+    Args:
+      tasks: paths of folders or files, or names on the hub, `hf://owner/name`.
+
+    Raises:
+      UserError: nothing is there, or they have several parents.
+    """
+    hub = [task for task in tasks if task.startswith(_HUB)]
+    paths = [os.path.abspath(os.path.expanduser(task)) for task in tasks if task not in hub]
+    if missing := [path for path in paths if not os.path.exists(path)]:
+        hint = f"; {_QUOTING}" if len(tasks) > 1 else ""
+        raise UserError(f"there is no folder or file {', '.join(missing)}{hint}")
+    parents = {os.path.realpath(os.path.dirname(path)) for path in paths}
+    parents |= {_HUB + task.removeprefix(_HUB).rpartition("/")[0] for task in hub}
+    if len(parents) > 1:
+        raise UserError(f"several tasks must be in one folder, not in {', '.join(sorted(parents))}")
+    return [os.path.basename(path) for path in [*paths, *hub]], parents.pop()
+
+
+def select(names: str, benchmark: Mapping[str, Any]) -> str:
+    """Replaces "all" and VTAB-1k's groups, in task names joined by +, by the tasks themselves.
+
+    Names that are not tasks of `benchmark` stay, since they can be folders.
+    """
+    chosen = []
+    for name in split_names(names):
+        whole = [task for task, facts in benchmark.items() if name in ("all", facts.group)]
+        chosen += whole if name and whole else [name]
+    return join_names([*dict.fromkeys(chosen)])
