@@ -31,9 +31,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--retrain", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
+    ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
-    runs = [ranking.open_run(workdir) for workdir in arguments.workdirs]
+    runs = [
+        ranking.open_run(workdir, arguments.data_dir, arguments.weights)
+        for workdir in arguments.workdirs
+    ]
     first = runs[0]
     for run in runs[1:]:
         if _shared(run) != _shared(first):

@@ -33,9 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--genomes", type=int, default=48)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
+    ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
-    run = ranking.open_run(arguments.workdir)
+    run = ranking.open_run(arguments.workdir, arguments.data_dir, arguments.weights)
     genomes = draw(run, arguments.genomes)
     images = min(arguments.images, len(run.source.splits["test"])) // _PARTS * _PARTS
     accuracies, losses = evaluate(run, genomes, images)

@@ -42,9 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--budgets", type=float, nargs="*", default=[0.1, 0.25, 0.5])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
+    ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
-    run = ranking.open_run(arguments.workdir)
+    run = ranking.open_run(arguments.workdir, arguments.data_dir, arguments.weights)
     least, largest = (run.space.count(g) / 1e6 for g in (run.space.smallest(), run.space.largest()))
     if not all(least <= budget < largest for budget in arguments.budgets):
         parser.error(f"--budgets: expected {least:.4f} to {largest:.4f}, as the space has them")

@@ -117,7 +117,8 @@ def _run_settings(config: Config) -> Config:
 @functools.cache
 def _digest(config: Config) -> str:
     """A digest of the settings that the run's method reads, in which another run could differ."""
-    read = differences.differences({}, _run_settings(config))
+    settings = _run_settings(config)
+    read = [*differences.differences({}, settings), settings.weights]
     return hashlib.sha256("\n".join(read).encode()).hexdigest()[:16]
 
 

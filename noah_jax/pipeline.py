@@ -34,7 +34,7 @@ from noah_jax.runtime.writer import Writer
 from noah_jax.search import methods, supernet
 from noah_jax.space import files
 from noah_jax.training import outcome
-from noah_jax.training.opening import open_run, refuse_other_config
+from noah_jax.training.opening import moved, open_run, refuse_other_config
 from noah_jax.training.result import Result
 from noah_jax.training.run import Run
 
@@ -47,7 +47,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     """
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
-    if not processes.from_main((workdir / "result.json").is_file):
+    if not processes.from_main((workdir / "result.json").is_file) or moved(config, workdir):
         open_run(config, workdir)
 
 
@@ -78,6 +78,8 @@ def run(
     if config.stage == "report" or result is not None:
         if result is None:
             raise UserError(f"stage=report: there is no {result_file}; run the other stages first")
+        if config.stage != "report" and (source or moved(config, workdir)):
+            open_run(config, workdir, source)  # raises if these are other inputs
         if config.stage == "report" or not (workdir / "report.html").is_file():
             _report(workdir)
         return result

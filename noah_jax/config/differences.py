@@ -8,6 +8,8 @@ from flax.traverse_util import flatten_dict
 
 from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
 
+# Paths of inputs. `training.opening` compares what is there, so that a run may go on elsewhere.
+PATHS = ("data_dir", "weights", "lists", "genome")
 # Keys that change how a run computes but not its result, so it may go on with other values.
 _FREE_KEYS = (
     "stage",
@@ -19,13 +21,22 @@ _FREE_KEYS = (
     "checkpoint_seconds",
     "search.genomes_per_call",
     "supernet_from",
+    *PATHS,
 )
 # The search's settings on which a genome depends that is found without a supernet.
 _BOUNDS = ("search.budget_millions", "search.least_millions")
 # Keys on which a supernet depends. A key with a dot at its end stands for all keys below it.
 _SUPERNET_KEYS = (
     *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "image_size"),
-    *("normalisation", "split_seed", "shots", "lists", "whole_val", "augmentation", "center_crop"),
+    *(
+        "normalisation",
+        "split_seed",
+        "shots",
+        "whole_val",
+        "label_column",
+        "augmentation",
+        "center_crop",
+    ),
     *("dtype", "drop_path", "dropout"),
 )
 
@@ -56,8 +67,11 @@ def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:
 
 
 def _differences(saved, config, matters) -> list[str]:
-    now = json.loads(json.dumps(dataclasses.asdict(config)))
-    old, new = flatten_dict(saved, sep="."), flatten_dict(now, sep=".")
+    default, new = (
+        flatten_dict(json.loads(json.dumps(dataclasses.asdict(each))), sep=".")
+        for each in (Config(), config)
+    )
+    old = default | flatten_dict(saved, sep=".")  # an earlier version may have had fewer keys
     return [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in sorted(old | new)

@@ -7,6 +7,7 @@ import textwrap
 import typing
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from noah_jax.config.fields import Setting, walk
@@ -105,13 +106,14 @@ def _axes(flat, problems):
 
 
 def from_json(values: dict) -> Config:
-    """Reads the settings that a run saved.
+    """Reads the settings that a run saved; a key that its version did not have gets its default.
 
     Raises:
       UserError: the settings are not those of this version of the program.
     """
     problems: list[str] = []
-    config = _build(Config, values, "", problems)
+    whole = flatten_dict(dataclasses.asdict(Config())) | flatten_dict(values)
+    config = _build(Config, unflatten_dict(whole), "", problems)
     if problems:
         raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config

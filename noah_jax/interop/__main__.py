@@ -25,12 +25,18 @@ def _main(argv: list[str]) -> None:
     use.add_argument("folder", type=pathlib.Path, help="what export wrote")
     use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
     use.add_argument("--top", type=int, default=3, help="how many classes to print")
+    for command in (out, use):
+        command.add_argument(
+            "--weights", default="", help="where the file of weights is now, if it has moved"
+        )
     arguments = parser.parse_args(argv)
     if arguments.command == "export":
         folder = arguments.out or arguments.workdir / "export"
-        lines = export.export(arguments.workdir, folder)
+        lines = export.export(arguments.workdir, folder, arguments.weights)
     else:
-        lines = predict.predict(arguments.folder, arguments.images, arguments.top)
+        lines = predict.predict(
+            *(arguments.folder, arguments.images, arguments.top, arguments.weights)
+        )
     for line in lines:
         print(line, flush=True)
 

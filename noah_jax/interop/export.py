@@ -27,8 +27,11 @@ from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
+def export(workdir: pathlib.Path, folder: pathlib.Path, weights: str = "") -> list[str]:
     """Writes the subnet of a finished run in every layout that can hold it.
+
+    Args:
+      weights: where the backbone's file is now, if it has moved since the run.
 
     Returns:
       A line for each layout, which says what it is and how to use it, or why it was not written.
@@ -36,7 +39,7 @@ def export(workdir: pathlib.Path, folder: pathlib.Path) -> list[str]:
     Raises:
       UserError: the run is not finished, or something cannot be read or written.
     """
-    subnet = read(workdir)
+    subnet = read(workdir, weights)
     subnet_lib.export(subnet, folder)
     merged = subnet.merged()
     write_bytes(folder / "model.stablehlo", stablehlo(merged))

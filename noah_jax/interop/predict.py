@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import pathlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -25,27 +26,32 @@ class Unread(Exception):
     """Some of the images could not be read; the message names them. All others are classified."""
 
 
-def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> Iterator[str]:
+def predict(
+    folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int, weights: str = ""
+) -> Iterator[str]:
     """Yields a line for each image: its path, and its `top` classes with their probabilities.
 
-    If there are several batches, a further line gives the speed in images/s. If a folder holds
-    other files, a line says which.
+    If there are several batches, a further line gives the speed in images/s. A line on stderr says
+    what else folders hold.
 
     Args:
       folder: an export, or the workdir of a finished run.
       paths: files, and folders of images.
+      weights: where the backbone's file is now, if it has moved since the run.
 
     Raises:
       UserError: the folder holds no subnet, there are no images, or `top` is no number of classes.
       Unread: at the end, if images cannot be read.
     """
-    subnet = read(folder)
+    subnet = read(folder, weights)
     names = subnet.class_names
     if not 1 <= top <= len(names):
         raise UserError(f"--top={top}: expected 1 to {len(names)}, the number of classes")
     files, left_out = _files(paths)
     if not files:
         raise UserError(f"no images in {', '.join(map(str, paths))}{listed(left_out)}")
+    for line in left_out:
+        print(line, file=sys.stderr)
     split = loader.Split([str(path) for path in files], lambda i: (open_file(files[i], True), 0))
     start, first, unread = time.perf_counter(), len(files), []
     for done, (path, row) in enumerate(zip(files, _probabilities(subnet, split), strict=True), 1):
@@ -59,7 +65,6 @@ def predict(folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int) -> It
     if len(files) > first:
         seconds = time.perf_counter() - start
         yield f"{(len(files) - first) / seconds:.1f} images/s after the first {first}"
-    yield from left_out
     if unread:
         raise Unread(f"{len(unread)} of {len(files)} images cannot be read:{listed(unread)}")
 

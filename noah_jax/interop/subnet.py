@@ -134,8 +134,12 @@ def serialised(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | Non
     return safetensors.numpy.save(contiguous, metadata)
 
 
-def read(folder: str | pathlib.Path) -> Subnet:
+def read(folder: str | pathlib.Path, weights: str = "") -> Subnet:
     """Reads a subnet from the workdir of a finished run, or from an export.
+
+    Args:
+      weights: where the backbone's file is now, if it has moved since the run; an export does not
+        need it.
 
     Raises:
       UserError: a file is missing or damaged, the backbone cannot be fetched, or its file is not
@@ -155,14 +159,19 @@ def read(folder: str | pathlib.Path) -> Subnet:
     if (path := folder / "model.safetensors").is_file():
         return Subnet(facts, _read_tensors(path))
     own = _read_tensors(folder / "subnet.safetensors")
-    return Subnet(facts, _frozen(found, own) | own, frozenset(own))
+    if "cls_token" in own:  # all weights were trained
+        return Subnet(facts, own, frozenset(own))
+    try:
+        frozen = _frozen(found, weights or facts["backbone"])
+    except UserError as error:
+        raise UserError(
+            f"{error}\nIf the file is somewhere else now, say where with --weights=FILE"
+        ) from error
+    return Subnet(facts, frozen | own, frozenset(own))
 
 
-def _frozen(subnet: Subnet, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Reads the backbone's tensors by name; empty if they were trained, too."""
-    if "cls_token" in own:
-        return {}
-    source = subnet.facts["backbone"]
+def _frozen(subnet: Subnet, source: str) -> dict[str, np.ndarray]:
+    """Reads the backbone's tensors by name; UserError if they are not those of the run."""
     if pretrained.fingerprint(source) != subnet.facts.get("weights"):
         raise UserError(f"the weights of {source} are not those that the subnet was trained on")
     return by_name(pretrained.backbone(subnet.config, source), subnet.sizes)

@@ -16,13 +16,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("workdir", type=pathlib.Path)
     parser.add_argument("--genomes", type=int, default=12)
     parser.add_argument("--retrained", type=pathlib.Path)
+    ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     if arguments.genomes < 3:
         parser.error("--genomes: expected at least 3")
     backend.keep_compiled_programs()
     preemption.install()
     try:
-        found = ranking.rank(arguments.workdir, arguments.genomes, arguments.retrained)
+        run = ranking.open_run(arguments.workdir, arguments.data_dir, arguments.weights)
+        found = ranking.rank(run, arguments.genomes, arguments.retrained)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,9 +6,11 @@ tested. Kendall's tau says how alike the two orders are: 1 = the same, 0 = unrel
 
 `WORKDIR` must hold a supernet. It gets `rank.json` and `rank.png`. Subnets that were retrained
 before are not retrained again. `--retrained=OTHER` takes them from another workdir, which may have
-another supernet but must have the same recipe for retraining.
+another supernet but must have the same recipe for retraining. `--data_dir` and `--weights` say
+where the images and the weights are now, if they have moved.
 """
 
+import argparse
 import dataclasses
 import io
 import pathlib
@@ -30,10 +32,11 @@ from noah_jax.training.run import Run
 _RESAMPLES = 2000
 
 
-def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = None) -> dict:
+def rank(run: Run, genomes: int, retrained: pathlib.Path | None = None) -> dict:
     """Compares the supernet's order of genomes with that of their retrained subnets.
 
     Args:
+      run: one that has trained its supernet; see `open_run`.
       genomes: how many to compare, at least 3.
       retrained: a workdir whose `rank.json` has retrained subnets to use.
 
@@ -41,11 +44,10 @@ def rank(workdir: pathlib.Path, genomes: int, retrained: pathlib.Path | None = N
       The contents of `rank.json`: settings, the `summary`, and a point for each genome.
 
     Raises:
-      UserError: the workdir holds no supernet, an input is wrong, or `retrained` has another
-        recipe.
+      UserError: `retrained` has another recipe, or something cannot be written.
       Preempted: a signal came; the subnets that are retrained are saved.
     """
-    run = open_run(workdir)
+    workdir = run.workdir
     known = (_known(run, retrained) if retrained else {}) | _known(run, workdir)
     with claim(workdir, run.writer.say):
         spread = _spread(run, genomes)
@@ -122,17 +124,34 @@ def told(tau: dict) -> str:
     return f"{tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})"
 
 
-def open_run(workdir: pathlib.Path) -> Run:
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for `open_run` to a command."""
+    parser.add_argument("--data_dir", help="where the task's folder is now, if it has moved")
+    parser.add_argument("--weights", help="where the file of weights is now, if it has moved")
+
+
+def open_run(workdir: pathlib.Path, data_dir: str | None = None, weights: str | None = None) -> Run:
     """Opens the run that the workdir belongs to, for its supernet.
 
+    Args:
+      data_dir, weights: where the images and the weights are now; None = where they were.
+
     Raises:
-      UserError: the workdir holds no supernet, or its inputs have changed.
+      UserError: the workdir holds no supernet, or its inputs are not there or have changed.
     """
     saved = read_json(workdir / "config.json")
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    return opening.open_run(from_json(saved), workdir)
+    for key, place in (("data_dir", data_dir), ("weights", weights)):
+        saved[key] = saved[key] if place is None else place
+    try:
+        return opening.open_run(from_json(saved), workdir)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nIf the images or the weights are somewhere else now, say where with "
+            "--data_dir=FOLDER and --weights=FILE"
+        ) from error
 
 
 def _recipe(run: Run) -> dict:

@@ -10,10 +10,11 @@ from flax import nnx
 
 from noah_jax import data, pretrained
 from noah_jax.config import derived
-from noah_jax.config.differences import differences, supernet_differences
+from noah_jax.config.differences import PATHS, differences, supernet_differences
 from noah_jax.config.settings import TUNED, Config
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
+from noah_jax.data.tasks import TASKS
 from noah_jax.errors import UserError, listed
 from noah_jax.runtime import processes, sharding, trackers
 from noah_jax.runtime.workdir import read_json
@@ -93,6 +94,7 @@ def _require_supernet(config: Config, inputs: dict[str, str]) -> None:
     if saved is None or not processes.from_main((folder / "supernet").is_dir):
         raise UserError(f"supernet_from={folder}: it is no workdir with a supernet")
     old = saved.pop("inputs", {})
+    _forget_name(saved, config)
     if different := supernet_differences(saved, config) + _changed(old, inputs):
         raise UserError(
             f"supernet_from={folder}: its supernet is not the one of this run:{listed(different)}"
@@ -110,11 +112,25 @@ def refuse_other_config(
     if saved is None:
         return
     old = saved.pop("inputs", {})
+    _forget_name(saved, config)
     if different := differences(saved, _resolve(config)) + _changed(old, inputs or {}):
         raise UserError(
             f"{workdir} belongs to a run with other settings:{listed(different)}\n"
             "Start anew beside it with --fresh, or choose another with --workdir=DIR"
         )
+
+
+def moved(config: Config, workdir: pathlib.Path) -> bool:
+    """Tells whether an input has another path than at the last start of the workdir's run."""
+    saved = _saved(workdir)
+    paths = ("task", *PATHS)
+    return saved is not None and any(saved.get(key) != getattr(config, key) for key in paths)
+
+
+def _forget_name(saved: dict[str, Any], config: Config) -> None:
+    """Makes the tasks equal if both are names of one's own folders, which may be renamed."""
+    if not {saved.get("task"), config.task} & {*TASKS, "digits"}:
+        saved["task"] = config.task
 
 
 def _changed(old: dict[str, str], inputs: dict[str, str]) -> list[str]:

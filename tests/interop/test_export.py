@@ -212,9 +212,38 @@ def test_predictions(tmp_path):
         assert path.endswith(f"/{i}.png") and len(classes) == 2
         first, second = (found.class_names[k] for k in np.argsort(-row)[:2])
         assert classes[0] == f"{first} {100 * row.max():.1f} %" and classes[1].startswith(second)
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="bad.png"):
-        [*predict.predict(tmp_path / "export", [tmp_path / "bad.png"], top=1)]
-    with pytest.raises(UserError, match="no images in"):
-        (tmp_path / "empty").mkdir()
-        [*predict.predict(tmp_path / "export", [tmp_path / "empty"], top=1)]
+    for top in (0, -1, len(found.class_names) + 1):
+        with pytest.raises(UserError, match=f"--top={top}: expected 1 to {len(chances[0])}"):
+            next(predict.predict(tmp_path / "export", paths, top))
+
+
+def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
+    """Wherever they are in a batch; all are named at the end."""
+    _, _, found = _random(6, 3)
+    subnet.export(found, tmp_path / "export")
+    for i, image in enumerate(_images(5)):
+        PIL.Image.fromarray(image).save(tmp_path / f"{i}.png")
+    whole = [line.split("/")[-1] for line in predict.predict(tmp_path / "export", [tmp_path], 1)]
+    (tmp_path / "0a.png").write_bytes(b"no image")
+    (tmp_path / "1a.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    (tmp_path / "4a.png").touch()
+    monkeypatch.setattr(predict, "_BATCH", 2)
+    lines = []
+    with pytest.raises(predict.Unread) as unread:
+        for line in predict.predict(tmp_path / "export", [tmp_path], top=1):
+            lines.append(line.split("/")[-1])
+    assert [line for line in lines if " %" in line] == whole
+    message = str(unread.value)
+    assert message.startswith("3 of 8 images cannot be read:") and message.count("\n") == 3
+    assert "0a.png: no image" in message and "4a.png: the file is empty" in message
+    with pytest.raises(predict.Unread, match="1 of 1 images cannot be read"):
+        [*predict.predict(tmp_path / "export", [tmp_path / "0a.png"], top=1)]
+
+
+def test_predict_without_images(tmp_path):
+    _, _, found = _random(6, 3)
+    subnet.export(found, tmp_path / "export")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/notes.txt").write_text("none")
+    with pytest.raises(UserError, match=r"(?s)no images in .*left out: 1 .txt \(.*/notes.txt\)"):
+        [*predict.predict(tmp_path / "export", [tmp_path / "more"], top=1)]
