@@ -1,24 +1,27 @@
 """The whole method as a function of arrays, for use in other programs."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import PIL.Image
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from noah_jax import config as config_lib
 from noah_jax import pipeline
-from noah_jax.data.sources import from_arrays
+from noah_jax.data.arrays import from_arrays
 from noah_jax.errors import UserError
 from noah_jax.training.result import Result
 
 
 def find_subnet(
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: np.ndarray | Sequence[np.ndarray | PIL.Image.Image],
+    labels: np.ndarray | Sequence[int] | Sequence[str],
     workdir: str | pathlib.Path,
-    config: ConfigDict | None = None,
-    class_names: Sequence[str] = (),
+    config: ConfigDict | Mapping[str, Any] | None = None,
+    class_names: Iterable[Any] = (),
 ) -> Result | None:
     """Finds, retrains and tests a subnet for images in memory, as `python -m noah_jax.main` does.
 
@@ -26,11 +29,14 @@ def find_subnet(
     Called again with the same arguments, it goes on where it was stopped.
 
     Args:
-      images: uint8 `[n, h, w, 3]`, RGB, of any size.
-      labels: int `[n]`, counted from 0; at least 3 images of each class.
+      images: `[n, h, w, 3]`, RGB, of any size: uint8, other whole numbers 0 to 255, or floats 0 to
+        1. Or grey ones, `[n, h, w]` or `[n, h, w, 1]`; or with transparency, `[n, h, w, 4]`, which
+        comes out on white. Or a sequence of such images of unequal size, or of Pillow's.
+      labels: `[n]`, any whole numbers or names; at least 3 images of each class.
       workdir: the folder for everything that is written; see pipeline.py.
-      config: the settings, `defaults()` with changes.
-      class_names: in the order of the labels; empty = the classes are numbers.
+      config: the settings: `defaults()` with changes, or a dict with the changes alone, as
+        `{"method": "lora", "retrain.epochs": 20}`.
+      class_names: in the order of the labels; empty = the labels themselves.
 
     Returns:
       The contents of `result.json`, with `test_accuracy` and `genome`; None if `config.stage` is an
@@ -40,7 +46,9 @@ def find_subnet(
       UserError: the arrays or the settings are wrong, the training diverges, or something cannot be
         written.
     """
-    values = ConfigDict((config or config_lib.defaults()).to_dict())
+    given = config.to_dict() if isinstance(config, ConfigDict) else dict(config or {})
+    settings = flatten_dict(config_lib.defaults().to_dict(), sep=".")
+    values = ConfigDict(unflatten_dict(settings | flatten_dict(given, sep="."), sep="."))
     values.task = values.task or "arrays"
     runs = config_lib.expand(values)
     if len(runs) > 1 or runs[0].shots:

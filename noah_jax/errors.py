@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 500  # characters of a name in a message; the paths of files are shorter
+
 
 class UserError(Exception):
     """An error in the input, which the user can put right.
@@ -34,5 +36,9 @@ def joined(items: Sequence, most: int = 10) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escapes a text that has control characters, which could rewrite the user's terminal."""
-    return text if text.isprintable() else repr(text)
+    """Escapes a text that has control characters, which could rewrite the user's terminal.
+
+    A long one is cut.
+    """
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

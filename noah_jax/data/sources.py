@@ -1,20 +1,18 @@
-"""A task's images are opened: from folders, arrays, scikit-learn's digits, TFDS."""
+"""A task's images are opened: from folders, scikit-learn's digits, TFDS."""
 
 import contextlib
 import contextvars
-import dataclasses
-import hashlib
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-import PIL.Image
 
 from noah_jax.data import tasks
-from noah_jax.data.folders import HUB, open_folder, open_imagenet, split_classes
+from noah_jax.data.arrays import in_memory
+from noah_jax.data.folders import HUB, open_folder, open_imagenet
 from noah_jax.data.inspection import inspect_images
-from noah_jax.data.loader import Source, Split, fingerprint
+from noah_jax.data.loader import Source
 from noah_jax.data.shots import Shots
 from noah_jax.data.tfds import open_tfds
 from noah_jax.errors import UserError, nearest
@@ -108,7 +106,7 @@ def _digits(seed: int) -> Source:
     order = np.random.default_rng(seed).permutation(len(images))
     parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
     parts["test"] = order[1000:]
-    return _in_memory(images, labels, parts, "digit", tuple("0123456789"))
+    return in_memory(images, labels, parts, "digit", tuple("0123456789"))
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
@@ -119,59 +117,3 @@ def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
     config = re.sub(r"^[^/]*/?|:.*", "", facts.tfds) if facts else ""
     versions = [*folder.glob("*"), *(folder / config).glob("*")]
     return any(re.fullmatch(r"(incomplete\.\w+_)?\d+\.\d+\.\d+", path.name) for path in versions)
-
-
-def from_arrays(
-    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], seed: int
-) -> Source:
-    """Makes a source of images in memory; `api.find_subnet` describes the arrays and the splits.
-
-    Args:
-      seed: draws the splits.
-
-    Raises:
-      UserError: the arrays are wrong; the message lists everything.
-    """
-    images, labels = np.asarray(images), np.asarray(labels)
-    problems = []
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        problems.append(f"images: expected uint8 [n, h, w, 3], got {images.dtype} {images.shape}")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        problems.append(
-            f"labels: expected whole numbers [{len(images)}], got {labels.dtype} {labels.shape}"
-        )
-    elif not len(labels) or labels.min() < 0:
-        problems.append("labels: expected numbers from 0 on")
-    elif few := np.flatnonzero(np.bincount(labels) < 3).tolist():
-        problems.append(f"labels: fewer than 3 images of the classes {few}")
-    elif len(class_names) not in (0, labels.max() + 1):
-        problems.append(f"class_names: expected {labels.max() + 1}, got {len(class_names)}")
-    if problems:
-        raise UserError("\n".join(problems))
-    classes = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
-    digest = hashlib.sha256(images.tobytes())
-    digest.update(labels.astype(np.int64).tobytes())
-    source = _in_memory(images, labels, split_classes(classes, seed), "image", tuple(class_names))
-    return dataclasses.replace(source, fingerprint=digest.hexdigest())
-
-
-def _in_memory(
-    images: np.ndarray,
-    labels: np.ndarray,
-    parts: Mapping[str, Sequence[int] | np.ndarray],
-    noun: str,
-    class_names: tuple[str, ...],
-) -> Source:
-    """Makes the source whose splits are the rows `parts` of the arrays; `noun` names an image."""
-
-    def split(rows):
-        return Split(
-            [f"{noun} {row}" for row in rows],
-            lambda index: (PIL.Image.fromarray(images[rows[index]]), int(labels[rows[index]])),
-            labels=[int(labels[row]) for row in rows],
-        )
-
-    splits = {name: split(rows) for name, rows in parts.items()}
-    digest = fingerprint({name: split.names for name, split in splits.items()})
-    num_classes = int(labels.max()) + 1
-    return Source(splits, num_classes, "array", fingerprint=digest, class_names=class_names)

@@ -133,12 +133,20 @@ def _kept(source: WebFile | Wheel) -> pathlib.Path:
 
 
 def _one_at_a_time(path: pathlib.Path) -> contextlib.AbstractContextManager:
-    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
+    """Locks a download, or says that the file system has no locks, as some network disks."""
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"), fallback_to_soft=False)
     try:
         return lock.acquire(blocking=False)
     except filelock.Timeout:
         print(f"waiting for another download of {path.name}", flush=True)
         return lock.acquire()
+    except OSError as error:
+        print(
+            f"{path.parent} cannot be locked ({error.strerror}): see to it that no other process "
+            f"downloads {path.name}",
+            flush=True,
+        )
+        return contextlib.nullcontext()
 
 
 def _from_index(source: Wheel, path: pathlib.Path) -> None:

@@ -26,7 +26,8 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with contextlib.suppress(OSError, filelock.Timeout):  # without it, JAX compiles anew
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lockfile", timeout=_PATIENCE_SECONDS):  # JAX's own
+        path = folder / ".lockfile"  # JAX's own
+        with filelock.FileLock(path, timeout=_PATIENCE_SECONDS, fallback_to_soft=False):
             for program in folder.glob("*-cache"):
                 if not program.with_name(program.name.removesuffix("cache") + "atime").is_file():
                     program.unlink()

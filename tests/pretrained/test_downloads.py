@@ -1,6 +1,8 @@
 """Downloads from a server on this machine that breaks off, changes its files and lies."""
 
 import base64
+import errno
+import fcntl
 import hashlib
 import http.server
 import io
@@ -363,6 +365,23 @@ def test_several_at_once_download_once(server, source):
         thread.join()
     assert len(results) == 4 and results[0].read_bytes() == BODY
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(server, tmp_path, monkeypatch, capsys, number):
+    """It downloads all the same, and says what to see to; again if a copy is damaged."""
+
+    def none(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    path = downloads.fetch(server.file)
+    assert path.read_bytes() == BODY
+    said = f"{tmp_path} cannot be locked ({os.strerror(number)}): see to it that no other process "
+    assert capsys.readouterr().out.startswith(f"{said}downloads weights.npz\nfetching")
+    assert downloads.fetch(server.file) == path and capsys.readouterr().out == ""
+    path.write_bytes(b"damaged")
+    assert downloads.fetch(server.file).read_bytes() == BODY
 
 
 def test_no_connection_fails_at_once_and_says_where_to_put_the_file(tmp_path, monkeypatch):

@@ -4,10 +4,13 @@ import pathlib
 import re
 
 import numpy as np
+import PIL.Image
 import pytest
 import sklearn.datasets
 
 import noah_jax
+from noah_jax.data import loader
+from noah_jax.data.arrays import from_arrays
 from noah_jax.errors import UserError
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
@@ -44,24 +47,135 @@ def test_the_readmes_example(ti16, tmp_path, monkeypatch):
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
 
 
-def test_what_is_wrong_with_arrays(tmp_path):
-    images, labels = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
-    for changed, message in (
-        ((images[..., 0], labels), "expected uint8"),
-        ((images / 255, labels), "expected uint8"),
-        ((images, labels[:8]), "expected whole numbers"),
-        ((images, labels / 2), "expected whole numbers"),
-        ((images, labels - 1), "from 0 on"),
-        ((images, 2 * labels), r"fewer than 3 images of the classes \[1, 3\]"),
+IMAGES, LABELS = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (None, LABELS, "images: it is NoneType; expected an array"),
+        ("photos", LABELS, "images: it is str"),
+        ([], LABELS, "images: there are none"),
+        (IMAGES[:0], LABELS[:0], "images: there are none"),
+        (IMAGES[0], LABELS, "is a single image, which images.None. would make"),
+        (IMAGES[0, 0, 0], LABELS, r"images: it is uint8 \[3\]"),
+        (IMAGES.transpose(0, 3, 1, 2), LABELS, "colours first: give images.transpose"),
+        (IMAGES[..., :2], LABELS, r"images: it is uint8 \[9, 8, 8, 2\]"),
+        (IMAGES - 1.0, LABELS, "image 0 has float64 values from -1.0 to -1.0"),
+        (IMAGES + np.nan, LABELS, "image 0 has float64 values from nan"),
+        (IMAGES.astype(int) + 256, LABELS, "image 0 has .* values from 256 to 256"),
+        ([*IMAGES[:8], IMAGES[8, 0, 0]], LABELS, r"image 8 is uint8 \[3\]"),
+        ([*IMAGES[:8], "9.png"], LABELS, "image 8 is <U5"),
+        (IMAGES, LABELS[:8], "there are 9 images, but 8 labels"),
+        (IMAGES, LABELS / 2, r"labels: expected whole numbers or names \[n\], got float64 \[9\]"),
+        (IMAGES, None, "labels: expected whole numbers or names"),
+        (IMAGES, np.eye(9), r"labels: .* got float64 \[9, 9\]"),
+        (IMAGES, [None] * 9, "labels: .* got object"),
+        (IMAGES, [10**12, *range(8)], "fewer than 3 images of the classes 0, 1, 2, 3, .*, 7, 1000"),
+    ],
+)
+def test_arrays_that_are_refused(images, labels, message, tmp_path):
+    """With one message, before anything is written."""
+    with pytest.raises(UserError, match=message) as error:
+        noah_jax.find_subnet(images, labels, tmp_path / "run")
+    assert len(str(error.value)) < 1000 and not (tmp_path / "run").exists()
+
+
+def test_the_message_is_short_and_takes_no_memory(no_memory):
+    for labels in (range(0, 10**12, 10**8), ["x" * 10_000] * 2 + ["y"] * 2):
+        with pytest.raises(UserError, match="fewer than 3 images of the classes") as error:
+            from_arrays(IMAGES[:1].repeat(len(labels), 0)[:, :2, :2], labels, (), 0)
+        assert len(str(error.value)) < 2000
+
+
+def _source(images=IMAGES, labels=LABELS, class_names=()):
+    return from_arrays(images, labels, class_names, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "names"),
+    [
+        (LABELS, (), ()),
+        (LABELS + 1, (), ("1", "2", "3")),
+        (LABELS * 10**12 - 7, (), ("-7", "999999999993", "1999999999993")),
+        (np.array(["dog", "cat", "eel"])[LABELS], (), ("cat", "dog", "eel")),
+        (np.array(["dog", "cat", "eel"], object)[LABELS], (), ("cat", "dog", "eel")),
+        (LABELS.tolist(), np.array(["a", "b", "c"]), ("a", "b", "c")),
+        (LABELS.astype(np.uint8), range(5, 8), ("5", "6", "7")),
+        (LABELS, iter([0.5, "b", None]), ("0.5", "b", "None")),
+        (LABELS + 4, ["a", "b", "c"], ("a", "b", "c")),
+    ],
+)
+def test_labels_of_all_kinds(labels, class_names, names):
+    """They are counted from 0, and their names are kept."""
+    source = _source(labels=labels, class_names=class_names)
+    assert source.num_classes == 3 and source.class_names == names and source.warnings == ()
+    order = np.unique(np.asarray(labels)).tolist()
+    for split in source.splits.values():
+        for name, label in zip(split.names, split.labels, strict=True):
+            assert order[label] == labels[int(name.split()[1])]
+
+
+def test_class_names_of_classes_without_images():
+    source = _source(labels=2 * LABELS, class_names="abcdef")
+    assert source.class_names == ("a", "c", "e")
+    assert source.warnings == ("no image of 3 of the classes: b, d, f",)
+    with pytest.raises(UserError, match="class_names: expected 3, got 1"):
+        _source(class_names=["a"])
+
+
+def test_images_of_all_kinds():
+    """What a program has in memory comes out as the pixels that it means."""
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 256, (9, 8, 6, 3), np.uint8)
+    grey, alpha = whole[..., 0], np.concatenate([whole, whole[..., :1] * 0], -1)
+    same = [
+        *(whole.astype(np.int64), whole.astype(np.float32) / 255, list(whole), tuple(whole)),
+        *(list(whole.astype(np.float64) / 255), [PIL.Image.fromarray(x) for x in whole]),
+        np.array([*whole, None], object)[:9],
+    ]
+    expected = {name: loader.load(split, 8)[0] for name, split in _source(whole).splits.items()}
+    first = _source(whole).fingerprint
+    for images in same:
+        source = _source(images)
+        for name, split in source.splits.items():
+            np.testing.assert_array_equal(loader.load(split, 8)[0], expected[name])
+        assert source.fingerprint == first
+    for images in (grey, grey[..., None], grey / 255, [PIL.Image.fromarray(x) for x in grey]):
+        pixels = loader.load(_source(images).splits["test"], 8)[0]
+        np.testing.assert_array_equal(pixels, pixels[..., :1].repeat(3, -1))
+        np.testing.assert_array_equal(pixels[..., 0], expected["test"][..., 0])
+    assert (loader.load(_source(alpha).splits["test"], 8)[0] == 255).all()  # transparent
+    unequal = [image[: 4 + number % 3] for number, image in enumerate(whole)]
+    assert loader.load(_source(unequal).splits["test"], 8)[0].shape == (3, 8, 8, 3)
+
+
+def test_other_arrays_in_a_finished_run_are_refused(ti16, tmp_path):
+    """A plain dict sets single settings; their names may have dots."""
+    config = {
+        **{"method": "linear", "weights": str(ti16), "backbone": "vit_ti16"},
+        **{"normalisation": "half", "image_size": 32, "retrain.epochs": 2},
+        "retrain": {"batch_size": 5, "warmup_epochs": 0},
+    }
+    result = noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config)
+    assert result["method"] == "linear" and result["image_size"] == 32
+    assert noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config) == result
+    with pytest.raises(UserError, match="the images: not the same as there"):
+        noah_jax.find_subnet(IMAGES + 1, LABELS, tmp_path / "run", config)
+    for wrong, message in (
+        ({"methid": "lora"}, "unknown key methid .did you mean method"),
+        ({"retrain": {"epoch": 3}}, "unknown key retrain.epoch .did you mean epochs"),
+        ({"retrain.epochs": "many"}, "retrain.epochs='many': expected int"),
     ):
         with pytest.raises(UserError, match=message):
-            noah_jax.find_subnet(*changed, tmp_path / "run")
-    with pytest.raises(UserError, match="class_names: expected 3, got 1"):
-        noah_jax.find_subnet(images, labels, tmp_path / "run", class_names=["a"])
+            noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "other", config | wrong)
+
+
+def test_find_subnet_is_one_run(tmp_path):
     config = noah_jax.defaults()
     config.method = "lora+noah"
     with pytest.raises(UserError, match="one run"):
-        noah_jax.find_subnet(images, labels, tmp_path / "run", config)
+        noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
 
 

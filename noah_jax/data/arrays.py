@@ -1,0 +1,174 @@
+"""Images and labels in memory: which are taken, and how they become a source."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from noah_jax.data.folders import split_classes
+from noah_jax.data.images import rgb
+from noah_jax.data.loader import Source, Split, fingerprint
+from noah_jax.errors import UserError, joined
+
+_LEAST = 3  # images of a class, one for each split
+_EXPECTED = (
+    "expected an array [n, h, w, 3], [n, h, w, 4], [n, h, w, 1] or [n, h, w], or a sequence of "
+    "such images of any size, with whole numbers 0 to 255 or floats 0 to 1"
+)
+
+
+def from_arrays(images: Any, labels: Any, class_names: Iterable[Any], seed: int) -> Source:
+    """Makes a source of images in memory; `api.find_subnet` describes the arrays and the splits.
+
+    Args:
+      seed: draws the splits.
+
+    Raises:
+      UserError: the arrays are wrong; the message lists everything.
+    """
+    problems: list[str] = []
+    pictures = _pictures(images, problems)
+    classes, numbers = _classes(labels, problems)
+    if not problems and len(pictures) != len(numbers):
+        problems.append(f"there are {len(pictures)} images, but {len(numbers)} labels")
+    names, unseen = _names(classes, [str(name) for name in class_names], problems)
+    counts = np.bincount(numbers, minlength=len(classes))
+    if few := [names[k] for k in np.flatnonzero(counts < _LEAST)]:
+        problems.append(f"labels: fewer than {_LEAST} images of the classes {joined(few)}")
+    if problems:
+        raise UserError("\n".join(problems))
+    each = [np.flatnonzero(numbers == label) for label in range(len(classes))]
+    digest = hashlib.sha256()
+    for picture in [pictures] if isinstance(pictures, np.ndarray) else pictures:
+        digest.update(picture.tobytes())
+    digest.update(numbers.astype(np.int64).tobytes())
+    warnings = (f"no image of {len(unseen)} of the classes: {joined(unseen)}",) if unseen else ()
+    known = () if names == [str(k) for k in range(len(names))] else tuple(names)
+    source = in_memory(pictures, numbers, split_classes(each, seed), "image", known)
+    return dataclasses.replace(source, fingerprint=digest.hexdigest(), warnings=warnings)
+
+
+def in_memory(
+    images: Sequence[np.ndarray] | np.ndarray,
+    labels: np.ndarray,
+    parts: Mapping[str, Sequence[int] | np.ndarray],
+    noun: str,
+    class_names: tuple[str, ...],
+) -> Source:
+    """Makes the source whose splits are the rows `parts` of the arrays.
+
+    Args:
+      images: uint8 `[h, w, 3]` or `[h, w]` each.
+      labels: int `[n]`, counted from 0.
+      noun: names an image, in messages.
+    """
+
+    def split(rows):
+        return Split(
+            [f"{noun} {row}" for row in rows],
+            lambda index: (PIL.Image.fromarray(images[rows[index]]), int(labels[rows[index]])),
+            labels=[int(labels[row]) for row in rows],
+        )
+
+    splits = {name: split(rows) for name, rows in parts.items()}
+    digest = fingerprint({name: split.names for name, split in splits.items()})
+    num_classes = int(labels.max()) + 1
+    return Source(splits, num_classes, "array", fingerprint=digest, class_names=class_names)
+
+
+# --- Images --------------------------------------------------------------------------------------
+
+
+def _pictures(images: Any, problems: list[str]) -> np.ndarray | list[np.ndarray]:
+    """Makes each image uint8 `[h, w, 3]` or `[h, w]`; says what is wrong with the first that is."""
+    if hasattr(images, "__array__") and not isinstance(images, PIL.Image.Image):
+        images = np.asarray(images)
+    if isinstance(images, np.ndarray) and images.dtype != object and images.ndim > 0:
+        problem = _problem_of_all(images)
+    elif isinstance(images, Iterable) and not isinstance(images, str | bytes | Mapping):
+        images, problem = list(images), ""
+    else:
+        problem = f"it is {type(images).__name__}"
+    if not problem and not len(images):
+        problem = "there are none"
+    if problem:
+        problems.append(f"images: {problem}; {_EXPECTED}")
+        return []
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[3:] == (3,):
+        return images
+    found = []
+    for number, image in enumerate(images):
+        try:
+            found.append(_picture(image))
+        except (ValueError, TypeError) as error:
+            problems.append(f"images: image {number} {error}; {_EXPECTED}")
+            return []
+    return found
+
+
+def _problem_of_all(images: np.ndarray) -> str:
+    """Says what is wrong with the shape of an array of images; empty if nothing is."""
+    shape = list(images.shape)
+    if images.ndim == 3 and shape[-1] in (3, 4):
+        return f"{shape} is a single image, which images[None] would make the first of one"
+    if images.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3):
+        return f"{shape} has the colours first: give images.transpose(0, 2, 3, 1)"
+    if images.ndim not in (3, 4) or (images.ndim == 4 and shape[-1] not in (1, 3, 4)):
+        return f"it is {images.dtype} {shape}"
+    return ""
+
+
+def _picture(image: Any) -> np.ndarray:
+    """Makes an image uint8 `[h, w, 3]` or `[h, w]`, on white where it is transparent.
+
+    Raises:
+      ValueError: it is none; the message goes on after its number.
+    """
+    if isinstance(image, PIL.Image.Image):
+        return np.asarray(rgb(image))
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    sized = array.ndim in (2, 3) and array.shape[2:] in ((), (3,), (4,)) and array.size > 0
+    if not sized or array.dtype.kind not in "uif":
+        raise ValueError(f"is {array.dtype} {list(array.shape)}")
+    low, high = array.min(), array.max()
+    most = 1 if array.dtype.kind == "f" else 255
+    if not (low >= 0 and high <= most):  # NaN is not
+        raise ValueError(f"has {array.dtype} values from {low} to {high}")
+    scaled = np.round(array * 255.0) if array.dtype.kind == "f" else array
+    pixels = scaled.astype(np.uint8)
+    return np.asarray(rgb(PIL.Image.fromarray(pixels))) if pixels.shape[2:] == (4,) else pixels
+
+
+# --- Labels --------------------------------------------------------------------------------------
+
+
+def _classes(labels: Any, problems: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct labels, sorted, and for each image the place of its label among them."""
+    found = np.asarray([] if labels is None else labels)
+    if found.dtype == object:
+        found = np.array(found.tolist())  # of what is in it
+    if found.ndim != 1 or found.dtype.kind not in "iuU" or not len(found):
+        problems.append(
+            f"labels: expected whole numbers or names [n], got {found.dtype} {list(found.shape)}"
+        )
+        return np.zeros(0, int), np.zeros(0, int)
+    return np.unique(found, return_inverse=True)
+
+
+def _names(
+    classes: np.ndarray, given: list[str], problems: list[str]
+) -> tuple[list[str], list[str]]:
+    """The name of each class that occurs, and the names that are given to others."""
+    if not given or len(given) == len(classes):
+        return given or [str(label) for label in classes.tolist()], []
+    if classes.dtype.kind in "iu" and len(classes) and 0 <= classes[0] and classes[-1] < len(given):
+        places = {*classes.tolist()}
+        names = [given[label] for label in classes]
+        return names, [name for place, name in enumerate(given) if place not in places]
+    problems.append(f"class_names: expected {len(classes)}, got {len(given)}")
+    return [str(label) for label in classes.tolist()], []
