@@ -93,7 +93,7 @@ def test_a_split_that_is_missing_is_drawn(tmp_path):
     _write(tmp_path / "c" / "train", 10)
     source = _open(tmp_path / "c")
     assert _sizes(source) == {"train": 21, "val": 3, "test": 6}
-    assert source.notes == ("the classes are in train/",)
+    assert source.notes == ("train is train/",)
 
 
 def test_splits_inside_class_folders(tmp_path):

@@ -8,7 +8,7 @@
 import collections
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from noah_jax.data.folders.files import Contents, LeftOut, Rows, described, subfolders, walk
 from noah_jax.errors import UserError, joined, listed
@@ -101,7 +101,7 @@ def _require_images(folder, rows: dict[str, Rows], names: list[str], left: LeftO
 
 def _places(folder: pathlib.Path) -> tuple[pathlib.Path, _Places, list[str]]:
     """Finds the class folders; returns the folder that they are in, their places, and notes."""
-    root = _unwrapped(folder)
+    root = _unwrapped(folder, but=split_of)
     tops = {name: _unwrapped(root / name) for name in subfolders(root)}
     inner = {name: subfolders(path) for name, path in tops.items()}
     _refuse_copies(root, inner)
@@ -126,9 +126,17 @@ def _places(folder: pathlib.Path) -> tuple[pathlib.Path, _Places, list[str]]:
     return root, {root / name: ("all", name) for name in tops}, []
 
 
-def _unwrapped(folder: pathlib.Path) -> pathlib.Path:
-    """Goes down while there is only one folder, which holds others: archives make such folders."""
+def _unwrapped(
+    folder: pathlib.Path, but: Callable[[str], object] = lambda _: False
+) -> pathlib.Path:
+    """Goes down while there is only one folder, which holds others: archives make such folders.
+
+    Args:
+      but: tells names of folders to stop at.
+    """
     while len(names := subfolders(folder)) == 1 and subfolders(folder / names[0]):
+        if but(names[0]):
+            break
         folder = folder / names[0]
     return folder
 
