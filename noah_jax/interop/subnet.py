@@ -35,6 +35,7 @@ from noah_jax.vit.network import normalise
 SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
     *("width", "depth", "heads", "patch_size", "image_size", "num_classes"),
     *("registers", "pre_norm", "quick_gelu", "epsilon"),
+    *("mlp_width", "pooling", "rope", "tanh_gelu"),
 )
 
 
@@ -160,7 +161,7 @@ def read(folder: str | pathlib.Path) -> Subnet:
 
 def _frozen(subnet: Subnet, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Reads the backbone's tensors by name; empty if they were trained, too."""
-    if "cls_token" in own:
+    if "patch_embed.kernel" in own:
         return {}
     source = subnet.facts["backbone"]
     if pretrained.fingerprint(source) != subnet.facts.get("weights"):
