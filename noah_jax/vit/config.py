@@ -46,7 +46,7 @@ class ViTConfig:
     rope: bool = False  # queries and keys turn with the patch's place; no position table
     pre_norm: bool = False  # a layer norm before the first block, and no bias in the embedding
     quick_gelu: bool = False  # in the MLP, instead of the exact GELU
-    tanh_gelu: bool = False  # the same
+    tanh_gelu: bool = False  # in the MLP, the GELU's approximation by tanh
     epsilon: float = 1e-6  # of the layer norms
     antialias: bool = False  # how a position table of another size is interpolated
     drop_path: float = 0.1  # of the last block; linear over depth from 0

@@ -203,12 +203,13 @@ class ViT(nnx.Module):
             raise ValueError("train=True needs a key")
         wanted = self.config.class_tokens or None
         tokens = self.features(images, genome, key if train else None, wanted, gather)
-        return self.head(self.pooled(tokens))
+        return self.head(self.representation(tokens))
 
-    def pooled(self, tokens: jax.Array) -> jax.Array:
-        """Makes one vector `[b, d]` of the `tokens` after the last block, with the final norm.
+    def representation(self, tokens: jax.Array) -> jax.Array:
+        """Makes what the head classifies, `[b, d]`, of the `tokens` `[b, n, d]` of `features`.
 
-        It is the class token, or what the patches are pooled to. Prompts are not pooled.
+        It is the class token after the final layer norm, or what the patches are pooled to. Prompts
+        are not pooled.
         """
         if self.config.class_tokens:
             return self.norm(tokens[:, 0])

@@ -277,6 +277,11 @@ def test_position_table_resize_equals_torch():
             ours = loading.resize_positions(table, 1 + side * side, antialias)
             np.testing.assert_allclose(ours[:, 1:], expected, atol=1e-5)
             np.testing.assert_array_equal(ours[:, :1], table[:, :1])
+            patches = loading.resize_positions(table[:, 1:], side * side, antialias)
+            np.testing.assert_array_equal(patches, ours[:, 1:])
+            with_zero = loading.resize_positions(table[:, 1:], 1 + side * side, antialias)
+            np.testing.assert_array_equal(with_zero[:, 1:], patches)
+            assert not with_zero[:, 0].any()
 
 
 # Without head, at 224 px (DINOv2: 518), as timm counts them, but here LayerScale is folded away
