@@ -321,8 +321,8 @@ FORMATS = (
     ("position.grid", _ONNX, r"decoder\..*"),
     ("visual.class_embedding", _OPEN_CLIP, r"(?!visual\.).*|visual\.proj"),
     ("embeddings.class_embedding", _CLIP, _CLIP_REST),
-    ("embeddings.position_embedding.weight", _SIGLIP, _CLIP_REST),
-    ("layer.0.layer_scale1.lambda1", _DINOV3, r"embeddings\.mask_token"),
+    ("embeddings.patch_embedding.bias", _SIGLIP, _CLIP_REST),
+    ("layer.0.attention.q_proj.weight", _DINOV3, r"embeddings\.mask_token"),
     ("encoder.layer.0.layer_scale1.lambda1", _DINOV2, _HUGGING_FACE_REST),
     (
         "embeddings.distillation_token",
