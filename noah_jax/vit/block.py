@@ -6,11 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from noah_jax.space.genomes import ALL_MODULES
-from noah_jax.vit.attention import FUSED, attend
+from noah_jax.vit.attention import FUSED, attend, patch_angles, rotate
 from noah_jax.vit.config import ViTConfig
 from noah_jax.vit.prompts import (
     Adapter,
@@ -35,14 +36,16 @@ class Block(nnx.Module):
 
     def __init__(self, config: ViTConfig, max_sizes: Mapping[str, int], *, rngs: nnx.Rngs):
         d, dtype = config.width, jnp.dtype(config.dtype)
-        self.heads, self.dropout, self.quick_gelu = config.heads, config.dropout, config.quick_gelu
+        self.heads, self.dropout, self.activation = config.heads, config.dropout, gelu(config)
         self.execution, self.first_slot = config.execution, config.first_slot
+        self.rope_grid = config.grid if config.rope else None
+        hidden = config.mlp_width or 4 * d
         self.norm1 = layer_norm(config, rngs)
         self.qkv = nnx.Linear(d, 3 * d, dtype=dtype, rngs=rngs)
         self.proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
         self.norm2 = layer_norm(config, rngs)
-        self.fc1 = nnx.Linear(d, 4 * d, dtype=dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(4 * d, d, dtype=dtype, rngs=rngs)
+        self.fc1 = nnx.Linear(d, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(hidden, d, dtype=dtype, rngs=rngs)
         vpt, lora, adapter, parallel = (max_sizes.get(name, 0) for name in ALL_MODULES)
         self.vpt = VisualPrompts(vpt, d, self.first_slot, rngs=rngs) if vpt else None
         multiple = config.execution.rank_multiple
@@ -79,8 +82,7 @@ class Block(nnx.Module):
         x = x[:, :wanted] + scaled(attended, noise.attention)
         x = checkpoint_name(x, "middle")
         h = checkpoint_name(self.fc1(self.norm2(x).astype(x.dtype)), "hidden")
-        h = self.fc2(quick_gelu(h) if self.quick_gelu else jax.nn.gelu(h, approximate=False))
-        h = checkpoint_name(h, "mlp")
+        h = checkpoint_name(self.fc2(self.activation(h)), "mlp")
         out = scaled(h, noise.mlp)
         if self.adapter is not None:
             out = out + self.adapter(h, row["adapter"], self._dropout(noise.adapter), noise.mlp)
@@ -105,11 +107,20 @@ class Block(nnx.Module):
         fused = self.execution.fused_attention
         qkv = self._qkv(self.norm1(x).astype(x.dtype), lora_size, key, products=3 if fused else 1)
         q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
+        if self.rope_grid:
+            q, k = self._rotated(q, k, self.rope_grid)
         fused = fused and wanted is None
         # Empty slots come last, so a length says which they are.
         keys = self.first_slot + live if n > self.first_slot or fused else None
         out = attend(q[:, :wanted], k, v, keys, fused)
         return self.proj(out.reshape(b, -1, d))
+
+    def _rotated(self, q, k, grid):
+        """Rotates the patches in `q` and `k`, but not class token, registers and slots."""
+        _, n, _, channels = q.shape
+        around = (self.first_slot - grid**2, n - self.first_slot)
+        angles = np.pad(patch_angles(grid, channels // 2), (around, (0, 0)))
+        return rotate(q, angles), rotate(k, angles)
 
     def _qkv(self, h, lora_size, key, products):
         """Computes queries, keys and values, each `[b, n, d]`, in 1 product or, if it can, in 3."""
@@ -139,6 +150,19 @@ def remembering(block: Callable, config: ViTConfig) -> Callable:
     policy = policies.nothing_saveable if config.rematerialise else kept
     # In a loop there are no common subexpressions to find.
     return jax.checkpoint(block, prevent_cse=execution.unrolled, policy=policy)
+
+
+def gelu(config: ViTConfig) -> Callable[[jax.Array], jax.Array]:
+    """Chooses the activation function of the MLP."""
+    return quick_gelu if config.quick_gelu else _tanh_gelu if config.tanh_gelu else _exact_gelu
+
+
+def _exact_gelu(x):
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _tanh_gelu(x):
+    return jax.nn.gelu(x, approximate=True)
 
 
 def layer_norm(config: ViTConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:

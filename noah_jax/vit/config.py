@@ -2,16 +2,17 @@
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Literal
 
 from noah_jax.vit.execution import Execution
 
-_SHAPES = {  # width, depth, heads
+_SHAPES: dict[str, tuple[int, ...]] = {  # width, depth, heads, and the MLP's if not 4 * width
     "ti": (192, 12, 3),
     "s": (384, 12, 6),
     "b": (768, 12, 12),
     "l": (1024, 24, 16),
     "h": (1280, 32, 16),
+    "so400m": (1152, 27, 16, 4304),  # arXiv 2305.13035
 }
 _PATCH_SIZES = (8, 14, 16, 32)
 _VARIANTS: dict[str, dict[str, Any]] = {
@@ -19,6 +20,9 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
     "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
     "_dist": {"registers": 1},  # distilled DeiT; the register is its distillation token
+    "_dinov3": {"registers": 4, "rope": True, "epsilon": 1e-5},
+    "_siglip": {"pooling": "attention", "tanh_gelu": True},  # SigLIP 2 as well
+    "_siglip_mean": {"pooling": "mean", "tanh_gelu": True},  # a tower without pooling head
 }
 
 
@@ -36,9 +40,13 @@ class ViTConfig:
     patch_size: int
     image_size: int = 224  # pixels, height and width
     num_classes: int = 1000
-    registers: int = 0  # tokens between class token and patches, without a position
+    mlp_width: int | None = None  # of the MLP's hidden layer; None = 4 * width
+    pooling: Literal["class", "attention", "mean"] = "class"  # else there is no class token
+    registers: int = 0  # tokens before the patches, without a position
+    rope: bool = False  # queries and keys turn with the patch's place; no position table
     pre_norm: bool = False  # a layer norm before the first block, and no bias in the embedding
     quick_gelu: bool = False  # in the MLP, instead of the exact GELU
+    tanh_gelu: bool = False  # in the MLP, the GELU's approximation by tanh
     epsilon: float = 1e-6  # of the layer norms
     antialias: bool = False  # how a position table of another size is interpolated
     drop_path: float = 0.1  # of the last block; linear over depth from 0
@@ -60,9 +68,12 @@ class ViTConfig:
     def named(cls, name: str, **overrides: Any) -> "ViTConfig":
         """Makes the config of a name, e.g. `vit_b16`, `vit_s14_reg4` or `vit_l14_clip`.
 
-        `vit_<ti|s|b|l|h><patch size>` is the plain ViT. The suffix `_clip` means the image tower of
-        OpenAI's CLIP, `_reg4` DINOv2 with registers, `_dist` the distilled DeiT. OpenCLIP's own
-        models have another GELU than OpenAI's, and a weight file does not say which one it needs.
+        `vit_<ti|s|b|l|h|so400m><patch size>` is the plain ViT. The suffix `_clip` means the image
+        tower of OpenAI's CLIP, `_reg4` DINOv2 with registers, `_dist` the distilled DeiT, `_dinov3`
+        DINOv3 but for its sizes with a gated MLP. `_siglip` is SigLIP's or SigLIP 2's image tower,
+        with its pooling head, which stays frozen, and `_siglip_mean` a tower without one, whose
+        patches are averaged. OpenCLIP's own models have another GELU than OpenAI's, and a weight
+        file does not say which one it needs.
 
         Args:
           overrides: other fields of the config.
@@ -70,21 +81,31 @@ class ViTConfig:
         Raises:
           ValueError: the name is unknown, or the patch size does not divide the image size.
         """
-        match = re.fullmatch(r"vit_([a-z]+)(\d+)(_\w+)?", name)
+        match = re.fullmatch(r"vit_([a-z0-9]*?[a-z])(\d+)(_\w+)?", name)
         shape, patch_size, variant = match.groups("") if match else ("", "0", "")
         if shape not in _SHAPES or int(patch_size) not in _PATCH_SIZES or variant not in _VARIANTS:
             raise ValueError(
                 f"unknown ViT {name!r}: expected vit_<{'|'.join(_SHAPES)}><patch size>"
                 f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
             )
-        width, depth, heads = _SHAPES[shape]
-        size = int(patch_size)
-        return cls(width, depth, heads, size, **_VARIANTS[variant], **overrides)
+        names = ("width", "depth", "heads", "mlp_width")
+        fields: dict[str, Any] = dict(zip(names, _SHAPES[shape], strict=False))
+        return cls(patch_size=int(patch_size), **fields, **_VARIANTS[variant], **overrides)
+
+    @property
+    def class_tokens(self) -> int:
+        """The number of class tokens, 1 or 0."""
+        return int(self.pooling == "class")
+
+    @property
+    def first_patch(self) -> int:
+        """The number of tokens before the patches: class token and registers."""
+        return self.class_tokens + self.registers
 
     @property
     def first_slot(self) -> int:
         """The number of tokens before the slots of prompts: class token, registers, patches."""
-        return 1 + self.registers + self.grid**2
+        return self.first_patch + self.grid**2
 
     @property
     def grid(self) -> int:

@@ -1,9 +1,10 @@
 """Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
 
-The same code is DeiT, DINO, DINOv2 (with registers too), MAE's encoder and CLIP's image tower. The
-blocks are stacked in one set of arrays `[depth, ...]`. `lax.scan` runs them, so that compile time
-does not grow with depth, or each is a part of the program, which is faster on a GPU or TPU; see
-execution.py. The genome is an argument, as the images are. No shape depends on it.
+The same code is DeiT, DeiT III, DINO, DINOv2 (with registers too), DINOv3, MAE's encoder, and the
+image towers of CLIP, SigLIP and SigLIP 2. The blocks are stacked in one set of arrays
+`[depth, ...]`. `lax.scan` runs them, so that compile time does not grow with depth, or each is a
+part of the program, which is faster on a GPU or TPU; see execution.py. The genome is an argument,
+as the images are. No shape depends on it.
 """
 
 import operator
@@ -17,6 +18,7 @@ from flax import nnx
 from noah_jax.space.genomes import ALL_MODULES, MODULES
 from noah_jax.vit.block import Block, layer_norm, remembering
 from noah_jax.vit.config import ViTConfig
+from noah_jax.vit.pooling import AttentionPool
 from noah_jax.vit.prompts import Noise, PromptParam, draw_noise
 
 _NORMAL = nnx.initializers.truncated_normal(0.02)  # one object, so that equal models compare equal
@@ -24,7 +26,7 @@ Gather = Callable[[nnx.State], nnx.State]  # of the weights of a block, one arra
 
 
 class ViT(nnx.Module):
-    """A classifier on the class token: `model(images, genome)` → logits.
+    """A classifier on the class token, or on the pooled patches: `model(images, genome)` → logits.
 
     Args:
       config: the shape and the dtype.
@@ -45,13 +47,13 @@ class ViT(nnx.Module):
         self.patch_embed = nnx.Linear(
             3 * config.patch_size**2, d, use_bias=not config.pre_norm, dtype=dtype, rngs=rngs
         )
-        self.cls_token = nnx.Param(_NORMAL(rngs.params(), (1, 1, d), jnp.float32))
-        self.pos_embed = nnx.Param(_NORMAL(rngs.params(), (1, 1 + config.grid**2, d), jnp.float32))
-        self.register_tokens = (
-            nnx.Param(_NORMAL(rngs.params(), (1, config.registers, d), jnp.float32))
-            if config.registers
-            else None
-        )
+
+        def tokens(count):
+            return nnx.Param(_NORMAL(rngs.params(), (1, count, d), jnp.float32)) if count else None
+
+        self.cls_token = tokens(config.class_tokens)
+        self.pos_embed = tokens(0 if config.rope else config.class_tokens + config.grid**2)
+        self.register_tokens = tokens(config.registers)
         self.norm_pre = layer_norm(config, rngs) if config.pre_norm else None
 
         @nnx.split_rngs(splits=config.depth)
@@ -61,6 +63,7 @@ class ViT(nnx.Module):
 
         self.blocks = stack(rngs)
         self.norm = layer_norm(config, rngs)
+        self.pool = AttentionPool(config, rngs=rngs) if config.pooling == "attention" else None
         self.head = nnx.Linear(
             d, config.num_classes, kernel_init=_NORMAL, dtype=jnp.float32, rngs=rngs
         )
@@ -79,12 +82,19 @@ class ViT(nnx.Module):
         p, dtype = self.config.patch_size, jnp.dtype(self.config.dtype)
         patches = images.astype(dtype).reshape(b, grid, p, grid, p, 3).swapaxes(2, 3)
         x = self.patch_embed(patches.reshape(b, grid * grid, p * p * 3))
-        positions = self.pos_embed[...].astype(dtype)
-        prefix = self.cls_token[...].astype(dtype) + positions[:, :1]
+        positions = None if self.pos_embed is None else self.pos_embed[...].astype(dtype)
+        before = []
+        if self.cls_token is not None:
+            token = self.cls_token[...].astype(dtype)
+            before.append(token if positions is None else token + positions[:, :1])
         if self.register_tokens is not None:
-            prefix = jnp.concatenate([prefix, self.register_tokens[...].astype(dtype)], axis=1)
-        prefix = jnp.broadcast_to(prefix, (b, *prefix.shape[1:]))
-        x = jnp.concatenate([prefix, x + positions[:, 1:]], axis=1)
+            before.append(self.register_tokens[...].astype(dtype))
+        if before:
+            prefix = jnp.concatenate(before, axis=1)
+            before = [jnp.broadcast_to(prefix, (b, *prefix.shape[1:]))]
+        if positions is not None:
+            x = x + positions[:, self.config.class_tokens :]
+        x = jnp.concatenate([*before, x], axis=1)
         if self.norm_pre is not None:
             x = self.norm_pre(x).astype(dtype)
         slots = self.max_vpt
@@ -191,5 +201,17 @@ class ViT(nnx.Module):
         """
         if train and key is None:
             raise ValueError("train=True needs a key")
-        tokens = self.features(images, genome, key if train else None, wanted=1, gather=gather)
-        return self.head(self.norm(tokens[:, 0]))
+        wanted = self.config.class_tokens or None
+        tokens = self.features(images, genome, key if train else None, wanted, gather)
+        return self.head(self.representation(tokens))
+
+    def representation(self, tokens: jax.Array) -> jax.Array:
+        """Makes what the head classifies, `[b, d]`, of the `tokens` `[b, n, d]` of `features`.
+
+        It is the class token after the final layer norm, or what the patches are pooled to. Prompts
+        are not pooled.
+        """
+        if self.config.class_tokens:
+            return self.norm(tokens[:, 0])
+        patches = self.norm(tokens[:, self.config.first_patch : self.config.first_slot])
+        return self.pool(patches) if self.pool is not None else patches.mean(axis=1)

@@ -22,18 +22,24 @@ from noah_jax.interop import export, layouts, predict, subnet
 from noah_jax.interop.subnet import Subnet
 from noah_jax.pretrained import loading, weights
 from noah_jax.space.genomes import ALL_MODULES, by_module
-from noah_jax.vit import ViT
+from noah_jax.vit import ViT, ViTConfig
 from tests.helpers.models import TINY
 
 VIT = dataclasses.replace(TINY, depth=4)
+FAMILIES = {
+    "plain": VIT,
+    "dinov3": dataclasses.replace(VIT, registers=4, rope=True, epsilon=1e-5),
+    "siglip": dataclasses.replace(VIT, pooling="attention", tanh_gelu=True, mlp_width=100),
+    "mean": dataclasses.replace(VIT, pooling="mean", tanh_gelu=True),
+}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 SIZES = {"vpt": 4, "lora": 3, "adapter": 5, "parallel": 2}
 
 
-def _random(seed: int, columns: int, only: str = ""):
+def _random(seed: int, columns: int, only: str = "", vit: ViTConfig = VIT):
     """A ViT with random weights, a genome with gaps, and the subnet that they are."""
     rng = np.random.default_rng(seed)
-    model = ViT(VIT, SIZES, rngs=nnx.Rngs(0))
+    model = ViT(vit, SIZES, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
     state = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
     genome = np.zeros((VIT.depth, columns), np.int32)
@@ -42,7 +48,7 @@ def _random(seed: int, columns: int, only: str = ""):
             genome[:, i] = rng.integers(0, SIZES[name] + 1, VIT.depth)
             genome[0, i], genome[2, i] = SIZES[name], 0
     facts = {
-        "vit": {name: getattr(VIT, name) for name in subnet.SHAPE},
+        "vit": {name: getattr(vit, name) for name in subnet.SHAPE},
         "genome": genome.tolist(),
         "class_names": ["a", "b", "c d", "é", "<e>"],
         **{"mean": MEAN, "std": STD, "center_crop": False},
@@ -63,9 +69,9 @@ def _normalised(images):
     return ((images / np.float32(255) - np.float32(MEAN)) / np.float32(STD)).astype(np.float32)
 
 
-@pytest.mark.parametrize("columns", [3, 4])
-def test_compact_and_merged_are_the_masked_model(columns, tmp_path):
-    model, genome, found = _random(columns, columns)
+@pytest.mark.parametrize(("family", "columns"), [("plain", 3), *((name, 4) for name in FAMILIES)])
+def test_compact_and_merged_are_the_masked_model(family, columns):
+    model, genome, found = _random(columns, columns, vit=FAMILIES[family])
     expected = _logits(lambda images: model(images, genome))
     assert np.ptp(expected) > 0.1 and genome[0, 0] and not genome[2, :3].any()
     for one in (found, found.merged()):
@@ -192,8 +198,20 @@ def test_what_is_no_plain_vit_is_said():
     _, _, found = _random(0, 3)
     assert "vpt, adapter" in export._why_not_plain(found)
     _, _, found = _random(0, 3, only="lora")
-    found.facts["vit"]["registers"] = 4
-    assert "registers" in export._why_not_plain(found)
+    for name, value in {
+        **{"registers": 4, "rope": True, "pooling": "mean", "mlp_width": 100},
+        **{"pre_norm": True, "quick_gelu": True, "tanh_gelu": True},
+    }.items():
+        vit = found.facts["vit"] | {name: value}
+        other = dataclasses.replace(found, facts=found.facts | {"vit": vit})
+        assert export._why_not_plain(other) == f"the backbone is no plain ViT: {name}"
+
+
+def test_an_export_from_before_the_later_families_is_read():
+    _, _, found = _random(0, 3)
+    first = subnet.SHAPE[: subnet.SHAPE.index("epsilon") + 1]
+    older = found.facts | {"vit": {name: found.facts["vit"][name] for name in first}}
+    assert dataclasses.replace(found, facts=older).config == found.config
 
 
 def test_predictions(tmp_path):

@@ -277,19 +277,28 @@ def test_position_table_resize_equals_torch():
             ours = loading.resize_positions(table, 1 + side * side, antialias)
             np.testing.assert_allclose(ours[:, 1:], expected, atol=1e-5)
             np.testing.assert_array_equal(ours[:, :1], table[:, :1])
+            patches = loading.resize_positions(table[:, 1:], side * side, antialias)
+            np.testing.assert_array_equal(patches, ours[:, 1:])
+            with_zero = loading.resize_positions(table[:, 1:], 1 + side * side, antialias)
+            np.testing.assert_array_equal(with_zero[:, 1:], patches)
+            assert not with_zero[:, 0].any()
 
 
 # Without head, at 224 px (DINOv2: 518), as timm counts them, but here LayerScale is folded away
 # and the table of DINOv2 with registers has an entry for the class token, as in the original.
+# DINOv3 is the plain ViT with registers for a table, since its keys get a bias of zero.
 PARAMETERS = {
     "vit_ti16": 5_524_416,
     "vit_s32": 22_493_952,
     "vit_s16": 21_665_664,
+    "vit_s16_dinov3": 21_665_664 + (4 - 197) * 384,
     "vit_s8": 21_670_272,
     "vit_s14": 22_056_192 - 2 * 12 * 384,
     "vit_s14_reg4": 22_057_344 - 2 * 12 * 384 + 384,
     "vit_b32": 87_455_232,
     "vit_b16": 85_798_656,
+    "vit_b16_dinov3": 85_798_656 + (4 - 197) * 768,
+    "vit_b16_siglip": 92_884_224,
     "vit_b8": 85_807_872,
     "vit_b14": 86_579_712 - 2 * 12 * 768,
     "vit_b14_reg4": 86_582_016 - 2 * 12 * 768 + 768,
@@ -297,10 +306,13 @@ PARAMETERS = {
     "vit_b16_clip": 85_799_424,
     "vit_l32": 305_510_400,
     "vit_l16": 303_301_632,
+    "vit_l16_dinov3": 303_301_632 + (4 - 197) * 1024,
+    "vit_l16_siglip": 315_956_224 - (256 - 196) * 1024,  # published at 256 px
     "vit_l14": 304_367_616 - 2 * 24 * 1024,
     "vit_l14_reg4": 304_370_688 - 2 * 24 * 1024 + 1024,
     "vit_l14_clip": 303_179_776,
     "vit_h14": 630_764_800,
+    "vit_so400m14_siglip": 427_680_704,
 }
 
 

@@ -24,6 +24,21 @@ SHAPE = dict(
 MLP = dict(intermediate_size=128)
 REGISTERS = dict(registers=4, antialias=True)
 CLIP = dict(pre_norm=True, quick_gelu=True, epsilon=1e-5)
+DINOV3 = dict(registers=4, rope=True, epsilon=1e-5)
+TEXT = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=9)
+TOWER = SHAPE | dict(intermediate_size=100)  # as SigLIP's, not four times the width
+SIGLIP = dict(pooling="attention", tanh_gelu=True, mlp_width=100)
+
+
+def _dinov3(**others):
+    return transformers.DINOv3ViTModel(
+        transformers.DINOv3ViTConfig(**SHAPE | MLP | dict(num_register_tokens=4) | others)
+    )
+
+
+def _siglip_tower(**others):
+    return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**TOWER, **others))
+
 
 FAMILIES = {  # their model; what differs from a plain ViT in ours; layouts beside theirs
     "vit": (  # DINO's files too
@@ -39,7 +54,7 @@ FAMILIES = {  # their model; what differs from a plain ViT in ours; layouts besi
     "dinov2": (
         lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SHAPE)),
         {},
-        ["timm"],
+        ["timm", "deit3"],
     ),
     "dinov2 with registers": (
         lambda: transformers.Dinov2WithRegistersModel(
@@ -51,12 +66,33 @@ FAMILIES = {  # their model; what differs from a plain ViT in ours; layouts besi
     "clip": (
         lambda: transformers.CLIPModel(
             transformers.CLIPConfig(
-                text_config=dict(hidden_size=16, num_hidden_layers=3, vocab_size=9),
+                text_config=TEXT,
                 vision_config=dict(**SHAPE, **MLP),
             )
         ),
         CLIP,
         ["timm", "open_clip"],
+    ),
+    "dinov3": (_dinov3, DINOV3, []),
+    "dinov3 with wider heads": (
+        lambda: _dinov3(hidden_size=48, num_attention_heads=3),
+        DINOV3 | dict(width=48, heads=3, mlp_width=128),
+        [],
+    ),
+    "siglip": (  # SigLIP 2 of one resolution has the same classes
+        lambda: transformers.SiglipModel(
+            transformers.SiglipConfig(
+                text_config=TEXT | dict(bos_token_id=0, eos_token_id=1), vision_config=TOWER
+            )
+        ),
+        SIGLIP,
+        [],
+    ),
+    "siglip's tower": (_siglip_tower, SIGLIP, []),
+    "siglip's tower without pooling head": (
+        lambda: _siglip_tower(vision_use_head=False),
+        SIGLIP | dict(pooling="mean"),
+        [],
     ),
     "mae": (
         lambda: transformers.ViTMAEForPreTraining(
@@ -75,6 +111,14 @@ FAMILIES = {  # their model; what differs from a plain ViT in ours; layouts besi
 }
 
 
+POOL = (
+    *("fc1.bias [100]", "fc1.kernel [32, 100]", "fc2.bias [32]", "fc2.kernel [100, 32]"),
+    *("key_value.bias [64]", "key_value.kernel [32, 64]", "norm.bias [32]", "norm.scale [32]"),
+    *("probe [1, 1, 32]", "proj.bias [32]", "proj.kernel [32, 32]"),
+    *("query.bias [32]", "query.kernel [32, 32]"),
+)
+
+
 def _save(model, folder):
     """Every parameter random, those that start at zero or one included, in their own format."""
     generator = torch.Generator().manual_seed(0)
@@ -85,18 +129,21 @@ def _save(model, folder):
     return folder / "model.safetensors"
 
 
-def _class_token(model, images):
-    """Theirs, after the last layer norm."""
+def _representation(model, images):
+    """Theirs: the class token after the last layer norm, or what the patches are pooled to."""
     pixels = torch.tensor(images.transpose(0, 3, 1, 2))
     sizes = dict(interpolate_pos_encoding=True)
     with torch.no_grad():
-        if isinstance(model, transformers.CLIPModel):
+        if isinstance(model, transformers.CLIPModel | transformers.SiglipModel):
             return model.vision_model(pixels, **sizes).pooler_output.numpy()
+        if isinstance(model, transformers.SiglipVisionModel):
+            output = model(pixels, **sizes)
+            return (output.pooler_output if model.use_head else output[0].mean(1)).numpy()
         if isinstance(model, transformers.ViTMAEForPreTraining):
             patches = (images.shape[1] // 8) ** 2
             noise = torch.arange(patches).expand(len(images), patches)  # no patch changes its place
             return model.vit(pixels, noise=noise, **sizes).last_hidden_state[:, 0].numpy()
-        if "Dinov2" in type(model).__name__:  # interpolates without being told
+        if "dino" in type(model).__name__.lower():  # interpolates without being told
             return model(pixels).last_hidden_state[:, 0].numpy()
         return model(pixels, **sizes).last_hidden_state[:, 0].numpy()
 
@@ -139,10 +186,13 @@ def _timm(tensors):
     renamed |= {name: np.concatenate([qkv[part] for part in "qkv"]) for name, qkv in parts.items()}
     renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
     renamed["pos_embed"] = renamed["pos_embed"].reshape(1, -1, renamed["cls_token"].size)
-    if "reg_token" in renamed:  # timm has no position for the class token here
-        renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
-        renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
-    return renamed
+    return _deit3(renamed) if "reg_token" in renamed else renamed
+
+
+def _deit3(tensors):
+    """The tensors of timm's layout with the class token's position in the token itself."""
+    token, table = tensors["cls_token"], tensors["pos_embed"]
+    return tensors | {"cls_token": token + table[:, :1], "pos_embed": table[:, 1:]}
 
 
 def _open_clip(tensors):
@@ -171,6 +221,13 @@ def _open_clip(tensors):
     return renamed | {name: np.float32(x) for name, x in text.items()}
 
 
+_LAYOUTS = {
+    "timm": _timm,
+    "deit3": lambda tensors: _deit3(_timm(tensors)),
+    "open_clip": _open_clip,
+}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_transformers(family, tmp_path):
     """All layouts are compared, at the size of the weights, a larger and a smaller one."""
@@ -180,33 +237,67 @@ def test_equals_transformers(family, tmp_path):
     tensors = safetensors.numpy.load_file(files["transformers"])
     for layout in layouts:
         files[layout] = tmp_path / f"{layout}.safetensors"
-        converted = {"timm": _timm, "open_clip": _open_clip}[layout](tensors)
+        converted = _LAYOUTS[layout](tensors)
         safetensors.numpy.save_file(
             {name: np.ascontiguousarray(x) for name, x in converted.items()}, files[layout]
         )
     rng = np.random.default_rng(0)
     for image_size in (32, 48, 16):
-        config = ViTConfig(32, 2, 4, 8, image_size=image_size, num_classes=2, **differences)
+        shape = dict(width=32, depth=2, heads=4, patch_size=8, image_size=image_size)
+        config = ViTConfig(**shape | differences, num_classes=2)
         images = rng.normal(size=(2, image_size, image_size, 3)).astype(np.float32)
-        expected = _class_token(theirs, images)
+        expected = _representation(theirs, images)
         ours = ViT(config, NO_PROMPTS, rngs=nnx.Rngs(0))
         graphdef, _ = nnx.split(ours)
 
         @jax.jit
-        def class_token(state, images, graphdef=graphdef):
+        def representation(state, images, graphdef=graphdef):
             model = nnx.merge(graphdef, state)
-            return model.norm(model.features(images, np.zeros((2, 3), np.int32))[:, 0])
+            return model.representation(model.features(images, np.zeros((2, 3), np.int32)))
 
         for layout, file in files.items():
             pretrained.load(ours, file)
-            result = class_token(nnx.state(ours), images)
+            result = representation(nnx.state(ours), images)
             np.testing.assert_allclose(result, expected, atol=1e-4, err_msg=layout)
     assert np.abs(expected).max() > 0.5
+
+
+_ALSO_REFUSED = {  # families that no config stands for
+    "dinov3 with a gated mlp": lambda: _dinov3(use_gated_mlp=True),
+    "siglip 2 of any resolution": lambda: transformers.Siglip2VisionModel(
+        transformers.Siglip2VisionConfig(
+            **{name: x for name, x in TOWER.items() if name != "image_size"}, num_patches=16
+        )
+    ),
+}
 
 
 @pytest.mark.parametrize(
     ("family", "differences", "complaints"),
     [
+        (
+            "dinov3 with a gated mlp",
+            DINOV3,
+            [
+                f"unexpected layer.{i}.mlp.gate_proj.{part}"
+                for i in range(2)
+                for part in ("bias [128]", "weight [128, 32]")
+            ],
+        ),
+        (
+            "siglip 2 of any resolution",
+            SIGLIP,
+            [
+                "missing patch_embed.kernel [192, 32]",
+                "unexpected embeddings.patch_embedding.weight [32, 192]",
+            ],
+        ),
+        ("siglip's tower without pooling head", SIGLIP, [f"missing pool.{name}" for name in POOL]),
+        (
+            "siglip's tower",
+            SIGLIP | dict(pooling="mean"),
+            [f"unexpected pool.{name}" for name in POOL],
+        ),
         (
             "clip",
             {},
@@ -230,7 +321,8 @@ def test_equals_transformers(family, tmp_path):
     ],
 )
 def test_a_file_of_another_family_does_not_fit(family, differences, complaints, tmp_path):
-    file = _save(FAMILIES[family][0](), tmp_path)
+    build = _ALSO_REFUSED.get(family) or FAMILIES[family][0]
+    file = _save(build(), tmp_path)
     config = ViTConfig(32, 2, 4, 8, image_size=32, **differences)
     with pytest.raises(UserError) as error:
         pretrained.backbone(config, file)
