@@ -13,19 +13,20 @@ from noah_jax.vit import ViTConfig
 
 def tokens(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
     """Counts the tokens: class token, registers, patches and slots for prompts."""
-    return 1 + config.registers + config.grid**2 + max_sizes["vpt"]
+    return config.first_slot + max_sizes["vpt"]
 
 
 def forward(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
     """Counts the operations for the logits of one image.
 
     The last block computes queries, keys and values for all tokens. It computes attention,
-    projection, MLP and adapter for the class token alone, since only that reaches the head.
+    projection, MLP and adapter for the class token alone, since only that reaches the head; without
+    a class token it is like the others. A pooling head is left out (1 % of a SigLIP's).
     """
     n, blocks = tokens(config, max_sizes), config.depth - 1
     total = _embedding(config) + _head(config)
     total += blocks * sum(_block(config, max_sizes, n, n))
-    return total + sum(_block(config, max_sizes, n, 1))
+    return total + sum(_block(config, max_sizes, n, config.class_tokens or n))
 
 
 def training_step(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
@@ -39,7 +40,7 @@ def training_step(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
     """
     n, blocks = tokens(config, max_sizes), config.depth - 1
     total = forward(config, max_sizes) + 2 * _head(config)
-    for count, queries in ((blocks, n), (1, 1)):
+    for count, queries in ((blocks, n), (1, config.class_tokens or n)):
         frozen, attention, trained = _block(config, max_sizes, n, queries)
         total += count * (frozen + 2 * attention + 2 * trained)
     return total
@@ -56,7 +57,7 @@ def _head(config) -> int:
 def _block(config, max_sizes, n: int, queries: int) -> tuple[int, int, int]:
     """Counts a block's forward products: with frozen weights, of attention, of prompt modules."""
     d, lora, adapter = config.width, max_sizes["lora"], max_sizes["adapter"]
-    frozen = 2 * n * d * 3 * d + 2 * queries * (d * d + 2 * d * 4 * d)
+    frozen = 2 * n * d * 3 * d + 2 * queries * (d * d + 2 * d * (config.mlp_width or 4 * d))
     attention = 2 * 2 * queries * n * d
     trained = 2 * n * lora * (d + 3 * d) + 2 * queries * 2 * d * adapter
     return frozen, attention, trained
