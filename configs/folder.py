@@ -1,9 +1,9 @@
-"""Your own images: `--config=configs/folder.py:<dir>[,method=…,seed=…]`.
+"""Your own images: `--config=configs/folder.py:PLACE[,method=…,seed=…]`.
 
-`<dir>` holds either VTAB-1k lists (train800.txt, val200.txt, train800val200.txt, test.txt, lines
-`images/… label`) or one folder per class. A fifth of the images of each class is for the test, and
-a fifth of the rest for validation; `split_seed` draws them. Several folders, side by side, are
-joined by +; `shots=8` trains on 8 images a class.
+`PLACE` is a folder with a folder for each class, on their own or inside train/, val/ and test/; or
+with a CSV, parquet files or VTAB-1k's lists; or such a file itself, or `hf://OWNER/NAME` on the
+Hugging Face hub: see "What you can bring" in configs/README.md. `split_seed` draws the splits that
+are not there. Several places, side by side, are joined by +; `shots=8` trains on 8 images a class.
 
 These figures were measured on two CPU cores in float32, seed 0, with an eighth of the paper's
 epochs or fewer. Since then the last block computes the class token alone, which draws other random
