@@ -1,6 +1,7 @@
 """The shape of a Vision Transformer, without JAX."""
 
 import dataclasses
+import itertools
 import re
 from typing import Any
 
@@ -17,9 +18,12 @@ _PATCH_SIZES = (8, 14, 16, 32)
 _VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
+    "_openclip": {"pre_norm": True, "epsilon": 1e-5},  # OpenCLIP's own, with the exact GELU
     "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
     "_dist": {"registers": 1},  # distilled DeiT; the register is its distillation token
+    "_moco": {},  # MoCo v3
 }
+_MOCO_HEADS = {"s": 12}  # where MoCo v3 has others than its shape (arXiv 2104.02057)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,8 @@ class ViTConfig:
     """The shape of a ViT, and how it computes.
 
     Raises:
-      ValueError: the patch size does not divide the image size.
+      ValueError: the patch size does not divide the image size, or the heads do not divide the
+        width.
     """
 
     width: int
@@ -55,20 +60,27 @@ class ViTConfig:
                 f"image_size {self.image_size} is not divisible by the patch size "
                 f"{self.patch_size}; use {' or '.join(map(str, near))}"
             )
+        if self.heads < 1 or self.width % self.heads:
+            fit = [n for n in range(1, self.width + 1) if self.width % n == 0]
+            raise ValueError(
+                f"heads {self.heads} do not divide the width {self.width}; "
+                f"use one of {', '.join(map(str, fit[: len(fit) // 2 + 1]))}"
+            )
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> "ViTConfig":
         """Makes the config of a name, e.g. `vit_b16`, `vit_s14_reg4` or `vit_l14_clip`.
 
         `vit_<ti|s|b|l|h><patch size>` is the plain ViT. The suffix `_clip` means the image tower of
-        OpenAI's CLIP, `_reg4` DINOv2 with registers, `_dist` the distilled DeiT. OpenCLIP's own
-        models have another GELU than OpenAI's, and a weight file does not say which one it needs.
+        OpenAI's CLIP, `_openclip` that of OpenCLIP's own models, which have another GELU, `_reg4`
+        DINOv2 with registers, `_dist` the distilled DeiT, `_moco` MoCo v3, whose ViT-S has 12
+        heads. A weight file says neither its GELU nor its heads.
 
         Args:
-          overrides: other fields of the config.
+          overrides: other fields of the config, or these fields with other values.
 
         Raises:
-          ValueError: the name is unknown, or the patch size does not divide the image size.
+          ValueError: the name is unknown, or see the class.
         """
         match = re.fullmatch(r"vit_([a-z]+)(\d+)(_\w+)?", name)
         shape, patch_size, variant = match.groups("") if match else ("", "0", "")
@@ -78,8 +90,17 @@ class ViTConfig:
                 f"[{'|'.join(filter(None, _VARIANTS))}], patch size one of {_PATCH_SIZES}"
             )
         width, depth, heads = _SHAPES[shape]
-        size = int(patch_size)
-        return cls(width, depth, heads, size, **_VARIANTS[variant], **overrides)
+        if variant == "_moco":
+            heads = _MOCO_HEADS.get(shape, heads)
+        fields = {"width": width, "depth": depth, "heads": heads, "patch_size": int(patch_size)}
+        return cls(**(fields | _VARIANTS[variant] | overrides))
+
+    @classmethod
+    def names(cls, **facts: Any) -> list[str]:
+        """Lists the names for `named` whose configs have these values of fields."""
+        parts = itertools.product(["vit_"], _SHAPES, map(str, _PATCH_SIZES), _VARIANTS)
+        configs = {name: cls.named(name, image_size=0) for name in map("".join, parts)}
+        return [name for name, config in configs.items() if facts.items() <= vars(config).items()]
 
     @property
     def first_slot(self) -> int:
