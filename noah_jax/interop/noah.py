@@ -3,6 +3,7 @@
 Facts about the original are from its PyTorch code, github.com/ZhangYuanhan-AI/NOAH.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -69,7 +70,8 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     backbone = convert(
         {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
     )
-    nnx.update(model, arrange(nnx.state(model), backbone | ours, source))
+    whole = dataclasses.replace(backbone, tensors={**backbone, **ours})
+    nnx.update(model, arrange(nnx.state(model), whole, source))
 
 
 def _first(theirs: np.ndarray, size: int, axis: int | None) -> np.ndarray:

@@ -211,9 +211,9 @@ def test_equals_transformers(family, tmp_path):
             "clip",
             {},
             [
-                "missing patch_embed.bias [32]",
-                "unexpected norm_pre.bias [32]",
-                "unexpected norm_pre.scale [32]",
+                "missing vision_model.embeddings.patch_embedding.bias [32]",
+                "unexpected vision_model.pre_layrnorm.bias [32]",
+                "unexpected vision_model.pre_layrnorm.weight [32]",
             ],
         ),
         (
@@ -222,11 +222,18 @@ def test_equals_transformers(family, tmp_path):
             [
                 "missing norm_pre.bias [32]",
                 "missing norm_pre.scale [32]",
-                "unexpected patch_embed.bias [32]",
+                "unexpected embeddings.patch_embeddings.projection.bias [32]",
             ],
         ),
-        ("dinov2 with registers", {}, ["unexpected register_tokens [1, 4, 32]"]),
-        ("deit", REGISTERS, ["register_tokens is [1, 1, 32], expected [1, 4, 32]"]),
+        ("dinov2 with registers", {}, ["unexpected embeddings.register_tokens [1, 4, 32]"]),
+        (
+            "deit",
+            REGISTERS,
+            [
+                "embeddings.distillation_token with embeddings.position_embeddings is "
+                "[1, 1, 32], expected [1, 4, 32]"
+            ],
+        ),
     ],
 )
 def test_a_file_of_another_family_does_not_fit(family, differences, complaints, tmp_path):
@@ -250,4 +257,4 @@ def test_a_table_serves_both_ways(table):
     for name, tensor in ours.items():
         np.testing.assert_array_equal(again[name], tensor)
     with pytest.raises(KeyError, match="lora"):
-        rename(table, ours | {"blocks.0.lora.a": np.zeros((8, 2))})
+        rename(table, {**ours, "blocks.0.lora.a": np.zeros((8, 2))})
