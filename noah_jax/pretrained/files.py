@@ -199,6 +199,11 @@ def is_torch(path: pathlib.Path) -> bool:
     return start == b"PK" and any(re.fullmatch("([^/]*/)?data.pkl", x) for x in _members(path))
 
 
+def is_program(path: pathlib.Path) -> bool:
+    """Tells whether a zip file is a program of TorchScript."""
+    return any(re.fullmatch("([^/]*/)?constants.pkl", name) for name in _members(path))
+
+
 def _members(path: pathlib.Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:

@@ -6,6 +6,7 @@ They save other models and heads beside the backbone, too.
 
 import dataclasses
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable
 
@@ -84,6 +85,18 @@ def find(names: Collection[str], path: object) -> Place:
     return Place(prefix, *rows[prefix], tuple(notes))
 
 
+def has_layout(names: Iterable[str]) -> bool:
+    """Tells whether some of the tensors have the names of a known layout, with any prefix."""
+    marks = tuple(mark for mark, _, _ in FORMATS)
+    return any(unwrapped(name).endswith(marks) for name in names)
+
+
+def role(name: str) -> int:
+    """Tells whether a name is of a moving average, 1, of what it is made of, -1, or neither, 0."""
+    words = set(re.split(r"[._/]", name))
+    return -1 if words & _TRAINED else int(bool(words & _AVERAGED))
+
+
 def heads(names: Iterable[str], table: Table) -> list[str]:
     """Lists those tensors on which the features do not depend: of heads, and beside the network.
 
@@ -128,14 +141,14 @@ def _known(prefix: str, table: Table, names: Collection[str]) -> int:
 def _choose(prefixes: list[str], path: object) -> str:
     if len(prefixes) == 1:
         return prefixes[0]
-    words = {prefix: set(re.split(r"[._/]", prefix)) for prefix in prefixes}
-    averaged = [x for x in prefixes if words[x] & _AVERAGED and not words[x] & _TRAINED]
+    averaged = [prefix for prefix in prefixes if role(prefix) > 0]
     if len(averaged) == 1:
         return averaged[0]
+    command = f"python -m noah_jax.pretrained convert {shlex.quote(str(path))} NEW.safetensors"
     raise UserError(
         f"{path} holds {len(prefixes)} backbones, and nothing says which one is meant. Their "
-        f"tensors begin with {joined([prefix or 'nothing' for prefix in prefixes])}: "
-        "keep those of one in a file"
+        f"tensors begin with {joined([prefix or 'nothing' for prefix in prefixes])}: keep one, "
+        f"e.g. `{command} --keep={shlex.quote(max(prefixes))}`"
     )
 
 
