@@ -172,7 +172,8 @@ def arrange(
             shape = None if tensor is None else tensor.shape
             if shape != expected:
                 fits = False
-                problems |= weights.misfit(name, shape, expected)
+                for own, line in weights.misfit(name, shape, expected).items():
+                    problems[own] = problems.get(own) or line
         if not fits:
             continue
         # Stacked one parameter at a time, so that no second copy of a big model exists.
@@ -189,11 +190,11 @@ def arrange(
         filled.append((path, variable.replace(array)))
     for name in left:
         problems = weights.unexpected(name) | problems
-    if problems:
+    if lines := sorted(filter(None, problems.values()), key=_natural):
+        reasons = "".join(f"; {reason}" for reason in weights.reasons)
         raise UserError(
-            f"the weights in {source} do not fit the model ({len(problems)} problems)"
-            f"{''.join(f'; {reason}' for reason in weights.reasons)}:"
-            f"{listed(sorted(problems.values(), key=_natural))}"
+            f"the weights in {source} do not fit the model ({len(lines)} problems){reasons}:"
+            f"{listed(lines)}"
         )
     return nnx.from_flat_state(filled)
 

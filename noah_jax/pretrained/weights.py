@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,21 +59,22 @@ class Weights(Mapping[str, np.ndarray]):
           shape: the shape that it has; None = it is missing.
 
         Returns:
-          A line for each tensor of the file that is wrong, by its name without prefix.
+          A line for each tensor of the file that ours is made from, by its name without prefix;
+          empty for those that are right.
         """
         theirs, sizes = self._theirs(name), self._shapes(name, expected)
-        lines = {}
+        lines = dict.fromkeys(theirs, "")
         for own, size in zip(theirs, sizes or [expected] * len(theirs), strict=True):
             has = self.shapes.get(own) if name != own else shape  # of the file, or as it is here
             if has is None:
                 lines[own] = f"missing {self.prefix}{own} {list(size)}"
-            elif has != size and sizes:
+            elif sizes and has != size and (len(size) > 1 or math.prod(has) != size[0]):
                 lines[own] = f"{self.prefix}{own} is {list(has)}, expected {list(size)}"
-        if lines:
-            return lines
-        own = self.prefix + " with ".join(theirs)
-        what = f"is {list(shape)}" if shape else "has another number of axes"
-        return {theirs[0]: f"{own} {what}, expected {list(expected)}"}
+        if not any(lines.values()):
+            own = self.prefix + " with ".join(theirs)
+            what = f"is {list(shape)}" if shape else "has another number of axes"
+            lines[theirs[0]] = f"{own} {what}, expected {list(expected)}"
+        return lines
 
     def unexpected(self, name: str) -> dict[str, str]:
         """Says in the same way that a model has no place for one of our tensors."""
