@@ -215,7 +215,7 @@ def _members(path: pathlib.Path) -> list[str]:
 def _packed(path: pathlib.Path, start: bytes) -> str:
     """Describes a zip file or a pickle; empty for others."""
     if is_torch(path):
-        return f"it is a pickle, as of torch.save, which could run code. {convert_command(path)}"
+        return f"it is a checkpoint of PyTorch or another pickle. {convert_command(path)}"
     if not start.startswith(b"PK"):
         return ""
     if not (names := _members(path)):
