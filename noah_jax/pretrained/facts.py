@@ -80,8 +80,9 @@ def believed(
             f"heads={heads}, but {facts['heads'].origin}: leave out --config.heads, or take the "
             "config away if it is another model's"
         )
-    changed = {x: facts[x].value for x in facts if facts[x].value != getattr(config, x)}
-    notes = [f"{facts[x].origin}, which is used; {label} has {getattr(config, x)}" for x in changed]
+    own = {x: getattr(config, x) for x in facts}
+    changed = {x: facts[x].value for x in facts if facts[x].value != own[x]}
+    notes = [f"{facts[x].origin}, which is used; {label} has {_said(x, own[x])}" for x in changed]
     if config.pre_norm and "quick_gelu" not in facts and name not in BACKBONES:
         notes.append(_unknown_gelu(config, path, label))
     try:
@@ -96,8 +97,8 @@ def require_agreement(config: ViTConfig, path: pathlib.Path) -> None:
     for field in ("heads", "quick_gelu"):
         if field in facts and facts[field].value != (value := getattr(config, field)):
             raise UserError(
-                f"{path} is of another model: {facts[field].origin}, but the ViT's {field} is "
-                f"{value}"
+                f"{path} is of another model: {facts[field].origin}, but the ViT has "
+                f"{_said(field, value)}"
             )
 
 
@@ -181,6 +182,13 @@ def _checked(field: str, value: Any, origin: str) -> Any:
     if type(value) is not int or not 0 < value < _LARGEST:
         raise UserError(f"{origin}: expected a number")
     return value
+
+
+def _said(field: str, value: Any) -> str:
+    """The value of a field as a user would say it."""
+    if field == "quick_gelu":
+        return "the quick GELU" if value else "the exact GELU"
+    return str(value)
 
 
 def _unknown_gelu(config: ViTConfig, path: pathlib.Path, label: str) -> str:
