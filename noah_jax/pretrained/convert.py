@@ -4,6 +4,7 @@ This module alone needs torch. Its reader makes only tensors, NumPy's arrays and
 the place of a class that is data, such as argparse.Namespace, there is a dict.
 """
 
+import _compat_pickle
 import collections
 import contextlib
 import importlib
@@ -80,7 +81,7 @@ def convert(path: pathlib.Path, out: pathlib.Path | None, keep: str = "") -> lis
     tensors = {name: x for name, x in found.items() if name.startswith(keep)}
     if not tensors:
         raise UserError(
-            f"{path} has no tensor whose name begins with {keep}: {joined(list(found))}"
+            f"{path} has no tensor whose name begins with {keep}: {joined(sorted(found))}"
         )
     _refuse_claims(tensors, path, torch)
     # safetensors takes no two tensors that share memory, and none with gaps.
@@ -117,8 +118,9 @@ def _load(path: pathlib.Path, torch) -> Any:
     while True:
         pairs = [(x, name) for name, x in allowed.items()]
         try:
-            with torch.serialization.safe_globals(pairs):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            # Of a path torch.load would judge by the suffix.
+            with torch.serialization.safe_globals(pairs), open(path, "rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can make it raise anything
             name = _unknown_class(str(error))
             if not name or name in allowed:
@@ -130,7 +132,8 @@ def _unknown_class(message: str) -> str:
     """The name of the class that the reader did not know; empty if it may not be replaced."""
     match = re.search(r"GLOBAL ([\w.]+) was not an allowed global", message)
     name = match[1] if match else ""
-    refused = {*sys.stdlib_module_names, "torch", "numpy"} - _DATA
+    python = {*sys.stdlib_module_names, *_compat_pickle.IMPORT_MAPPING}  # under its old names, too
+    refused = {*python, "torch", "numpy"} - _DATA
     return "" if name.split(".")[0] in refused else name
 
 
