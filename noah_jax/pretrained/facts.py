@@ -83,7 +83,8 @@ def believed(
     own = {x: getattr(config, x) for x in facts}
     changed = {x: facts[x].value for x in facts if facts[x].value != own[x]}
     notes = [f"{facts[x].origin}, which is used; {label} has {_said(x, own[x])}" for x in changed]
-    if config.pre_norm and "quick_gelu" not in facts and name not in BACKBONES:
+    # The name of a backbone, or of OpenCLIP's models, is not given by chance.
+    if config.quick_gelu and "quick_gelu" not in facts and name not in BACKBONES:
         notes.append(_unknown_gelu(config, path, label))
     try:
         return dataclasses.replace(config, **changed), tuple(notes)

@@ -12,7 +12,7 @@ from noah_jax.pretrained.containers import EXPECTED
 _SUFFIXES = (".safetensors", ".npz", ".onnx", ".whl")
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pyth", ".pkl", ".pickle")
 _INDEX = ".index.json"
-_LARGEST_JSON = 32 << 20  # bytes
+_LARGEST_JSON = 8 << 20  # bytes
 _PART = re.compile(r"(.*?)[-_.]?(\d{1,6})[-_]of[-_](\d{1,6})(\D*)")
 _MOST_PARTS = 10_000
 
@@ -113,6 +113,7 @@ def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     if several := indexes or weights:
         raise UserError(f"{folder} holds several files of weights, name one: {joined(several)}")
     torch = [name for name in names if name.endswith(_TORCH_SUFFIXES)]
+    torch.sort(key=lambda name: "model" not in name)  # an optimizer may lie beside it
     advice = f". {convert_command(folder / torch[0])}" if torch else ""
     entries = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     raise UserError(
@@ -156,6 +157,8 @@ _SIGNATURES = (  # where, bytes, what has them there, what to do
     (0, b"7z\xbc\xaf", "a 7-Zip archive", _UNPACK),
     (0, b"Rar!", "a RAR archive", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"PAR1", "a Parquet table", ""),
+    (0, b"MATLAB", "a file of MATLAB", ""),
     (0, b"%PDF", "a PDF", ""),
     (0, b"\x89PNG", "an image (PNG)", ""),
     (0, b"\xff\xd8\xff", "an image (JPEG)", ""),

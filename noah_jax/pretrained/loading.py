@@ -181,12 +181,15 @@ def arrange(
         name = ".".join(map(str, path))
         array = arrays[0] if name in found else np.stack(arrays)
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
-            problems[name] = f"{name} holds {array.dtype}, expected {variable.dtype}"
+            own = weights.called(next(iter(found)))
+            problems[own] = f"{own} holds {array.dtype}, expected {variable.dtype}"
             continue
         with np.errstate(all="ignore"):
             array = array.astype(variable.dtype, copy=False)
-        if not np.isfinite(array).all():
-            problems[name] = f"{name} has values that are not finite"
+        parts = [array] if name in found else array
+        for own, part in zip(map(weights.called, found), parts, strict=True):
+            if not np.isfinite(part).all():
+                problems[own] = f"{own} has values that are not finite"
         filled.append((path, variable.replace(array)))
     for name in left:
         problems = weights.unexpected(name) | problems

@@ -6,6 +6,7 @@ import math
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,6 +51,10 @@ class Weights(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def called(self, name: str) -> str:
+        """The name in the file of one of our tensors, or the names of those it is made from."""
+        return self.prefix + " with ".join(self._entry(name)[1])
+
     def misfit(
         self, name: str, shape: tuple[int, ...] | None, expected: tuple[int, ...]
     ) -> dict[str, str]:
@@ -62,7 +67,7 @@ class Weights(Mapping[str, np.ndarray]):
           A line for each tensor of the file that ours is made from, by its name without prefix;
           empty for those that are right.
         """
-        theirs, sizes = self._theirs(name), self._shapes(name, expected)
+        theirs, sizes = self._entry(name)[1], self._shapes(name, expected)
         lines = dict.fromkeys(theirs, "")
         for own, size in zip(theirs, sizes or [expected] * len(theirs), strict=True):
             has = self.shapes.get(own) if name != own else shape  # of the file, or as it is here
@@ -71,29 +76,32 @@ class Weights(Mapping[str, np.ndarray]):
             elif sizes and has != size and (len(size) > 1 or math.prod(has) != size[0]):
                 lines[own] = f"{self.prefix}{own} is {list(has)}, expected {list(size)}"
         if not any(lines.values()):
-            own = self.prefix + " with ".join(theirs)
             what = f"is {list(shape)}" if shape else "has another number of axes"
-            lines[theirs[0]] = f"{own} {what}, expected {list(expected)}"
+            lines[theirs[0]] = f"{self.called(name)} {what}, expected {list(expected)}"
         return lines
 
     def unexpected(self, name: str) -> dict[str, str]:
         """Says in the same way that a model has no place for one of our tensors."""
-        theirs = self._theirs(name)
+        theirs = self._entry(name)[1]
         if self._shapes(name, self.tensors[name].shape) is None:
             theirs = theirs[:1]  # the others may have a place
         shapes = {own: list(self.shapes.get(own, self.tensors[name].shape)) for own in theirs}
         return {own: f"unexpected {self.prefix}{own} {shape}" for own, shape in shapes.items()}
 
-    def _theirs(self, name: str) -> list[str]:
-        """The names of the layout's tensors that one of ours is made from."""
-        entry = self.table.get(re.sub(r"^blocks\.\d+", "blocks.{i}", name))
+    def _entry(self, name: str) -> tuple[Any, list[str]]:
+        """The layout's entry for one of our tensors, or None, and the names that it has there."""
         block = re.match(r"blocks\.(\d+)", name)
-        number = block[1] if block else ""
-        return [own.replace("{i}", number) for own in entry.names] if entry else [name]
+        entry = self.table.get(re.sub(r"^blocks\.\d+", "blocks.{i}", name))
+        theirs = (
+            [own.replace("{i}", block[1] if block else "") for own in entry.names] if entry else []
+        )
+        if not theirs or (name in self.shapes and theirs[0] not in self.shapes):
+            return None, [name]  # none, or the file has a tensor of this very name instead
+        return entry, theirs
 
     def _shapes(self, name: str, ours: tuple[int, ...]) -> list[tuple[int, ...]] | None:
         """The shapes of the layout's tensors for one of ours; None if they cannot be known."""
-        entry = self.table.get(re.sub(r"^blocks\.\d+", "blocks.{i}", name))
+        entry, _ = self._entry(name)
         if entry is None:
             return [ours]
         if entry.theirs is None:
@@ -166,7 +174,7 @@ def convert(raw: Raw, path: pathlib.Path | str) -> Weights:
     inside = {
         name.removeprefix(prefix): read for name, read in named.items() if name.startswith(prefix)
     }
-    tensors, used = _renamed(inside, table)
+    tensors, used = _renamed(inside, table, prefix)
     _fold_layer_scale(tensors)
     left = {name for name in inside.keys() - used if not re.fullmatch(place.ignored, name)}
     heads = prefixes.heads(left, table)
@@ -187,7 +195,9 @@ def convert(raw: Raw, path: pathlib.Path | str) -> Weights:
     )
 
 
-def _renamed(raw: Raw, table: Table) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+def _renamed(
+    raw: Raw, table: Table, prefix: str
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
     """Makes our tensors from the layout's; returns also the shapes of those that were used."""
     numbers = [re.search(r"(?:block_|blocks\.|layers?\.)(\d{1,4})\b", name) for name in raw]
     blocks = sorted({int(match[1]) for match in numbers if match})
@@ -198,7 +208,7 @@ def _renamed(raw: Raw, table: Table) -> tuple[dict[str, np.ndarray], dict[str, t
             names = [name.replace("{i}", str(i)) for name in source.names]
             if not all(name in raw for name in names):
                 continue  # `arrange` reports that ours is missing
-            parts = [_float32(name, raw[name]()) for name in names]
+            parts = [_float32(prefix + name, raw[name]()) for name in names]
             try:
                 tensors[pattern.replace("{i}", str(i))] = source.ours(*parts)
                 used |= {name: part.shape for name, part in zip(names, parts, strict=True)}

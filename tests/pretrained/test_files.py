@@ -226,6 +226,7 @@ def test_a_tensor_in_two_parts_is_refused(tmp_path):
     [
         ([], "holds no weights: expected a file .*; it has nothing"),
         (["pytorch_model.bin", "vocab.txt"], "Convert PyTorch's file with .*pytorch_model.bin`"),
+        (["optimizer.pt", "rng.pth", "w_model.pt"], "Convert PyTorch's file with .*w_model.pt`"),
         (["a.npz", "b.npz"], "holds several files of weights, name one: a.npz, b.npz"),
         (["a.safetensors", "b.onnx"], "name one: a.safetensors, b.onnx"),
         (["checkpoint", "model.ckpt-1.index"], "it has checkpoint, model.ckpt-1.index$"),

@@ -179,7 +179,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.load(_vit(), tmp_path / "odd.safetensors")
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
-        "blocks.fc1.kernel has values that are not finite",
+        "blocks.1.mlp.fc1.weight has values that are not finite",
         "norm.bias has values that are not finite",
     ]
 
