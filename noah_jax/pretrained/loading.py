@@ -66,7 +66,7 @@ def backbone_and_notes(config: ViTConfig, name_or_path: str) -> tuple[nnx.State,
     state = arrange(abstract, weights, name_or_path, config.antialias)
     if name_or_path not in BACKBONES:
         facts.require_agreement(config, paths(name_or_path)[0])
-    return state, weights.notes
+    return state, (*weights.notes, *_moco(config, weights.prefix, name_or_path))
 
 
 def read(name_or_path: str) -> Weights:
@@ -127,18 +127,32 @@ def paths(name_or_path: str) -> list[pathlib.Path]:
 def _shape(config: ViTConfig, weights: Weights) -> list[str]:
     """Says which named shape the tensors have, if it is not that of `config`."""
     shape = {
-        "width": _size(weights, "cls_token", 2),
+        "width": _size(weights, "patch_embed.kernel", 1),
         "depth": len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
         "patch_size": math.isqrt(_size(weights, "patch_embed.kernel", 0) // 3),
         "registers": _size(weights, "register_tokens", 1),
         "pre_norm": "norm_pre.scale" in weights,
     }
-    if all(getattr(config, field) == value for field, value in shape.items()):
+    unknown = not shape["width"] or not shape["depth"]
+    if unknown or all(getattr(config, field) == value for field, value in shape.items()):
         return []
     names = ViTConfig.names(**shape)
     which = f"a {' or '.join(names)}: --config.backbone={names[0]}" if names else "none known here"
     parts = ", ".join(f"{field} {value}" for field, value in shape.items())
     return [f"its shape ({parts}) is that of {which}"]
+
+
+def _moco(config: ViTConfig, prefix: str, source: str) -> list[str]:
+    """Says that a file has the names of MoCo v3's program, if that would have other heads."""
+    shape = {field: getattr(config, field) for field in ("width", "depth", "patch_size")}
+    names = [name for name in ViTConfig.names(**shape) if name.endswith("_moco")]
+    heads = ViTConfig.named(names[0], image_size=0).heads if names else config.heads
+    if heads == config.heads or not re.search(r"(base|momentum)_encoder\.", prefix):
+        return []
+    return [
+        f"{source}: {prefix} is a name of MoCo v3, whose ViT of this size has {heads} heads, not "
+        f"{config.heads}: give --config.backbone={names[0]} if it is one"
+    ]
 
 
 def _size(weights: Weights, name: str, axis: int) -> int:

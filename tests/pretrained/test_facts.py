@@ -119,6 +119,17 @@ def test_heads_by_setting_by_name_and_by_the_config_beside(moco, place):
     assert run.inputs["shape"] == "heads=12"
 
 
+def test_the_names_of_moco_are_recognised(moco, tmp_path):
+    tensors = safetensors.numpy.load_file(moco[0])
+    tensors = {f"module.momentum_encoder.{name}": x for name, x in tensors.items()}
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    notes = _open(path, backbone="vit_s16").notes
+    assert "has 12 heads, not 6: give --config.backbone=vit_s16_moco if it is one" in notes[-1]
+    for settings in (dict(backbone="vit_s16_moco"), dict(backbone="vit_s16", heads=12)):
+        assert len(_open(path, **settings).notes) == 1  # the prefix
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
