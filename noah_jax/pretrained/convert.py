@@ -74,9 +74,7 @@ def convert(path: pathlib.Path, out: pathlib.Path | None, keep: str = "") -> lis
         ) from error
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    with open(path, "rb") as file:
-        is_safe = path.suffix == ".safetensors" and file.read(9)[8:] == b"{"
-    value = safetensors.torch.load_file(path) if is_safe else _load(path, torch)
+    value = _load(path, torch)
     where, found = _choose(value, path, torch)
     tensors = {name: x for name, x in found.items() if name.startswith(keep)}
     if not tensors:
@@ -99,7 +97,15 @@ def convert(path: pathlib.Path, out: pathlib.Path | None, keep: str = "") -> lis
 
 
 def _load(path: pathlib.Path, torch) -> Any:
-    """Reads what torch.save wrote."""
+    """Reads what torch.save wrote, or a `.safetensors`."""
+    if path.suffix == ".safetensors" and not files.is_torch(path):
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load_file(path)
+        except Exception as error:  # it has errors of its own
+            problem = files.description(path) or f"it is cut short or damaged ({error})"
+            raise UserError(f"{path} cannot be read: {problem}") from error
     if not files.is_torch(path):
         problem = files.description(path) or "its contents are not known here"
         raise UserError(f"{path} is not what torch.save writes: {problem}")

@@ -31,7 +31,7 @@ def found(path: pathlib.Path) -> list[pathlib.Path]:
     if path.is_dir():
         return _in_folder(path)
     if path.name.endswith(_INDEX):
-        return _indexed(path)
+        return _all_there(_indexed(path), path)
     _refuse_part(path)
     return [path]
 
@@ -57,7 +57,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
-    """Lists the parts that an index names; they lie beside it."""
+    """Lists the parts that an index names; they lie beside it, there or not."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise UserError(f"{index} is no index of a model's parts: it has no weight_map")
@@ -65,7 +65,7 @@ def _indexed(index: pathlib.Path) -> list[pathlib.Path]:
     # Else an index could make any file be read.
     if odd := sorted(x for x in parts if pathlib.PurePath(x).name != x or "\\" in x or "\0" in x):
         raise UserError(f"{index} names files that are not beside it: {joined(odd)}")
-    return _all_there([index.with_name(name) for name in sorted(parts)], index)
+    return [index.with_name(name) for name in sorted(parts)]
 
 
 def _all_there(parts: list[pathlib.Path], origin: pathlib.Path) -> list[pathlib.Path]:
@@ -105,7 +105,7 @@ def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
         return [folder / "model.safetensors"]
     indexes = [name for name in names if name.endswith(".safetensors" + _INDEX)]
     if len(indexes) == 1:
-        return _indexed(folder / indexes[0])
+        return _all_there(_indexed(folder / indexes[0]), folder)
     if weights and not indexes and (parts := _parts(folder, weights)):
         return parts
     if len(weights) == 1 and not indexes:

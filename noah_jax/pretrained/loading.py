@@ -137,9 +137,11 @@ def _shape(config: ViTConfig, weights: Weights) -> list[str]:
     if unknown or all(getattr(config, field) == value for field, value in shape.items()):
         return []
     names = ViTConfig.names(**shape)
-    which = f"a {' or '.join(names)}: --config.backbone={names[0]}" if names else "none known here"
     parts = ", ".join(f"{field} {value}" for field, value in shape.items())
-    return [f"its shape ({parts}) is that of {which}"]
+    if not names:
+        return [f"no shape known here is like its own ({parts})"]
+    named = f"a {' or '.join(names)}: --config.backbone={names[0]}"
+    return [f"its shape ({parts}) is that of {named}"]
 
 
 def _moco(config: ViTConfig, prefix: str, source: str) -> list[str]:

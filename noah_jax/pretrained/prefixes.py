@@ -158,9 +158,9 @@ def _unknown(names: Collection[str], path: object) -> str:
         if any(re.search(pattern, name) for name in names):
             return f"the tensors in {path} are those of {what}: expected a plain ViT's"
     part = any(re.search(r"(block_|blocks\.|layers?\.)\d", name) for name in names)
+    advice = ". It may be a part of a model: give the folder of all parts" if part else ""
     return (
         f"the tensors in {path} have no known layout: expected one of the tensors "
-        f"{', '.join(mark for mark, _, _ in FORMATS)}; it has {joined(sorted(names), 5) or 'none'}"
-        + ". It may be a part of a model: give the folder of all parts"
-        * part
+        f"{', '.join(mark for mark, _, _ in FORMATS)}; "
+        f"it has {joined(sorted(names), 5) or 'none'}{advice}"
     )

@@ -262,6 +262,9 @@ def test_what_torch_has_not_written_is_refused(content, message, tmp_path):
     (tmp_path / "w.pth").write_bytes(content)
     done = run_module("noah_jax.pretrained", "convert", tmp_path / "w.pth", code=2)
     assert message in done.stderr
+    (tmp_path / "w.safetensors").write_bytes(content)
+    done = run_module("noah_jax.pretrained", "convert", tmp_path / "w.safetensors", code=2)
+    assert done.stderr.startswith(f"error: {tmp_path}/w.safetensors ")
     done = run_module("noah_jax.pretrained", "convert", tmp_path / "none.pth", code=2)
     assert "there is no file" in done.stderr
 

@@ -199,6 +199,9 @@ def test_a_part_is_told_as_such(tmp_path):
     part = _shards(odd, pattern="p{}x{}")[0]  # only the index tells
     with pytest.raises(UserError, match="is a part of a model, one of 3: give their index"):
         _state(part)
+    (odd / "p00002x00003.safetensors").unlink()
+    with pytest.raises(UserError, match="is a part of a model, one of 3: give their index"):
+        _state(part)
 
 
 def test_missing_parts_are_named(tmp_path):
