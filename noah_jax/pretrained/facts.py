@@ -116,7 +116,12 @@ def read(path: pathlib.Path) -> dict[str, Fact]:
         if not beside.is_file():
             continue
         for field, key, value in reader(read_json(beside)):
-            origin = f"{beside}: {key} is {value!r:.50}"
+            shown = (
+                repr(value)[:50]
+                if isinstance(value, int | float | str)
+                else f"a {type(value).__name__}"
+            )
+            origin = f"{beside}: {key} is {shown}"
             fact = Fact(_checked(field, value, origin), origin)
             if field in facts and facts[field].value != fact.value:
                 raise UserError(f"two configs disagree: {facts[field].origin}, but {origin}")

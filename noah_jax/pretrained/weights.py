@@ -122,18 +122,18 @@ def read_files(paths: Sequence[pathlib.Path]) -> Weights:
       UserError: a file cannot be read or does not have the noted checksum, or the tensors have no
         known layout.
     """
-    for path in paths:
-        checksums.verify(path)
     path = paths[0]
     try:
         with contextlib.ExitStack() as opened:
             raw: dict = {}
             for path in paths:
+                checksums.verify(path)
                 part = opened.enter_context(open_tensors(path))
                 if twice := sorted(raw.keys() & part.keys()):
                     raise ValueError(f"it has the tensor {twice[0]}, as another part has")
                 raw |= part
-            return convert(raw, paths[0] if len(paths) == 1 else paths[0].parent)
+            path = paths[0] if len(paths) == 1 else paths[0].parent
+            return convert(raw, path)
     except UserError:
         raise
     except Exception as error:  # a damaged file can make its reader raise anything
