@@ -14,21 +14,22 @@ from noah_jax.pretrained.backbones import BACKBONES
 from noah_jax.pretrained.files import read_json
 from noah_jax.vit import ViTConfig
 
-_GELUS = {"gelu": False, "gelu_python": False, "quick_gelu": True}  # is it the quick one?
+_EXACT, _QUICK = {"quick_gelu": False}, {"quick_gelu": True}
+_GELUS = {"gelu": _EXACT, "gelu_python": _EXACT, "quick_gelu": _QUICK}  # name → fields
 _HUGGING_FACE = {
     "hidden_size": "width",
     "num_hidden_layers": "depth",
     "num_attention_heads": "heads",
     "patch_size": "patch_size",
     "layer_norm_eps": "epsilon",
-    "hidden_act": "quick_gelu",
+    "hidden_act": "gelu",
 }
 _TIMM = {
     "embed_dim": "width",
     "depth": "depth",
     "num_heads": "heads",
     "patch_size": "patch_size",
-    "act_layer": "quick_gelu",
+    "act_layer": "gelu",
 }
 _SHAPE = ("width", "depth", "patch_size")
 _LARGEST = 1_000_000
@@ -95,7 +96,7 @@ def believed(
 def require_agreement(config: ViTConfig, path: pathlib.Path) -> None:
     """Raises UserError if a config beside a file of weights states other heads, or another GELU."""
     facts = read(path)
-    for field in ("heads", "quick_gelu"):
+    for field in ("heads", *_EXACT):
         if field in facts and facts[field].value != (value := getattr(config, field)):
             raise UserError(
                 f"{path} is of another model: {facts[field].origin}, but the ViT has "
@@ -115,44 +116,38 @@ def read(path: pathlib.Path) -> dict[str, Fact]:
         beside = path.with_name(file)
         if not beside.is_file():
             continue
-        for field, key, value in reader(read_json(beside)):
-            shown = (
-                repr(value)[:50]
-                if isinstance(value, int | float | str)
-                else f"a {type(value).__name__}"
-            )
-            origin = f"{beside}: {key} is {shown}"
-            fact = Fact(_checked(field, value, origin), origin)
-            if field in facts and facts[field].value != fact.value:
-                raise UserError(f"two configs disagree: {facts[field].origin}, but {origin}")
-            facts[field] = fact
+        for what, key, value in reader(read_json(beside)):
+            plain = isinstance(value, int | float | str)
+            origin = f"{beside}: {key} is {repr(value)[:50] if plain else type(value).__name__}"
+            for field, checked in _fields(what, value, origin).items():
+                if field in facts and facts[field].value != checked:
+                    raise UserError(f"two configs disagree: {facts[field].origin}, but {origin}")
+                facts[field] = Fact(checked, origin)
     return facts
 
 
 def _config(values: dict) -> Iterator[tuple[str, str, Any]]:
-    """Yields field, key and value of a `config.json` of Hugging Face or timm."""
+    """Yields field (or gelu), key and value of a `config.json` of Hugging Face or timm."""
     architecture, arguments = values.get("architecture"), values.get("model_args")
     if isinstance(architecture, str):  # timm's
         keys = {"num_features": "width"}
         yield from _known(values, keys)
         yield from _known(arguments, _TIMM, "model_args.")
         if "quickgelu" in architecture:  # other names leave it open
-            yield "quick_gelu", "architecture", "quick_gelu"
+            yield "gelu", "architecture", "quick_gelu"
         return
     part, prefix = values, ""
     for key in ("vision_config", "backbone_config"):
         if isinstance(values.get(key), dict):
             part, prefix = values[key], f"{key}."
-    if "clip" in (values.get("model_type"), part.get("model_type")) or (
-        part.get("model_type") == "clip_vision_model"
-    ):
+    if values.get("model_type") == "clip" or part.get("model_type") == "clip_vision_model":
         part = {"hidden_act": "quick_gelu"} | part  # what transformers takes for it
     if "patch_size" in part or prefix:  # else it is no ViT's
         yield from _known(part, _HUGGING_FACE, prefix)
 
 
 def _open_clip(values: dict) -> Iterator[tuple[str, str, Any]]:
-    """Yields field, key and value of an `open_clip_config.json`, with OpenCLIP's defaults."""
+    """Yields the same of an `open_clip_config.json`, with OpenCLIP's defaults."""
     model = values.get("model_cfg", values)
     vision = model.get("vision_cfg") if isinstance(model, dict) else None
     if not isinstance(vision, dict) or "timm_model_name" in vision:
@@ -163,7 +158,7 @@ def _open_clip(values: dict) -> Iterator[tuple[str, str, Any]]:
     if type(width) is int and type(head) is int and 0 < head <= width:
         yield "heads", "vision_cfg.width / head_width", width // head
     quick = model.get("quick_gelu", False)
-    yield "quick_gelu", "quick_gelu", "quick_gelu" if quick is True else "gelu"
+    yield "gelu", "quick_gelu", "quick_gelu" if quick is True else "gelu"
 
 
 def _known(values: Any, keys: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -173,21 +168,21 @@ def _known(values: Any, keys: dict[str, str], prefix: str = "") -> Iterator[tupl
                 yield field, prefix + key, values[key]
 
 
-def _checked(field: str, value: Any, origin: str) -> Any:
-    """Turns what a file states into the field's value; UserError if it cannot be one."""
-    if field == "quick_gelu":
+def _fields(what: str, value: Any, origin: str) -> dict[str, Any]:
+    """Turns what a file states into fields of a `ViTConfig`; UserError if it cannot be any."""
+    if what == "gelu":
         if not isinstance(value, str) or value not in _GELUS:
             raise UserError(f"{origin}: expected one of {', '.join(_GELUS)}")
         return _GELUS[value]
-    if field == "epsilon":
+    if what == "epsilon":
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise UserError(f"{origin}: expected a small number")
-        return float(value)
+        return {what: float(value)}
     if isinstance(value, list) and value and value.count(value[0]) == len(value):
         value = value[0]  # height and width
     if type(value) is not int or not 0 < value < _LARGEST:
         raise UserError(f"{origin}: expected a number")
-    return value
+    return {what: value}
 
 
 def _said(field: str, value: Any) -> str:

@@ -183,7 +183,11 @@ def test_configs_that_say_nothing_of_a_vit_change_nothing(values, place):
         ({"num_attention_heads": 7}, "vit_s16", "heads 7 do not divide the width 384"),
         ({"num_attention_heads": "6"}, "vit_s16", "num_attention_heads is '6': expected a number"),
         ({"num_attention_heads": 10**30}, "vit_s16", "expected a number"),
-        ({"num_attention_heads": {"a": [1, 2]}}, "vit_s16", "is a dict: expected a number"),
+        (
+            {"num_attention_heads": {"a": [1, 2]}},
+            "vit_s16",
+            "num_attention_heads is dict: expected a number",
+        ),
         ({"num_attention_heads": True}, "vit_s16", "num_attention_heads is True: expected a num"),
         ({"layer_norm_eps": -1}, "vit_s16", "layer_norm_eps is -1: expected a small number"),
         ({"hidden_act": "relu"}, "vit_s16", "hidden_act is 'relu': expected one of gelu"),
