@@ -72,7 +72,7 @@ class Weights(Mapping[str, np.ndarray]):
         for own, size in zip(theirs, sizes or [expected] * len(theirs), strict=True):
             has = self.shapes.get(own) if name != own else shape  # of the file, or as it is here
             if has is None:
-                lines[own] = f"missing {self.prefix}{own} {list(size)}"
+                lines[own] = f"missing {self.prefix}{own}" + (f" {list(size)}" if sizes else "")
             elif sizes and has != size and (len(size) > 1 or math.prod(has) != size[0]):
                 lines[own] = f"{self.prefix}{own} is {list(has)}, expected {list(size)}"
         if not any(lines.values()):
