@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 500  # characters of a name in a message; the paths of files are shorter
+_LONGEST = 500  # characters of a name or a line of a message
 
 
 class UserError(Exception):
@@ -38,7 +38,8 @@ def joined(items: Sequence, most: int = 10) -> str:
 def _printable(text: str) -> str:
     """Escapes a text that has control characters, which could rewrite the user's terminal.
 
-    A long one is cut.
+    Of a long one the middle is left out.
     """
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"

@@ -101,7 +101,7 @@ def run(
 
 
 def _announce(run: Run) -> None:
-    """Says what the run is about to do, and what is odd about its data and machine."""
+    """Says what the run is about to do, and what is odd about its data, weights and machine."""
     config, source, say = run.config, run.source, run.writer.say
     counts = ", ".join(f"{len(source.splits[name])} {name}" for name in ("train", "val", "test"))
     names = f" ({joined(source.class_names, most=5)})" if source.class_names else ""
@@ -113,7 +113,8 @@ def _announce(run: Run) -> None:
     wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
     if absent := [name for name in wanted if name not in source.more_tests]:
         say(f"  not there, so not tested: {', '.join(absent)}")
-    for warning in (*filter(None, [backend.unused_accelerator()]), *source.warnings):
+    machine = filter(None, [backend.unused_accelerator()])
+    for warning in (*machine, *source.warnings, *run.notes):
         say(f"  warning: {warning}")
 
 

@@ -16,8 +16,9 @@ def vit(config: Config, num_classes: int, dtype: str) -> ViTConfig:
     """The ViT's shape.
 
     Raises:
-      ValueError: the image size does not fit it.
+      ValueError: the image size or the heads do not fit it.
     """
+    heads = {"heads": config.heads} if config.heads else {}
     return ViTConfig.named(
         arch_of(config.backbone),
         image_size=config.image_size,
@@ -26,6 +27,7 @@ def vit(config: Config, num_classes: int, dtype: str) -> ViTConfig:
         dropout=config.dropout,
         dtype=dtype,
         rematerialise=config.rematerialise,
+        **heads,
     )
 
 

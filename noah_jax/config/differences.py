@@ -27,16 +27,9 @@ _FREE_KEYS = (
 _BOUNDS = ("search.budget_millions", "search.least_millions")
 # Keys on which a supernet depends. A key with a dot at its end stands for all keys below it.
 _SUPERNET_KEYS = (
-    *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "image_size"),
-    *(
-        "normalisation",
-        "split_seed",
-        "shots",
-        "whole_val",
-        "label_column",
-        "augmentation",
-        "center_crop",
-    ),
+    *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "heads", "image_size"),
+    *("normalisation", "split_seed", "shots", "whole_val", "label_column", "augmentation"),
+    "center_crop",
     *("dtype", "drop_path", "dropout"),
 )
 

@@ -183,7 +183,10 @@ class Config:
         "vit_b16_in21k",
         "a name from configs/README.md, or for a file of weights a shape, e.g. vit_l16",
     )
-    weights: str = setting("", "a file to use instead of the backbone's own")
+    weights: str = setting("", "a file or folder to use instead of the backbone's own")
+    heads: int = setting(
+        0, "of the attention, which no file of weights shows; 0 = the backbone's", least=0
+    )
     image_size: int = setting(224, "pixels, a multiple of the backbone's patch size", least=1)
     normalisation: str = setting(
         "",

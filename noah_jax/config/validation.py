@@ -63,12 +63,12 @@ def _files(c: Config):
     """Files that are named must exist."""
     if c.lists and not os.path.exists(os.path.expanduser(c.lists)):
         yield f"lists={c.lists}: no such file or folder"
-    for key in ("weights", "genome"):
-        path = getattr(c, key)
-        full = genome_file(path)[0]  # without the point of a front; weights have none
-        if path and not os.path.isfile(full):
-            found = "a folder, name the file in it" if os.path.isdir(full) else "no such file"
-            yield f"{key}={path}: {found}"
+    if c.weights and not os.path.exists(os.path.expanduser(c.weights)):
+        yield f"weights={c.weights}: no such file or folder"
+    full = genome_file(c.genome)[0]  # without the point of a front
+    if c.genome and not os.path.isfile(full):
+        found = "a folder, name the file in it" if os.path.isdir(full) else "no such file"
+        yield f"genome={c.genome}: {found}"
 
 
 def _genome(c: Config):

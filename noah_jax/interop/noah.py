@@ -3,6 +3,7 @@
 Facts about the original are from its PyTorch code, github.com/ZhangYuanhan-AI/NOAH.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -32,12 +33,10 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     the sizes of visual prompts have a gap (r, 0, s): NOAH puts the s tokens after the r tokens, and
     we put them in their place.
 
-    We read no pickle. In an environment with PyTorch these lines turn NOAH's `checkpoint.pth` into
-    a file for `safetensors.numpy.load_file`:
+    We read no pickle. This command turns NOAH's `checkpoint.pth` into a file for
+    `safetensors.numpy.load_file`:
 
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load("checkpoint.pth", map_location="cpu")["model"]
-        safetensors.torch.save_file({k: x.clone() for k, x in state.items()}, "noah.safetensors")
+        python -m noah_jax.pretrained convert checkpoint.pth noah.safetensors
 
     Args:
       model: has the shape of NOAH's and as many classes; its image size may differ.
@@ -69,7 +68,8 @@ def load_noah(model: ViT, tensors: Mapping[str, np.ndarray]) -> None:
     backbone = convert(
         {name: functools.partial(np.asarray, x) for name, x in theirs.items()}, source
     )
-    nnx.update(model, arrange(nnx.state(model), backbone | ours, source))
+    whole = dataclasses.replace(backbone, tensors={**backbone, **ours})
+    nnx.update(model, arrange(nnx.state(model), whole, source))
 
 
 def _first(theirs: np.ndarray, size: int, axis: int | None) -> np.ndarray:

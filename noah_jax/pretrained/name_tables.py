@@ -30,7 +30,10 @@ class _Entry:
     theirs: Callable[[np.ndarray], list[np.ndarray]] | None = None
 
 
-def rename(table: Mapping[str, _Entry], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+Table = Mapping[str, _Entry]
+
+
+def rename(table: Table, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Names and shapes our tensors as a layout does; `weights.convert` reads them again.
 
     Raises:

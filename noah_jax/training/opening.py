@@ -33,9 +33,9 @@ _OUTPUTS = (
 
 
 @functools.lru_cache(maxsize=1)
-def _backbone(vit: ViTConfig, weights: str, fingerprint: str) -> nnx.State:
+def _backbone(vit: ViTConfig, weights: str, fingerprint: str) -> tuple[nnx.State, tuple[str, ...]]:
     """Reads the frozen weights, which the runs of a process share while their file is unchanged."""
-    return pretrained.backbone(vit, weights)
+    return pretrained.backbone_and_notes(vit, weights)
 
 
 def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None = None) -> Run:
@@ -66,7 +66,12 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
     vit = derived.vit(config, source.num_classes, config.dtype)
     weights = config.weights or config.backbone
     inputs = {"images": source.fingerprint, "weights": pretrained.fingerprint(weights)} | chosen
-    backbone = _backbone(derived.vit(config, 1, config.dtype), weights, inputs["weights"])
+    notes: tuple[str, ...] = ()
+    if config.weights:
+        vit, notes, beside = _believed(vit, config)
+        inputs |= beside
+    one = dataclasses.replace(vit, num_classes=1)  # so that runs of several tasks share it
+    backbone, more = _backbone(one, weights, inputs["weights"])
     trackers.require_packages(config.trackers)
     mesh, writer = sharding.make_mesh(config.weight_shards), Writer(workdir)
     how = execution.on(jax.default_backend())
@@ -78,7 +83,19 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
         _require_supernet(config, inputs)
     processes.require_same(dataclasses.asdict(config) | {"counts": counts} | inputs)
     refuse_other_config(config, workdir, inputs)
-    return Run(config, workdir, source, space, vit, backbone, mesh, writer, inputs)
+    notes = (*notes, *more)
+    return Run(config, workdir, source, space, vit, backbone, mesh, writer, inputs, notes)
+
+
+def _believed(vit: ViTConfig, config: Config) -> tuple[ViTConfig, tuple[str, ...], dict[str, str]]:
+    """Adapts a ViT to the config beside its weights.
+
+    Returns:
+      The ViT, notes for the user, and what has changed as an entry for the run's inputs.
+    """
+    new, notes = pretrained.believed(vit, config.weights, config.backbone, config.heads)
+    changed = [f"{key}={x}" for key, x in vars(new).items() if x != getattr(vit, key)]
+    return new, notes, {"shape": ", ".join(changed)} if changed else {}
 
 
 def _resolve(config: Config) -> Config:
@@ -136,7 +153,12 @@ def _forget_name(saved: dict[str, Any], config: Config) -> None:
 def _changed(old: dict[str, str], inputs: dict[str, str]) -> list[str]:
     """A line for each input whose contents differ from those that the workdir's run had."""
     what = {"images": "the images", "weights": "the file of weights", "genome": "the genome"}
-    return [f"{what[key]}: not the same as there" for key in inputs if old.get(key) != inputs[key]]
+    what["shape"] = "the config beside the weights"
+    return [
+        f"{text}: not the same as there"
+        for key, text in what.items()
+        if inputs and old.get(key) != inputs.get(key)
+    ]
 
 
 def _saved(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -46,8 +46,9 @@ class Result(ComputedBy):
     image_size: int  # pixels, height and width
     normalisation: str  # a key of `pretrained.NORMALISATIONS`
     encoding: str  # how the images are stored: png, jpeg …
-    warnings: list[str]  # what is odd about the images
+    warnings: list[str]  # what is odd about the images and the weights
     inputs: dict[str, str]  # fingerprints of images, weights and, if one is given, genome
     backbone: str  # a key of `pretrained.BACKBONES`, or a name for `ViTConfig.named`
+    heads: int  # of its attention
     dtype: str  # of the computation
     fused_attention: bool

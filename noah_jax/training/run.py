@@ -35,6 +35,7 @@ class Run:
 
     Attributes:
       inputs: fingerprints of the images, the weights and, if there is one, the genome, by name.
+      notes: what a user should know of the weights.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Run:
     mesh: jax.sharding.Mesh
     writer: Writer
     inputs: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def normalisation(self) -> str:

@@ -1,6 +1,7 @@
 """The shape of a Vision Transformer, without JAX."""
 
 import dataclasses
+import itertools
 import re
 from typing import Any, Literal
 
@@ -18,12 +19,15 @@ _PATCH_SIZES = (8, 14, 16, 32)
 _VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "_clip": {"pre_norm": True, "quick_gelu": True, "epsilon": 1e-5},  # OpenAI's CLIP
+    "_openclip": {"pre_norm": True, "epsilon": 1e-5},  # OpenCLIP's own, with the exact GELU
     "_reg4": {"registers": 4, "antialias": True},  # DINOv2 with registers
     "_dist": {"registers": 1},  # distilled DeiT; the register is its distillation token
+    "_moco": {},  # MoCo v3
     "_dinov3": {"registers": 4, "rope": True, "epsilon": 1e-5},
     "_siglip": {"pooling": "attention", "tanh_gelu": True},  # SigLIP 2 as well
     "_siglip_mean": {"pooling": "mean", "tanh_gelu": True},  # a tower without pooling head
 }
+_MOCO_HEADS = {"s": 12}  # where MoCo v3 has others than its shape (arXiv 2104.02057)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class ViTConfig:
     """The shape of a ViT, and how it computes.
 
     Raises:
-      ValueError: the patch size does not divide the image size.
+      ValueError: the patch size does not divide the image size, or the heads do not divide the
+        width.
     """
 
     width: int
@@ -63,23 +68,30 @@ class ViTConfig:
                 f"image_size {self.image_size} is not divisible by the patch size "
                 f"{self.patch_size}; use {' or '.join(map(str, near))}"
             )
+        if self.heads < 1 or self.width % self.heads:
+            fit = [n for n in range(1, self.width + 1) if self.width % n == 0]
+            raise ValueError(
+                f"heads {self.heads} do not divide the width {self.width}; "
+                f"use one of {', '.join(map(str, fit[: len(fit) // 2 + 1]))}"
+            )
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> "ViTConfig":
         """Makes the config of a name, e.g. `vit_b16`, `vit_s14_reg4` or `vit_l14_clip`.
 
         `vit_<ti|s|b|l|h|so400m><patch size>` is the plain ViT. The suffix `_clip` means the image
-        tower of OpenAI's CLIP, `_reg4` DINOv2 with registers, `_dist` the distilled DeiT, `_dinov3`
-        DINOv3 but for its sizes with a gated MLP. `_siglip` is SigLIP's or SigLIP 2's image tower,
-        with its pooling head, which stays frozen, and `_siglip_mean` a tower without one, whose
-        patches are averaged. OpenCLIP's own models have another GELU than OpenAI's, and a weight
-        file does not say which one it needs.
+        tower of OpenAI's CLIP, `_openclip` that of OpenCLIP's own models, which have another GELU,
+        `_reg4` DINOv2 with registers, `_dist` the distilled DeiT, `_moco` MoCo v3, whose ViT-S has
+        12 heads, `_dinov3` DINOv3 but for its sizes with a gated MLP. `_siglip` is SigLIP's or
+        SigLIP 2's image tower, with its pooling head, which stays frozen, and `_siglip_mean` a
+        tower without one, whose patches are averaged. A weight file says neither its GELU nor its
+        heads.
 
         Args:
-          overrides: other fields of the config.
+          overrides: other fields of the config, or these fields with other values.
 
         Raises:
-          ValueError: the name is unknown, or the patch size does not divide the image size.
+          ValueError: the name is unknown, or see the class.
         """
         match = re.fullmatch(r"vit_([a-z0-9]*?[a-z])(\d+)(_\w+)?", name)
         shape, patch_size, variant = match.groups("") if match else ("", "0", "")
@@ -90,7 +102,17 @@ class ViTConfig:
             )
         names = ("width", "depth", "heads", "mlp_width")
         fields: dict[str, Any] = dict(zip(names, _SHAPES[shape], strict=False))
-        return cls(patch_size=int(patch_size), **fields, **_VARIANTS[variant], **overrides)
+        if variant == "_moco":
+            fields["heads"] = _MOCO_HEADS.get(shape, fields["heads"])
+        fields["patch_size"] = int(patch_size)
+        return cls(**(fields | _VARIANTS[variant] | overrides))
+
+    @classmethod
+    def names(cls, **facts: Any) -> list[str]:
+        """Lists the names for `named` whose configs have these values of fields."""
+        parts = itertools.product(["vit_"], _SHAPES, map(str, _PATCH_SIZES), _VARIANTS)
+        configs = {name: cls.named(name, image_size=0) for name in map("".join, parts)}
+        return [name for name, config in configs.items() if facts.items() <= vars(config).items()]
 
     @property
     def class_tokens(self) -> int:

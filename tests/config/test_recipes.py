@@ -240,8 +240,8 @@ def test_unknown_and_missing_keys_of_a_config_file_of_ones_own():
 
 
 def test_backbones_without_weights_or_normalisation(tmp_path):
-    with pytest.raises(UserError, match=f"weights={tmp_path}: a folder, name the file in it"):
-        _expand(vtab.get_config("cifar100"), weights=str(tmp_path))
+    with pytest.raises(UserError, match=f"genome={tmp_path}: a folder, name the file in it"):
+        _expand(vtab.get_config("cifar100"), genome=str(tmp_path))
     with pytest.raises(UserError, match="backbone='vit_l16' has no weights of its own"):
         _expand(vtab.get_config("cifar100"), backbone="vit_l16", **{"space.depths": (24,)})
     weights = tmp_path / "w.npz"

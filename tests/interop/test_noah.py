@@ -153,7 +153,7 @@ def test_all_that_does_not_fit_in_one_message():
         "head.kernel is [32, 9], expected [32, 5]",
         "missing blocks.0.vpt.tokens [4, 32]",
         "missing blocks.1.adapter.up_bias [32]",
-        "missing blocks.2.fc1.bias [128]",
+        "missing blocks.2.mlp.fc1.bias [128]",
         "unexpected blocks.0.attn.rel_pos [7]",
         "unexpected blocks.0.visual_prompt_token [6, 32]",
     ]

@@ -270,7 +270,7 @@ def test_numbers_that_overflow_are_not_finite(tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.backbone(damage.VIT, tmp_path / "w.safetensors")
     named = [line.split()[0] for line in str(error.value).splitlines()[1:]]
-    assert named == ["blocks.proj.kernel", "norm.bias", "pos_embed"]
+    assert named == ["blocks.0.attn.proj.weight", "norm.bias", "pos_embed"]
 
 
 def test_a_file_is_no_other_than_its_name_says(tmp_path):

@@ -160,14 +160,13 @@ def test_all_mismatches_in_one_message(tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.load(_vit(), tmp_path / "odd.safetensors")
     lines = str(error.value).splitlines()
-    assert "odd.safetensors" in lines[0] and "6 problems" in lines[0]
+    assert "odd.safetensors" in lines[0] and "5 problems" in lines[0]
     assert [line.strip() for line in lines[1:]] == [
-        "blocks.0.proj.bias is [31], expected [32]",
-        "missing blocks.1.fc1.bias [128]",
+        "blocks.0.attn.proj.bias is [31], expected [32]",
+        "missing blocks.1.mlp.fc1.bias [128]",
         "missing norm.bias [32]",
-        "missing patch_embed.kernel [192, 32]",
+        "patch_embed.proj.weight is [32, 192], expected [32, 3, 8, 8]",
         "unexpected blocks.0.attn.rel_pos [7]",
-        "unexpected patch_embed.proj.weight [32, 192]",
     ]
 
 
@@ -180,26 +179,16 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.load(_vit(), tmp_path / "odd.safetensors")
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
-        "blocks.fc1.kernel has values that are not finite",
+        "blocks.1.mlp.fc1.weight has values that are not finite",
         "norm.bias has values that are not finite",
     ]
-
-
-def test_what_to_do_with_files_of_pytorch_and_with_shards(tmp_path):
-    (tmp_path / "w.pth").write_bytes(b"PK")
-    with pytest.raises(UserError, match="converted with safetensors.torch.save_file"):
-        loading.read(tmp_path / "w.pth")
-    shard = tmp_path / "model-00001-of-00002.safetensors"
-    safetensors.numpy.save_file({"encoder.layer.0.output.dense.bias": np.zeros(3)}, shard)
-    with pytest.raises(UserError, match="one of several shards"):
-        loading.read(shard)
 
 
 def test_a_deeper_file_does_not_fit(tmp_path):
     timm = _timm(np.random.default_rng(0))
     safetensors.numpy.save_file(timm, tmp_path / "deep.safetensors")
     shallow = ViTConfig(width=32, depth=1, heads=4, patch_size=8, image_size=16, num_classes=3)
-    with pytest.raises(UserError, match=re.escape("unexpected blocks.1.fc1.kernel [32, 128]")):
+    with pytest.raises(UserError, match=re.escape("unexpected blocks.1.mlp.fc1.weight [128, 32]")):
         pretrained.load(_vit(shallow), tmp_path / "deep.safetensors")
 
 
@@ -209,12 +198,6 @@ def test_damaged_files_are_named(tmp_path, name):
     path.write_bytes(b"PK\x03\x04 not what it says")
     with pytest.raises(UserError, match=re.escape(str(path))):
         loading.read(path)
-
-
-def test_a_web_page_is_not_taken_for_a_pickle(tmp_path):
-    (tmp_path / "w.npz").write_text("<html>404</html>")
-    with pytest.raises(UserError, match="not a zip file"):
-        loading.read(tmp_path / "w.npz")
 
 
 def test_npz_with_pickled_objects_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from noah_jax.data import loader, open_source
 from noah_jax.interop import subnet
@@ -351,6 +352,30 @@ def test_bad_input_gives_one_message_and_leaves_nothing(home, tmp_path, flags, m
     done = run_main(home, tmp_path / "run", *flags, code=2)
     assert message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and not (tmp_path / "run").exists()
+
+
+def test_what_is_odd_about_weights_is_said_and_kept(home, tmp_path):
+    """A folder with a model in two parts, a prefix, a head, and a config that says 6 heads."""
+    tensors = safetensors.numpy.load_file(home / "ti16.safetensors")
+    tensors = {f"module.{name}": x for name, x in tensors.items()} | {"fc.bias": np.ones(3)}
+    names, folder = sorted(tensors), tmp_path / "weights"
+    folder.mkdir()
+    for i in (0, 1):
+        part = {name: tensors[name] for name in names[i::2]}
+        safetensors.numpy.save_file(part, folder / f"model-0000{i + 1}-of-00002.safetensors")
+    (folder / "config.json").write_text('{"patch_size": 16, "num_attention_heads": 6}')
+    flags = (f"--config.weights={folder}", "--config.method=linear", "--config.retrain.epochs=1")
+    flags = (*flags, "--config.retrain.warmup_epochs=0")
+    done = run_main(home, tmp_path / "run", *flags)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["heads"] == 6 and len(result["warnings"]) == 3
+    for warning in result["warnings"]:
+        assert f"  warning: {warning}\n" in done.stdout
+    (folder / "config.json").unlink()  # the subnet knows its heads
+    photo = next((home / "colours").rglob("*.jpg"))
+    assert run_module("noah_jax.interop", "predict", tmp_path / "run", photo).stdout
+    changed = run_main(home, tmp_path / "run", *flags, "--config.seed=1", code=2)
+    assert "seed: 0 there, 1 now" in changed.stderr
 
 
 def test_all_tasks_that_are_not_prepared_are_named_at_once(home, tmp_path):
