@@ -1,7 +1,7 @@
 """The whole method as a function of arrays, for use in other programs."""
 
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def find_subnet(
     labels: np.ndarray | Sequence[int] | Sequence[str],
     workdir: str | pathlib.Path,
     config: ConfigDict | Mapping[str, Any] | None = None,
-    class_names: Iterable[Any] = (),
+    class_names: Sequence[Any] | Mapping[Any, Any] = (),
 ) -> Result | None:
     """Finds, retrains and tests a subnet for images in memory, as `python -m noah_jax.main` does.
 
@@ -36,7 +36,8 @@ def find_subnet(
       workdir: the folder for everything that is written; see pipeline.py.
       config: the settings: `defaults()` with changes, or a dict with the changes alone, as
         `{"method": "lora", "retrain.epochs": 20}`.
-      class_names: in the order of the labels; empty = the labels themselves.
+      class_names: of labels that are numbers, in their order; of labels that are names, all of
+        these in the order wanted; or a dict with the name of each label. Empty = the labels.
 
     Returns:
       The contents of `result.json`, with `test_accuracy` and `genome`; None if `config.stage` is an
@@ -48,10 +49,16 @@ def find_subnet(
     """
     given = config.to_dict() if isinstance(config, ConfigDict) else dict(config or {})
     settings = flatten_dict(config_lib.defaults().to_dict(), sep=".")
-    values = ConfigDict(unflatten_dict(settings | flatten_dict(given, sep="."), sep="."))
+    flat = settings | {key: _plain(value) for key, value in flatten_dict(given, sep=".").items()}
+    values = ConfigDict(unflatten_dict(flat, sep="."))
     values.task = values.task or "arrays"
     runs = config_lib.expand(values)
     if len(runs) > 1 or runs[0].shots:
         raise UserError("find_subnet is one run, on all images: one method, seeds=1, shots=0")
     source = from_arrays(images, labels, class_names, runs[0].split_seed)
     return pipeline.run(runs[0], pathlib.Path(workdir), source)
+
+
+def _plain(value: Any) -> Any:
+    """Makes a plain number of NumPy's."""
+    return value.item() if isinstance(value, np.generic) else value

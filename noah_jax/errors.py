@@ -23,7 +23,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def listed(lines: Iterable[str], most: int = 20) -> str:
     """Indents the lines of a message; shows the first `most` and how many more there are."""
     lines = list(dict.fromkeys(lines))
-    shown = [_printable(line) for line in lines[:most]]
+    shown = [printable(line) for line in lines[:most]]
     if len(lines) > most:
         shown.append(f"… and {len(lines) - most:,} more")
     return "".join(f"\n  {line}" for line in shown)
@@ -32,10 +32,10 @@ def listed(lines: Iterable[str], most: int = 20) -> str:
 def joined(items: Sequence, most: int = 10) -> str:
     """Puts the items of a message on one line: the first `most`, and how many more there are."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
-    return ", ".join(_printable(str(item)) for item in items[:most]) + more
+    return ", ".join(printable(str(item)) for item in items[:most]) + more
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Escapes a text that has control characters, which could rewrite the user's terminal.
 
     Of a long one the middle is left out.

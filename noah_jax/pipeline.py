@@ -79,7 +79,12 @@ def run(
         if result is None:
             raise UserError(f"stage=report: there is no {result_file}; run the other stages first")
         if config.stage != "report" and (source or moved(config, workdir)):
-            open_run(config, workdir, source)  # raises if these are other inputs
+            opened = open_run(config, workdir, source)  # raises if these are other inputs
+            if result["class_names"] != list(opened.source.class_names):
+                raise UserError(
+                    f"{result_file} has other class names: delete it and run the command again, "
+                    "which repeats the test only"
+                )
         if config.stage == "report" or not (workdir / "report.html").is_file():
             _report(workdir)
         return result

@@ -85,8 +85,9 @@ def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
     Raises:
       UserError: nothing is there, or they have several parents.
     """
-    hub = [task for task in tasks if task.startswith(_HUB)]
-    paths = [os.path.abspath(os.path.expanduser(task)) for task in tasks if task not in hub]
+    hub = [task.rstrip("/") for task in tasks if task.startswith(_HUB)]
+    others = [task for task in tasks if not task.startswith(_HUB)]
+    paths = [os.path.abspath(os.path.expanduser(task)) for task in others]
     if missing := [path for path in paths if not os.path.exists(path)]:
         hint = f"; {_QUOTING}" if len(tasks) > 1 else ""
         raise UserError(f"there is no folder or file {', '.join(missing)}{hint}")

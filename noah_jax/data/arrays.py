@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from noah_jax.data.folders import split_classes
-from noah_jax.data.images import rgb
+from noah_jax.data.images import rgb, turned
 from noah_jax.data.loader import Source, Split, fingerprint
 from noah_jax.errors import UserError, joined
 
@@ -20,7 +20,7 @@ _EXPECTED = (
 )
 
 
-def from_arrays(images: Any, labels: Any, class_names: Iterable[Any], seed: int) -> Source:
+def from_arrays(images: Any, labels: Any, class_names: Any, seed: int) -> Source:
     """Makes a source of images in memory; `api.find_subnet` describes the arrays and the splits.
 
     Args:
@@ -31,16 +31,17 @@ def from_arrays(images: Any, labels: Any, class_names: Iterable[Any], seed: int)
     """
     problems: list[str] = []
     pictures = _pictures(images, problems)
-    classes, numbers = _classes(labels, problems)
+    numbers, names, unseen = _numbered(labels, class_names, problems)
     if not problems and len(pictures) != len(numbers):
         problems.append(f"there are {len(pictures)} images, but {len(numbers)} labels")
-    names, unseen = _names(classes, [str(name) for name in class_names], problems)
-    counts = np.bincount(numbers, minlength=len(classes))
-    if few := [names[k] for k in np.flatnonzero(counts < _LEAST)]:
+    counts = np.bincount(numbers, minlength=len(names))
+    if few := [name for name, count in zip(names, counts, strict=True) if count < _LEAST]:
         problems.append(f"labels: fewer than {_LEAST} images of the classes {joined(few)}")
+    if not problems and len(names) < 2:
+        problems.append(f"labels: all images are of the class {names[0]}, expected at least two")
     if problems:
         raise UserError("\n".join(problems))
-    each = [np.flatnonzero(numbers == label) for label in range(len(classes))]
+    each = [np.flatnonzero(numbers == label) for label in range(len(names))]
     digest = hashlib.sha256()
     for picture in [pictures] if isinstance(pictures, np.ndarray) else pictures:
         digest.update(picture.tobytes())
@@ -85,7 +86,11 @@ def in_memory(
 def _pictures(images: Any, problems: list[str]) -> np.ndarray | list[np.ndarray]:
     """Makes each image uint8 `[h, w, 3]` or `[h, w]`; says what is wrong with the first that is."""
     if hasattr(images, "__array__") and not isinstance(images, PIL.Image.Image):
-        images = np.asarray(images)
+        try:
+            images = np.asarray(images)
+        except Exception as error:  # PyTorch's, if they have a gradient
+            problems.append(f"images: {error}")
+            return []
     if isinstance(images, np.ndarray) and images.dtype != object and images.ndim > 0:
         problem = _problem_of_all(images)
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes | Mapping):
@@ -103,7 +108,7 @@ def _pictures(images: Any, problems: list[str]) -> np.ndarray | list[np.ndarray]
     for number, image in enumerate(images):
         try:
             found.append(_picture(image))
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # Pillow's readers raise whatever a broken file provokes
             problems.append(f"images: image {number} {error}; {_EXPECTED}")
             return []
     return found
@@ -115,7 +120,9 @@ def _problem_of_all(images: np.ndarray) -> str:
     if images.ndim == 3 and shape[-1] in (3, 4):
         return f"{shape} is a single image, which images[None] would make the first of one"
     if images.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3):
-        return f"{shape} has the colours first: give images.transpose(0, 2, 3, 1)"
+        return f"{shape} has the colours first: give NumPy's images.transpose(0, 2, 3, 1)"
+    if images.ndim > 1 and not images.size and len(images):
+        return f"{shape} has no pixels"
     if images.ndim not in (3, 4) or (images.ndim == 4 and shape[-1] not in (1, 3, 4)):
         return f"it is {images.dtype} {shape}"
     return ""
@@ -128,7 +135,7 @@ def _picture(image: Any) -> np.ndarray:
       ValueError: it is none; the message goes on after its number.
     """
     if isinstance(image, PIL.Image.Image):
-        return np.asarray(rgb(image))
+        return np.asarray(rgb(turned(image.copy())))
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -147,28 +154,68 @@ def _picture(image: Any) -> np.ndarray:
 # --- Labels --------------------------------------------------------------------------------------
 
 
-def _classes(labels: Any, problems: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct labels, sorted, and for each image the place of its label among them."""
+def _numbered(
+    labels: Any, class_names: Any, problems: list[str]
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Numbers the classes that occur.
+
+    Names that are given are those of numbers in order, or the order of labels that are names.
+
+    Returns:
+      The number of each image's class; the names of the classes; and names of classes that do not
+      occur.
+    """
+    distinct, numbers = np.unique(_labels(labels, problems), return_inverse=True)
+    values, given = distinct.tolist(), _given(class_names, problems)
+    own = [str(value) for value in values]
+    if not given:
+        return numbers, own, []
+    if distinct.dtype.kind in "iu" and not isinstance(given, dict):
+        if len(given) == len(values):
+            return numbers, given, []
+        given = {str(place): name for place, name in enumerate(given)}
+    if not isinstance(given, dict):
+        given = {name: name for name in given}
+    if lost := [label for label in own if label not in given]:
+        problems.append(f"class_names: {len(given)} are given, but none for {joined(lost)}")
+        return numbers, own, []
+    order = list(given)
+    places = np.array([order.index(label) for label in own], int)
+    numbers = np.argsort(np.argsort(places))[numbers] if distinct.dtype.kind == "U" else numbers
+    places = np.sort(places) if distinct.dtype.kind == "U" else places
+    unseen = [name for label, name in given.items() if label not in {*own}]
+    return numbers, [given[order[place]] for place in places], unseen
+
+
+def _labels(labels: Any, problems: list[str]) -> np.ndarray:
+    """The labels as an array of whole numbers or of names; empty if something is wrong."""
     found = np.asarray([] if labels is None else labels)
     if found.dtype == object:
         found = np.array(found.tolist())  # of what is in it
-    if found.ndim != 1 or found.dtype.kind not in "iuU" or not len(found):
+    missing = 0
+    if found.dtype.kind in "UO" and found.ndim == 1:  # NumPy makes a name of what is missing
+        missing = sum(label is None or label != label for label in np.asarray(labels, object))
+    if found.ndim != 1 or found.dtype.kind not in "iuU" or not len(found) or missing:
+        lost = f", {missing} of which are missing" if missing else ""
         problems.append(
             f"labels: expected whole numbers or names [n], got {found.dtype} {list(found.shape)}"
+            f"{lost}"
         )
-        return np.zeros(0, int), np.zeros(0, int)
-    return np.unique(found, return_inverse=True)
+        return np.zeros(0, int)
+    return found
 
 
-def _names(
-    classes: np.ndarray, given: list[str], problems: list[str]
-) -> tuple[list[str], list[str]]:
-    """The name of each class that occurs, and the names that are given to others."""
-    if not given or len(given) == len(classes):
-        return given or [str(label) for label in classes.tolist()], []
-    if classes.dtype.kind in "iu" and len(classes) and 0 <= classes[0] and classes[-1] < len(given):
-        places = {*classes.tolist()}
-        names = [given[label] for label in classes]
-        return names, [name for place, name in enumerate(given) if place not in places]
-    problems.append(f"class_names: expected {len(classes)}, got {len(given)}")
-    return [str(label) for label in classes.tolist()], []
+def _given(class_names: Any, problems: list[str]) -> list[str] | dict[str, str]:
+    """The names that are given: in order, or by label."""
+    if class_names is None:
+        return []
+    if isinstance(class_names, Mapping):
+        return {str(label): str(name) for label, name in class_names.items()}
+    if isinstance(class_names, str | bytes | set | frozenset):
+        kind = type(class_names).__name__
+        problems.append(f"class_names: expected a sequence, or a dict by label, got {kind}")
+        return []
+    names = [str(name) for name in class_names]
+    if len({*names}) < len(names):
+        problems.append("class_names: expected names that differ from each other")
+    return names

@@ -73,7 +73,7 @@ def _version(path: pathlib.Path) -> _Version | None:
     """A key that changes with each write to a file, even if its time is reset; None = no file."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # a path that no file can have
         return None
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

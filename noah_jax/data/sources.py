@@ -72,6 +72,16 @@ def _open(
     if data_dir.startswith(HUB):
         name = HUB + f"{data_dir.removeprefix(HUB)}/{task}".strip("/")
         return inspect_images(open_folder(name, None, split_seed, shots, label_column), name)
+    try:
+        return _open_here(task, data_dir, split_seed, shots, label_column)
+    except PermissionError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _open_here(
+    task: str, data_dir: str, split_seed: int, shots: Shots | None, label_column: str
+) -> Source:
+    """Opens a folder or file here, digits, or TFDS."""
     folder = pathlib.Path(data_dir or ".").expanduser() / task
     facts = tasks.TASKS.get(task)
     in_folder = bool(data_dir) and folder.exists() and not _is_tfds(folder, facts)
@@ -114,6 +124,8 @@ def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
 
     TFDS's folder holds versions, or incomplete.XXXXXX_<version>, left by a killed preparation.
     """
-    config = re.sub(r"^[^/]*/?|:.*", "", facts.tfds) if facts else ""
+    if facts is None:
+        return False
+    config = re.sub(r"^[^/]*/?|:.*", "", facts.tfds)
     versions = [*folder.glob("*"), *(folder / config).glob("*")]
     return any(re.fullmatch(r"(incomplete\.\w+_)?\d+\.\d+\.\d+", path.name) for path in versions)

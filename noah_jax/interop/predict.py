@@ -16,7 +16,7 @@ from flax import nnx
 from noah_jax.data import loader
 from noah_jax.data.folders import described, walk
 from noah_jax.data.images import open_file
-from noah_jax.errors import UserError, listed
+from noah_jax.errors import UserError, listed, printable
 from noah_jax.interop.subnet import Subnet, read
 
 _BATCH = 64
@@ -59,7 +59,8 @@ def predict(
             unread.append(row)
         else:
             best = np.argsort(-row, kind="stable")[:top]
-            yield f"{path}  " + "  ".join(f"{names[i]} {100 * row[i]:.1f} %" for i in best)
+            classes = (f"{printable(names[i])} {100 * row[i]:.1f} %" for i in best)
+            yield f"{printable(str(path))}  " + "  ".join(classes)
         if done == _BATCH:
             first, start = done, time.perf_counter()  # without the first batch, which compiles
     if len(files) > first:

@@ -293,6 +293,7 @@ def test_links_are_followed_or_named(tmp_path):
     source = _open(home)
     assert sum(_sizes(source).values()) == 15
     assert source.notes == (
+        "of the class around them are the images in dog/more",
         "left out: 2 broken link (dog/0.png and 1 more), 1 link to a folder above it (dog/back)",
     )
 

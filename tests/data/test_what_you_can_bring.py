@@ -12,7 +12,7 @@ import pytest
 
 from noah_jax import data
 from noah_jax.data import images
-from noah_jax.data.folders import classes, tables
+from noah_jax.data.folders import classes, records
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
 
@@ -116,6 +116,15 @@ def _vtab(home):
     (home / "class_names.txt").write_text("\n".join(CLASSES))
 
 
+def _lists(home):
+    _folders("images/{part}{name}{number}.png", HALVES)(home)
+    for part, numbers in HALVES.items():
+        rows = [(f"{part}{name}{n}.png", k) for k, name in enumerate(CLASSES) for n in numbers]
+        text = "\n".join(f"{path} {label}" for path, label in rows)
+        (home / f"{part}.txt").write_text(text)
+    (home / "class_names.txt").write_text("\n".join(CLASSES))
+
+
 TAKEN = {
     "`<class>/…`": _folders("{name}/{number}.png", {"": range(10)}),
     "`train/<class>/…`, `val/<class>/…`, `test/<class>/…`": _folders(
@@ -139,6 +148,7 @@ TAKEN = {
     "`data/train-….parquet`, `data/test-….parquet` (Hugging Face)": _parquet,
     "`train800.txt`, `val200.txt`, `train800val200.txt`, `test.txt`, maybe `class_names.txt` "
     "(VTAB-1k)": _vtab,
+    "`train.txt`, `test.txt` with the same lines, `path label`": _lists,
 }
 
 
@@ -243,6 +253,6 @@ def test_names_in_the_text():
     text = SECTION.replace("\n", " ")
     assert f"by their content: {', '.join(images._FORMATS)}, and with" in text
     assert f"known by its name ({', '.join(classes._WORDS)})" in text
-    for kind, others in tables._COLUMNS.items():
+    for kind, others in records.COLUMNS.items():
         for name in re.findall(rf"`{kind}` \(or ([\w, ]+) …\)", text):
             assert {*name.split(", ")} <= {*others.split()}

@@ -59,7 +59,7 @@ IMAGES, LABELS = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
         (IMAGES[:0], LABELS[:0], "images: there are none"),
         (IMAGES[0], LABELS, "is a single image, which images.None. would make"),
         (IMAGES[0, 0, 0], LABELS, r"images: it is uint8 \[3\]"),
-        (IMAGES.transpose(0, 3, 1, 2), LABELS, "colours first: give images.transpose"),
+        (IMAGES.transpose(0, 3, 1, 2), LABELS, "colours first: give NumPy.s images.transpose"),
         (IMAGES[..., :2], LABELS, r"images: it is uint8 \[9, 8, 8, 2\]"),
         (IMAGES - 1.0, LABELS, "image 0 has float64 values from -1.0 to -1.0"),
         (IMAGES + np.nan, LABELS, "image 0 has float64 values from nan"),
@@ -117,10 +117,10 @@ def test_labels_of_all_kinds(labels, class_names, names):
 
 
 def test_class_names_of_classes_without_images():
-    source = _source(labels=2 * LABELS, class_names="abcdef")
+    source = _source(labels=2 * LABELS, class_names=list("abcdef"))
     assert source.class_names == ("a", "c", "e")
     assert source.warnings == ("no image of 3 of the classes: b, d, f",)
-    with pytest.raises(UserError, match="class_names: expected 3, got 1"):
+    with pytest.raises(UserError, match="class_names: 1 are given, but none for 1, 2"):
         _source(class_names=["a"])
 
 

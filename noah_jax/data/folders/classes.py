@@ -37,8 +37,9 @@ def split_of(name: str) -> str:
 
 
 def split_of_file(path: pathlib.Path) -> str:
-    """The split that a file's name says, or the folder that it is in; `path` is relative."""
-    return split_of(path.stem) or split_of(path.parent.name)
+    """The split that a file's name says, or else the nearest of its folders in `path`."""
+    said = (split_of(name) for name in (path.stem, *reversed(path.parts[:-1])))
+    return next(filter(None, said), "")
 
 
 def class_rows(folder: pathlib.Path, name: str, label: int) -> Rows:
@@ -57,17 +58,22 @@ def read_classes(folder: pathlib.Path) -> Contents:
     labels = {name: label for label, name in enumerate(names)}
     images, left = walk(folder)
     rows: dict[str, Rows] = {split: [] for split, _ in places.values()}
+    below: dict[str, None] = {}  # folders in class folders
     inside = [part.relative_to(folder) for part in places]
     by_path = dict(zip(inside, places.values(), strict=True))
     for image in images:
         place = next((by_path[parent] for parent in image.parents if parent in by_path), None)
         if place:
             rows[place[0]].append((image, labels[place[1]]))
+            if image.parent not in by_path:
+                below[str(image.parent)] = None
         else:
             left.append(("outside the class folders", str(image)))
     _require_images(folder, rows, names, left)
     if root != folder:
         notes = [f"the classes are in {root.relative_to(folder)}/", *notes]
+    if below:
+        notes.append(f"of the class around them are the images in {joined([*below], most=3)}")
     return Contents(rows, tuple(names), (*notes, *described(left)))
 
 
@@ -101,10 +107,12 @@ def _require_images(folder, rows: dict[str, Rows], names: list[str], left: LeftO
 
 def _places(folder: pathlib.Path) -> tuple[pathlib.Path, _Places, list[str]]:
     """Finds the class folders; returns the folder that they are in, their places, and notes."""
-    root = _unwrapped(folder, but=split_of)
-    tops = {name: _unwrapped(root / name) for name in subfolders(root)}
+    root = unwrapped(folder, but=split_of)
+    tops = {name: unwrapped(root / name) for name in subfolders(root)}
     inner = {name: subfolders(path) for name, path in tops.items()}
     _refuse_copies(root, inner)
+    for name, path in tops.items():
+        _refuse_copies(path, {each: subfolders(path / each) for each in inner[name]})
     splits = {name: split_of(name) for name in tops if inner[name] and split_of(name)}
     flat = [name for name in tops if not inner[name] and split_of(name)]
     if splits:
@@ -117,18 +125,17 @@ def _places(folder: pathlib.Path) -> tuple[pathlib.Path, _Places, list[str]]:
         return root, places, [f"{split} is {name}/" for split, name in chosen.items()]
     if len({split_of(name) for name in flat}) > 1 and 2 * len(flat) >= len(tops):
         raise UserError(
-            f"{root} holds the splits {joined(flat)}, but these hold no class folders, and there "
-            f"is no list or CSV that says the classes.\n{_EXPECTED}"
+            f"{root} holds the splits {joined(flat)}, but these hold no class folders, and no "
+            f"table says the classes.\n{_EXPECTED}"
         )
     common = set.intersection(*map(set, inner.values())) if inner else set()
-    if len(tops) > 1 and len(common) > 1:
+    below = {split_of(each) for names in inner.values() for each in names}
+    if len(tops) > 1 and (len(common) > 1 or ("train" in below and "" not in below)):
         return root, _inside_classes(root, inner), ["the splits are inside the class folders"]
     return root, {root / name: ("all", name) for name in tops}, []
 
 
-def _unwrapped(
-    folder: pathlib.Path, but: Callable[[str], object] = lambda _: False
-) -> pathlib.Path:
+def unwrapped(folder: pathlib.Path, but: Callable[[str], object] = lambda _: False) -> pathlib.Path:
     """Goes down while there is only one folder, which holds others: archives make such folders.
 
     Args:
@@ -172,6 +179,11 @@ def _inside_classes(root: pathlib.Path, inner: Mapping[str, list[str]]) -> _Plac
     """The places of splits that lie inside classes; UserError if what lies there is no split."""
     names = {each for some in inner.values() for each in some}
     splits = {name: split_of(name) for name in names}
+    if bare := [name for name, some in inner.items() if not some]:
+        raise UserError(
+            f"{root}: {joined(bare)} holds no splits, but the other class folders hold "
+            f"{joined(sorted(names))}.\n{_EXPECTED}"
+        )
     if not all(splits.values()):
         raise UserError(
             f"{root} holds {joined(list(inner))}, and each of these holds "

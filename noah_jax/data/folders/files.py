@@ -110,10 +110,15 @@ def _why_no_image(entry: os.DirEntry) -> str:
 
 
 def subfolders(folder: pathlib.Path) -> list[str]:
-    """The names of the folders in `folder`, sorted; empty if it is none."""
+    """The names of the folders in `folder`, sorted, without links to folders above it."""
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_junk(p.name))
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return [name for name in names if not is_junk(name) and not _leads_up(folder / name)]
+
+
+def _leads_up(path: pathlib.Path) -> bool:
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def described(left: LeftOut) -> list[str]:
@@ -139,15 +144,19 @@ def file_split(
 
 
 def placed(folder: pathlib.Path, paths: Sequence[pathlib.Path], *more: str) -> list[pathlib.Path]:
-    """Adds to the paths of a list the folder that an archive makes and the list leaves out.
+    """Adds to the paths of a list the folder, or the suffix, that it leaves out.
+
+    They are those with which the first image is there.
 
     Args:
-      more: further names that it may have.
+      more: names that the folder may have besides usual ones and those that are there.
     """
-    places = (*_IMAGE_FOLDERS, *more)
-    there = (place for place in places if paths and os.path.isfile(folder / place / paths[0]))
-    place = next(there, "")
-    return [place / path for path in paths]
+    first = str(paths[0]) if paths else ""
+    places = (*_IMAGE_FOLDERS, *more, *subfolders(folder))
+    tries = [(place, suffix) for suffix in ("", *sorted(SUFFIXES)) for place in places]
+    there = (x for x in tries if first and os.path.isfile(folder / x[0] / f"{first}{x[1]}"))
+    place, suffix = next(there, ("", ""))
+    return [pathlib.Path(place, f"{path}{suffix}") for path in paths]
 
 
 def encoding(rows: dict[str, Rows]) -> str:

@@ -1,17 +1,20 @@
 """Opens a folder of images, in whichever layout it comes; each other file here reads one."""
 
 import pathlib
+import tarfile
+import zipfile
 
 import PIL.Image
 
 from noah_jax.data.folders.classes import read_classes
-from noah_jax.data.folders.files import Contents, Rows, encoding, file_split, walk
-from noah_jax.data.folders.lists import read_vtab
-from noah_jax.data.folders.parquet import HUB, read_hub, read_parquet
+from noah_jax.data.folders.files import Contents, Rows, encoding, file_split
+from noah_jax.data.folders.lists import read_plain, read_vtab
+from noah_jax.data.folders.parquet import HUB, SUFFIXES, read_hub, read_parquet
 from noah_jax.data.folders.published import published
+from noah_jax.data.folders.records import expected
 from noah_jax.data.folders.splits import completed, drawn
-from noah_jax.data.folders.tables import read_tables
-from noah_jax.data.images import turned
+from noah_jax.data.folders.tables import read_tables, tables_in
+from noah_jax.data.images import is_image, turned
 from noah_jax.data.loader import Source, Split
 from noah_jax.data.shots import Shots
 from noah_jax.data.tasks import Task
@@ -69,13 +72,37 @@ def _contents(
     if shots and shots.lists:
         return published(place, task, shots)
     if place.is_file():
-        read = read_parquet if place.suffix == ".parquet" else read_tables
-        found = read(place, label_column)
-    else:
-        found = read_vtab(place, task) or read_tables(place, label_column)
-        if not found and not walk(place)[0]:
-            found = read_parquet(place, label_column)
-    return found or read_classes(place)
+        _refuse_others(place)
+        read = read_parquet if place.suffix.lower() in SUFFIXES else read_tables
+        if found := read(place, label_column):
+            return found
+    lists = read_vtab(place, task) or read_plain(place)
+    if not lists and (found := read_tables(place, label_column)):
+        return found
+    try:
+        found = lists or read_classes(place)
+    except UserError as error:
+        if parquet := read_parquet(place, label_column):
+            return parquet
+        tables = tables_in(place)
+        seen = f"\nAs for the tables there: {expected(tables, label_column)}" if tables else ""
+        raise UserError(f"{error}{seen}") from error
+    if label_column:
+        raise UserError(
+            f"label_column={label_column}, but {place} has no table or parquet file with images"
+        )
+    return found
+
+
+def _refuse_others(path: pathlib.Path) -> None:
+    """Raises UserError for a file that is no table."""
+    what = ""
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        what = "an archive or an office document: unpack an archive, save a sheet as CSV"
+    elif is_image(path):
+        what = "a single image: give the folder of all"
+    if what:
+        raise UserError(f"{path} is {what}. Expected a folder, a CSV or a parquet file")
 
 
 def _split(contents: Contents, place: pathlib.Path | str, rows: Rows, upright: bool) -> Split:

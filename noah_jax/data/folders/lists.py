@@ -1,6 +1,7 @@
 """Lists of images: VTAB-1k's, with lines `path label`; CoOp's JSON; FGVC Aircraft's own.
 
 <folder>/train800.txt  val200.txt  train800val200.txt  test.txt   lines `images/… label`
+<folder>/train.txt  val.txt  test.txt                             the same, for one's own images
 <folder>/class_names.txt                                          a name a line, if it is there
 
 A list comes from elsewhere, so it may name only files inside the images' folder.
@@ -10,7 +11,7 @@ import json
 import pathlib
 import re
 
-from noah_jax.data.folders.files import Contents, Rows
+from noah_jax.data.folders.files import Contents, Rows, placed
 from noah_jax.data.images import require_file
 from noah_jax.data.tasks import Task
 from noah_jax.errors import UserError, listed
@@ -30,13 +31,34 @@ def read_vtab(folder: pathlib.Path, task: Task | None = None) -> Contents | None
       UserError: a list cannot be read, or class_names.txt is that of other classes.
     """
     paths = {split: folder / f"{name}.txt" for split, name in _VTAB.items()}
-    if not any(path.is_file() for path in paths.values()):
+    if not any(path.is_file() for split, path in paths.items() if split != "test"):
         return None
+    return _named(folder, read_lists(paths), task)
+
+
+def read_plain(folder: pathlib.Path) -> Contents | None:
+    """Reads train.txt, val.txt and test.txt with the same lines; None if they are other texts."""
+    paths = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
+    paths = {split: path for split, path in paths.items() if path.is_file()}
+    try:
+        rows = read_lists(paths)
+    except UserError:  # notes, perhaps
+        return None
+    if not rows.get("train"):
+        return None
+    for split, some in rows.items():
+        places = placed(folder, [path for path, _ in some], split)
+        rows[split] = [(path, label) for path, (_, label) in zip(places, some, strict=True)]
+    there = (folder / rows["train"][0][0]).is_file()
+    return _named(folder, rows, None) if there else None
+
+
+def _named(folder: pathlib.Path, rows: dict[str, Rows], task: Task | None) -> Contents:
+    """Adds the names of the classes, if they lie beside the lists."""
     names = folder / "class_names.txt"
     class_names = lines_of(names) if names.is_file() else []
     while class_names and not class_names[-1]:
         class_names.pop()
-    rows = read_lists(paths)
     found = max((label for some in rows.values() for _, label in some), default=-1) + 1
     expected = task.num_classes if task else max(found, len(class_names))
     if class_names and len(class_names) != expected:

@@ -6,8 +6,9 @@ import numpy as np
 
 from noah_jax.data.folders.files import Contents, Rows
 from noah_jax.data.shots import Shots
-from noah_jax.errors import UserError, joined
+from noah_jax.errors import UserError, joined, listed
 
+_LEAST = 3  # images of a class of which each split gets one
 _SPLITS = ("train", "val", "trainval", "test")
 
 
@@ -30,6 +31,8 @@ def completed(contents: Contents, seed: int) -> tuple[dict[str, Rows], list[str]
     notes: list[str] = []
     if "trainval" in rows:
         return rows, notes
+    if len({label for some in rows.values() for _, label in some}) < 2:
+        raise UserError("all images are of one class: expected at least two")
     if not rows.get("all") and not rows.get("train"):
         raise UserError(f"there are images of the split {joined([*rows])}, but none to train on")
     if rows.keys() == {"train", "val"}:
@@ -38,14 +41,30 @@ def completed(contents: Contents, seed: int) -> tuple[dict[str, Rows], list[str]
     if "test" in rows and "val" in rows:
         rows["trainval"] = rows["train"] + rows["val"]
         return {name: rows[name] for name in _SPLITS}, notes
-    pool = rows.get("all", []) + rows.get("train", [])
-    classes: dict[int, Rows] = {label: [] for _, label in pool}
-    for path, label in pool:
-        classes[label].append((path, label))
+    classes: dict[int, Rows] = {}
+    for path, label in rows.get("all", []) + rows.get("train", []):
+        classes.setdefault(label, []).append((path, label))
     each = [classes[label] for label in sorted(classes)]
+    if "test" not in rows:
+        _require_enough(classes, contents.class_names)
     if "test" in rows:
         return split_classes(each, seed, ("val",)) | {"test": rows["test"]}, notes
     return split_classes(each, seed), notes
+
+
+def _require_enough(classes: dict[int, Rows], names: Sequence[str]) -> None:
+    """Raises UserError if a class has too few images to be split."""
+    few = [
+        f"class {names[label] if names else label} has {len(rows)} images"
+        for label, rows in sorted(classes.items())
+        if len(rows) < _LEAST
+    ]
+    if few:
+        raise UserError(
+            f"{len(few)} of the {len(classes)} classes have fewer than {_LEAST} images, so that "
+            f"train, val and test cannot each get one:{listed(few)}\nAre these the classes? Labels "
+            "are few names or numbers, each of several images"
+        )
 
 
 def split_classes(

@@ -1,43 +1,25 @@
-"""Tables of images: a CSV, or the metadata of a Hugging Face image folder.
+"""Tables of images: a CSV, or the metadata of a Hugging Face image folder; see records.py.
 
 <folder>/<any>.csv                        columns path, label and, if there is one, split
-<folder>/{train,val,test}.csv             one for each split
+<folder>/{train,val,test}.csv             one for each split; also inside the splits' folders
 <folder>/[train/]metadata.{csv,jsonl}     file_name and a column of labels
-
-Columns are known by the names below. A table without a header has path, label and maybe split, in
-this order. Labels are numbers or names.
 """
 
-import csv
-import io
-import json
+import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-from noah_jax.data.folders.classes import split_of, split_of_file
-from noah_jax.data.folders.files import Contents, described, is_junk, placed, subfolders, walk
-from noah_jax.data.folders.lists import INSIDE, leaves, short, text_of
+from noah_jax.data.folders.classes import split_of, split_of_file, unwrapped
+from noah_jax.data.folders.files import Contents, LeftOut, described, placed, subfolders, walk
+from noah_jax.data.folders.lists import INSIDE, leaves, short
+from noah_jax.data.folders.records import Record, Table, expected, read_table
 from noah_jax.errors import UserError, joined, listed
 
-_COLUMNS = {  # as they are without case, spaces and signs
-    "path": "path filename file filepath filepaths image imagepath imagename img imgpath",
-    "label": "label labels class classname classes category target y",
-    "split": "split set subset dataset partition",
-}
-
-
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_SUFFIXES = (".csv", ".tsv")
+_Placed = tuple[str, pathlib.Path, str]  # split, path inside the folder, label
 _Labelled = list[tuple[pathlib.Path, str]]  # path inside the folder, label
-
-
-class _Record(NamedTuple):
-    """An image of a table; `where` is its line, for messages."""
-
-    where: str
-    path: str
-    label: str
-    split: str
 
 
 def read_tables(place: pathlib.Path, label_column: str = "") -> Contents | None:
@@ -50,176 +32,181 @@ def read_tables(place: pathlib.Path, label_column: str = "") -> Contents | None:
       UserError: a table or a row of it cannot be read, or there are several tables whose names do
         not say which split each is for.
     """
-    folder = place.parent if place.is_file() else place
-    paths = [place] if place.is_file() else _in_folder(place)
-    tables = {path: found for path in paths if (found := _records(path, label_column))}
-    if not tables and (place.is_file() or (paths and label_column)):
-        raise UserError(_no_columns(paths, label_column))
-    classes = place.is_dir() and len(subfolders(folder)) > 1  # it may be a table of something else
-    if not tables or (classes and not any(map(_has_images, tables.items()))):
+    if place.is_file():
+        table = read_table(place, label_column)
+        if table is None:
+            raise UserError(expected([place], label_column))
+        return _contents(place.parent, [table], [])
+    paths = tables_in(place)
+    classes = len(subfolders(place)) > 1  # then it may be a table of something else
+    found = []
+    for path in paths:
+        try:
+            found.append(read_table(path, label_column))
+        except UserError:
+            if not classes:
+                raise
+    tables = [table for table in found if table]
+    tables = [table for table in tables if _has_images(table)] or tables * (not classes)
+    if not tables:
         return None
-    rows = _rows(folder, tables)
-    labels = numbered({label for some in rows.values() for _, label in some})
+    named = [table for table in tables if split_of_file(table.path.relative_to(place))]
+    if any(split_of_file(table.path.relative_to(place)) == "train" for table in named):
+        tables = named
+    images, left = walk(place)
+    used = {str(table.path.relative_to(place)) for table in tables}
+    left = [(why, path) for why, path in left if path not in used]
+    return _contents(place, tables, left, images)
+
+
+def tables_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The tables in a folder or, if it has none, in its splits; metadata before others."""
+    folder = unwrapped(folder, but=split_of)
+    inner = [folder / name for name in subfolders(folder) if split_of(name)]
+    for places in ([folder], inner):
+        if found := [x for place in places for name in _METADATA if (x := place / name).is_file()]:
+            return found
+    for places in ([folder], inner):
+        files = sorted(path for place in places if place.is_dir() for path in place.iterdir())
+        if found := [x for x in files if x.suffix.lower() in _SUFFIXES and x.name[0] != "."]:
+            return found
+    return []
+
+
+def numbered(labels: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Numbers classes: numbers in their order, else names in that of the alphabet.
+
+    Returns:
+      Label as written → class, and the names of the classes. "3" and "3.0" are the same number.
+    """
+    if all(re.fullmatch(r"-?(0|[1-9]\d*)(\.0*)?", label) for label in labels):
+        whole = {label: int(label.split(".")[0]) for label in labels}
+    else:
+        whole = {label: label for label in labels}
+    classes = {value: place for place, value in enumerate(sorted({*whole.values()}))}
+    return {label: classes[value] for label, value in whole.items()}, tuple(map(str, classes))
+
+
+def _contents(
+    folder: pathlib.Path,
+    tables: Sequence[Table],
+    left: LeftOut,
+    images: Sequence[pathlib.Path] = (),
+) -> Contents:
+    """Puts the rows of all tables together.
+
+    Args:
+      left, images: what is left out in the folder, and the images there.
+    """
+    names = joined([str(table.path.relative_to(folder)) for table in tables])
+    notes = [f"the labels are from {names}"]
+    notes += [f"the splits are its column {x.split_column}" for x in tables if x.split_column]
+    placed_rows = [row for table in _with_split(folder, tables, names) for row in table]
+    rows, twice = _once(placed_rows, f"cannot read {names} in {folder}:")
+    if rows.keys() == {"all"} and (by_path := _by_path(rows["all"])):
+        rows = by_path
+        notes.append("the splits are those in the paths")
+    if not any(os.path.isfile(folder / path) for some in rows.values() for path, _ in some):
+        raise UserError(
+            f"none of the {sum(map(len, rows.values()))} images of {names} is there, e.g. "
+            f"{next(iter(rows.values()))[0][0]} in {folder}: paths in a table begin there"
+        )
+    labels, classes = numbered({label for some in rows.values() for _, label in some})
     numbers = {split: [(path, labels[label]) for path, label in x] for split, x in rows.items()}
-    notes = [f"the labels are from {_shown(folder, tables)}"]
-    if place.is_dir():
-        there = {path for some in rows.values() for path, _ in some}
-        left = [("not in the table", str(path)) for path in walk(folder)[0] if path not in there]
-        left += [("without labels", path.name) for path in paths if path not in tables]
-        notes += described(left)
-    return Contents(numbers, class_names(labels), tuple(notes))
+    there = {path for some in rows.values() for path, _ in some}
+    left = [("not in the table", str(path)) for path in images if path not in there] + left
+    left += [("listed twice", str(path)) for path in twice]
+    return Contents(numbers, classes, (*notes, *described(left)))
 
 
-def _shown(folder: pathlib.Path, tables: Iterable[pathlib.Path]) -> str:
-    return joined([str(path.relative_to(folder)) for path in tables])
+def _has_images(table: Table) -> bool:
+    """Tells whether the first image of a table is there."""
+    folder = table.path.parent
+    (first,) = placed(folder, [pathlib.Path(table.records[0].path)], table.path.stem)
+    return os.path.isfile(folder / first)
 
 
-def _rows(
-    folder: pathlib.Path, tables: Mapping[pathlib.Path, list[_Record]]
-) -> dict[str, _Labelled]:
-    """Puts together the images of all tables, by split; UserError if that cannot be done."""
-    names = _shown(folder, tables)
-    splits = {path: split_of_file(path.relative_to(folder)) for path in tables}
-    if len(tables) > 1 and len({*splits.values()} - {""}) < len(tables):
+def _with_split(
+    folder: pathlib.Path, tables: Sequence[Table], names: str
+) -> Iterator[list[_Placed]]:
+    """Yields the rows of each table; UserError if something is wrong with any of them."""
+    splits = [split_of_file(table.path.relative_to(folder)) for table in tables]
+    if len(tables) > 1 and len({*splits} - {""}) < len(tables):
         raise UserError(
             f"{folder} holds several tables, {names}, whose names do not say which split each is "
             "for: give one of them in the place of the folder"
         )
-    several = len(tables) > 1 or next(iter(tables)).parent != folder
-    rows: dict[str, _Labelled] = {}
-    problems: list[str] = []
-    for path, records in tables.items():
-        default = splits[path] if several else ""
-        for split, some in _by_split(folder, path, records, default, problems).items():
-            rows.setdefault(split, []).extend(some)
-    if "all" in rows and len(rows) > 1:
-        problems.append(f"{len(rows['all'])} images have no split, and others have one")
+    several = len(tables) > 1 or tables[0].path.parent != folder
+    problems = []
+    for table, split in zip(tables, splits, strict=True):
+        home = table.path.parent
+        problems += [line for record in table.records if (line := _problem(record, home))]
+        if not problems:
+            yield _placed(folder, table, split if several else "")
     if problems:
         raise UserError(f"cannot read {names} in {folder}:{listed(problems)}")
-    return rows
 
 
-def numbered(labels: set[str]) -> dict[str, int]:
-    """Label as written → class: numbers in their order, else names in that of the alphabet.
+def _problem(record: Record, home: pathlib.Path) -> str:
+    """Says what is wrong with a row of a table in the folder `home`; empty if nothing is."""
+    path = record.path.removeprefix(f"{home}/")
+    if not path or leaves(path):
+        return f"{record.where}: {INSIDE}, got {short(record.path)}"
+    if record.label.lower() in ("", "nan"):
+        return f"{record.where}: {short(record.path)} has no label, a number or a name"
+    if record.split and not split_of(record.split):
+        return f"{record.where}: expected train, val or test, got {short(record.split)}"
+    return ""
 
-    "3" and "3.0" are the same number.
+
+def _placed(folder: pathlib.Path, table: Table, split: str) -> list[_Placed]:
+    """Finds the folders that the paths of a table leave out, for each split.
+
+    Args:
+      folder: the paths that are returned are inside this.
+      split: of the rows that do not say theirs.
     """
-    if all(re.fullmatch(r"-?\d+(\.0*)?", label) for label in labels):
-        numbers = sorted({int(label.split(".")[0]) for label in labels})
-        return {label: numbers.index(int(label.split(".")[0])) for label in labels}
-    return {label: place for place, label in enumerate(sorted(labels))}
-
-
-def class_names(labels: dict[str, int]) -> tuple[str, ...]:
-    """The names of the classes that `numbered` numbers, in their order."""
-    names = {place: label for label, place in sorted(labels.items(), reverse=True)}
-    return tuple(names[place] for place in range(len(names)))
-
-
-def _in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The tables in a folder: the metadata in it or its splits if there is any, else all."""
-    inner = [folder / name for name in subfolders(folder) if split_of(name)]
-    for places in ([folder], inner):
-        for name in ("metadata.csv", "metadata.jsonl"):
-            if found := [place / name for place in places if (place / name).is_file()]:
-                return found
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        path for path in files if path.suffix.lower() in (".csv", ".tsv") and not is_junk(path.name)
-    ]
-
-
-def _has_images(table: tuple[pathlib.Path, list[_Record]]) -> bool:
-    """Tells whether the first image of a table is there."""
-    path, records = table
-    (first,) = placed(path.parent, [pathlib.Path(records[0].path)], path.stem)
-    return (path.parent / first).is_file()
-
-
-def _by_split(folder, path, records, default, problems) -> dict[str, _Labelled]:
-    """The paths inside `folder` and the labels of a table's images; appends what is wrong."""
-    found: dict[str, _Labelled] = {}
-    for record in records:
-        image = pathlib.Path(record.path)
-        if image.is_absolute() and image.is_relative_to(path.parent):
-            image = image.relative_to(path.parent)
-        split = split_of(record.split) if record.split else default or "all"
-        if leaves(str(image)) or not record.path:
-            problems.append(f"{record.where}: {INSIDE}, got {short(record.path)}")
-        elif not record.label:
-            problems.append(f"{record.where}: {short(record.path)} has no label")
-        elif not split:
-            problems.append(
-                f"{record.where}: expected train, val or test, got {short(record.split)}"
-            )
-        else:
-            found.setdefault(split, []).append((image, record.label))
-    inside = path.parent.relative_to(folder)
-    for split, some in found.items():
-        images = placed(path.parent, [image for image, _ in some], path.stem, split)
-        labels = [label for _, label in some]
-        found[split] = [(inside / x, label) for x, label in zip(images, labels, strict=True)]
+    home, found = table.path.parent, []
+    groups: dict[str, list[Record]] = {}
+    for record in table.records:
+        groups.setdefault(split_of(record.split) or split or "all", []).append(record)
+    for name, records in groups.items():
+        paths = [pathlib.Path(record.path.removeprefix(f"{home}/")) for record in records]
+        places = placed(home, paths, table.path.stem, name)
+        inside = home.relative_to(folder)
+        labels = [record.label for record in records]
+        found += [(name, inside / x, label) for x, label in zip(places, labels, strict=True)]
     return found
 
 
-# --- One table -----------------------------------------------------------------------------------
+def _once(rows: Sequence[_Placed], problem: str) -> tuple[dict[str, _Labelled], list[pathlib.Path]]:
+    """Takes each image once, by split; returns also those that are listed again.
+
+    Raises:
+      UserError: an image has two labels or two splits, or only some images have a split.
+    """
+    known: dict[pathlib.Path, tuple[str, str]] = {}
+    found: dict[str, _Labelled] = {}
+    twice, problems = [], []
+    for split, path, label in rows:
+        if path not in known:
+            known[path] = split, label
+            found.setdefault(split, []).append((path, label))
+        elif known[path] == (split, label):
+            twice.append(path)
+        else:
+            problems.append(f"{path} is {', '.join(known[path])}, and again {split}, {label}")
+    if "all" in found and len(found) > 1:
+        problems.append(f"{len(found['all'])} images have no split, and others have one")
+    if problems:
+        raise UserError(f"{problem}{listed(problems)}")
+    return found, twice
 
 
-def _records(path: pathlib.Path, label_column: str) -> list[_Record]:
-    """Reads the rows of a table; empty if it has no columns of paths and of labels."""
-    text = text_of(path)
-    try:
-        rows = list(_json_lines(text) if path.suffix == ".jsonl" else _csv_lines(text))
-    except (csv.Error, ValueError, AttributeError) as error:
-        raise UserError(f"cannot read the table {path}: {error}") from error
-    if not rows:
-        return []
-    (_, header), *body = rows
-    columns = _columns(header, label_column)
-    if columns is None and not label_column and 1 < len(header) < 4:
-        if (path.parent / header[0]).is_file():  # the first row is an image's
-            columns, body = [0, 1, 2], rows
-    if columns is None:
-        return []
-    return [
-        _Record(where, *(row[i].strip() if i is not None and i < len(row) else "" for i in columns))
-        for where, row in body
-    ]
-
-
-def _csv_lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields the place and the cells of each row that is not empty."""
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t|", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    yield from ((f"line {reader.line_num}", row) for row in reader if any(row))
-
-
-def _json_lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields a header, and the place and the cells of each line of JSON."""
-    rows = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    header = list(dict.fromkeys(key for _, row in rows for key in row.keys()))
-    yield "", header
-    for number, row in rows:
-        yield f"line {number}", [str(row.get(key, "")) for key in header]
-
-
-def _columns(header: Sequence[str], label_column: str) -> list[int | None] | None:
-    """The places of path, label and split; None if there are no paths or no labels."""
-    plain = [re.sub("[^a-z]", "", name.lower()) for name in header]
-
-    def place(kind):
-        return next((plain.index(name) for name in _COLUMNS[kind].split() if name in plain), None)
-
-    path, label, split = map(place, _COLUMNS)
-    if label_column:
-        label = header.index(label_column) if label_column in header else None
-    elif label is None and path is not None and len(header) == 2:
-        label = 1 - path
-    return None if path is None or label is None else [path, label, split]
-
-
-def _no_columns(paths: Sequence[pathlib.Path], label_column: str) -> str:
-    wanted = f"a column {label_column}" if label_column else "columns path and label"
-    shown = listed(f"{path}: {short(text_of(path).partition(chr(10))[0])}" for path in paths)
-    return f"expected a header with {wanted}, and split if it says the splits:{shown}"
+def _by_path(rows: _Labelled) -> dict[str, _Labelled]:
+    """Splits images by the folders in their paths; empty if these do not say all splits."""
+    found: dict[str, _Labelled] = {}
+    for path, label in rows:
+        said = [split for part in path.parts[:-1] if (split := split_of(part))]
+        found.setdefault(said[0] if said else "", []).append((path, label))
+    return found if "" not in found and "train" in found and len(found) > 1 else {}
