@@ -343,3 +343,54 @@ def test_names_beside_vtabs_lists(text, message, tmp_path):
             _open(tmp_path / "pets")
     else:
         assert _open(tmp_path / "pets").class_names == tuple(text.split())
+
+
+def test_classes_of_which_one_holds_no_splits(tmp_path):
+    for name in ("cat", "dog"):
+        _write(tmp_path / "pets" / name, 4, ("train", "test"))
+    _write(tmp_path / "pets", 4, ("eel",))
+    with pytest.raises(UserError, match="eel holds no splits, but the other .* hold test, train"):
+        _open(tmp_path / "pets")
+    _write(tmp_path / "pets/fox", 4, ("train",))
+    for path in (tmp_path / "pets/eel").iterdir():
+        path.unlink()
+    (tmp_path / "pets/eel").rmdir()
+    source = data.open_source("pets", str(tmp_path), 0)
+    assert source.class_names == ("cat", "dog", "fox")
+    assert source.warnings == ("test: no image of 1 of the 3 classes: fox",)
+
+
+def test_a_split_that_was_unzipped_into_itself(tmp_path):
+    for split in ("train/train", "train", "test"):
+        _write(tmp_path / "pets" / split, 4)
+    with pytest.raises(UserError, match="pets/train/train holds cat, dog, eel again"):
+        _open(tmp_path / "pets")
+
+
+def test_a_link_up_inside_a_class(tmp_path):
+    _write(tmp_path / "pets", 5)
+    (tmp_path / "pets/cat/up").symlink_to("..")
+    source = _open(tmp_path / "pets")
+    assert sum(_sizes(source).values()) == 15
+    assert source.notes == ("left out: 1 link to a folder above it (cat/up)",)
+
+
+@pytest.mark.parametrize("text", ["a note\n", "images/0.png 1\n", ""])
+@pytest.mark.parametrize("name", ["test.txt", "train.txt"])
+def test_texts_beside_class_folders(name, text, tmp_path):
+    _write(tmp_path / "pets", 5)
+    (tmp_path / "pets" / name).write_text(text)
+    assert _open(tmp_path / "pets").notes == (f"left out: 1 .txt ({name})",)
+
+
+def test_a_folder_with_the_name_of_a_version(tmp_path):
+    _write(tmp_path / "pets" / "1.0.0", 5)
+    assert _open(tmp_path / "pets").notes == ("the classes are in 1.0.0/",)
+
+
+def test_folders_in_class_folders_are_told(tmp_path):
+    _write(tmp_path / "pets", 5)
+    _write(tmp_path / "pets/cat", 2, ("night",))
+    source = data.open_source("pets", str(tmp_path), 0)
+    assert sum(_sizes(source).values()) == 17
+    assert source.notes == ("of the class around them are the images in cat/night",)

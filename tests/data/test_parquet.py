@@ -174,3 +174,104 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(UserError, match="hf://me/pets needs a package: run `pip install datasets`"):
         data.open_source("pets", "hf://me", 0)
+
+
+def _write(dataset, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.to_parquet(path)
+
+
+def test_a_split_that_is_named_further_up(tmp_path):
+    _write(_dataset(range(15)), tmp_path / "pets/train/default/0000.parquet")
+    _write(_dataset(range(15, 21)), tmp_path / "pets/test/default/0000.parquet")
+    assert _sizes(_open(tmp_path / "pets")) == {"train": 12, "val": 3, "test": 6}
+
+
+def test_files_without_a_split_beside_others(tmp_path):
+    for name in ("train", "val", "extra"):
+        _write(_dataset(range(9)), tmp_path / "pets" / f"{name}.parquet")
+    with pytest.raises(UserError, match="1 files have names that say no split, .*train, val: name"):
+        _open(tmp_path / "pets")
+
+
+def test_a_column_of_splits(tmp_path):
+    table = pyarrow.table(
+        {
+            "image": pyarrow.array([_png(number) for number in range(21)], pyarrow.binary()),
+            "label": [CLASSES[number % 3] for number in range(21)],
+            "split": ["train"] * 15 + ["test"] * 6,
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
+    assert _sizes(_open(tmp_path / "pets.parquet")) == {"train": 12, "val": 3, "test": 6}
+
+
+def test_classes_that_are_numbered_in_two_ways(tmp_path):
+    _write(_dataset(range(15)), tmp_path / "pets/train.parquet")
+    other = datasets.ClassLabel(names=CLASSES[::-1])
+    _write(_dataset(range(6)).cast_column("label", other), tmp_path / "pets/test.parquet")
+    with pytest.raises(UserError, match="test, train number the classes in different ways"):
+        _open(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("name", ["validation.parquet", "unlabeled_test.parquet"])
+def test_a_split_without_the_column_of_labels(name, tmp_path):
+    _write(_dataset(range(15)), tmp_path / "pets/train.parquet")
+    _write(_dataset(range(6)).remove_columns("label"), tmp_path / "pets" / name)
+    (note,) = _open(tmp_path / "pets").notes
+    assert note.startswith("left out: ") and note.endswith("whose 6 images have no label")
+    _write(_dataset(range(15)).remove_columns("label"), tmp_path / "pets/train.parquet")
+    with pytest.raises(UserError, match="train has the columns image: expected one of images, and"):
+        _open(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("label", [["cat"], {"x": 1}, None, "", float("nan"), b"cat"])
+def test_labels_that_are_none(label, tmp_path):
+    labels = [label] * 3 if isinstance(label, list | dict | bytes) else ["cat", "dog", label]
+    labels = [0.5, 1.5, label] if label != label else labels
+    images = pyarrow.array([_png(number) for number in range(3)] * 5, pyarrow.binary())
+    table = pyarrow.table({"image": images, "label": labels * 5})
+    pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
+    with pytest.raises(UserError, match="images of all have no label in label, a number or a name"):
+        _open(tmp_path / "pets.parquet")
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"no JSON", b"[1]", b'{"info": {"features": {"image": [1]}}}']
+)
+def test_metadata_of_another_kind(metadata, tmp_path):
+    _write(_dataset(range(30)), tmp_path / "pets.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "pets.parquet")
+    table = table.replace_schema_metadata({b"huggingface": metadata})
+    pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
+    source = _open(tmp_path / "pets.parquet")
+    assert _sizes(source) == {"train": 21, "val": 3, "test": 6}
+    assert source.class_names == ("0", "1", "2")
+
+
+def test_odd_suffixes_links_and_what_lies_beside(tmp_path):
+    _write(_dataset(range(15)), tmp_path / "elsewhere/train.PARQUET")
+    _write(_dataset(range(15, 21)), tmp_path / "elsewhere/test.pq")
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets/data").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pets/README.md").touch()
+    (tmp_path / "pets/logo.png").write_bytes(_png(99))
+    source = _open(tmp_path / "pets")
+    assert _sizes(source) == {"train": 12, "val": 3, "test": 6}
+    assert source.notes == ("left out: 1 .md (README.md), 1 beside the parquet files (logo.png)",)
+    assert _sizes(_open(tmp_path / "elsewhere/train.PARQUET")) == {"train": 9, "val": 3, "test": 3}
+
+
+def test_splits_of_one_kind_on_the_hub(tmp_path, monkeypatch):
+    """The one that is called so counts; the others are named."""
+    monkeypatch.chdir(tmp_path)
+    for name, numbers in (("train", range(15)), ("test", range(15, 21)), ("test_hard", range(9))):
+        _write(_dataset(numbers), tmp_path / "me/hard" / f"{name}.parquet")
+    rows = "\n".join(
+        f"    - {{split: {x}, path: {x}.parquet}}" for x in ("test_hard", "test", "train")
+    )
+    text = f"---\nconfigs:\n- config_name: default\n  data_files:\n{rows}\n---\n"
+    (tmp_path / "me/hard/README.md").write_text(text)
+    source = data.open_source("hard", "hf://datasets/me", 0)
+    assert _sizes(source) == {"train": 12, "val": 3, "test": 6}
+    assert source.notes == ("left out: 1 split of another kind (test_hard)",)

@@ -1,6 +1,7 @@
 """Tables of images: CSV files and Hugging Face's metadata, as people write them."""
 
 import json
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -212,3 +213,126 @@ def test_a_file_that_is_no_table(name, pets):
     (pets / name).write_bytes(b"\x89PNG\0\xff")
     with pytest.raises(UserError, match=f"cannot read the list .*{name}"):
         _open(pets / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            _table([*_rows(), ("images/0.png", "dog")]),
+            "images/0.png is all, cat, and again all, do",
+        ),
+        (_table([("images/0.png", "dog, small"), *_rows()]), "line 2 has 3 cells, expected 2"),
+        (_table([*_rows(range(17)), ("images/17.png", "NaN")]), "line 19: .* has no label"),
+        (_table(_rows(labels=("cat",) * 3)), "all images are of one class"),
+        (_table([(path, i) for i, (path, _) in enumerate(_rows())]), "18 of the 18 classes have f"),
+        (_table(_rows(folder="photos/")), "none of the 18 images of labels.csv is there, e.g. ph"),
+        (_table([("images/\0.png", "cat"), *_rows()]), "images/.*png: "),
+    ],
+)
+def test_labels_that_cannot_be_meant(text, message, pets):
+    (pets / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        _open(pets)
+    assert str(pets) in str(error.value) and len(str(error.value)) < 3000
+
+
+@pytest.mark.parametrize("label", [None, ["cat"], {"box": [1, 2]}, ""])
+def test_metadata_without_a_label(label, pets):
+    rows = [{"file_name": f"images/{n}.png", "label": CLASSES[n % 3]} for n in range(18)]
+    rows[4]["label"] = label
+    (pets / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match="line 5: 'images/4.png' has no label, a number or a name"):
+        _open(pets)
+
+
+def test_an_image_that_is_listed_twice_counts_once(pets):
+    (pets / "labels.csv").write_text(_table([*_rows(), *_rows(range(3))]))
+    source = _open(pets)
+    assert _sizes(source) == ALL and source.warnings == ()
+    assert source.notes[-1] == "left out: 3 listed twice (images/0.png and 2 more)"
+
+
+def test_numbers_that_are_names_stay_apart(pets):
+    (pets / "labels.csv").write_text(_table(_rows(labels=("01", "1", "2"))))
+    assert data.open_source("pets", str(pets.parent), 0).class_names == ("01", "1", "2")
+
+
+@pytest.mark.parametrize("column", ["Usage", "part of the study"])
+def test_a_column_of_splits_by_any_name(column, pets):
+    splits = ["Training"] * 12 + ["PublicTest"] * 3 + ["PrivateTest"] * 3
+    rows = [(*row, split, 7) for row, split in zip(_rows(), splits, strict=True)]
+    (pets / "labels.csv").write_text(_table(rows, f"path,label,{column},age"))
+    source = _open(pets)
+    assert _sizes(source) == {"train": 9, "val": 3, "test": 6}
+    assert f"the splits are its column {column}" in source.notes
+
+
+def test_paths_that_say_the_split(pets):
+    for split, numbers in {"train": range(9), "valid": range(9, 12), "test": range(12, 18)}.items():
+        (pets / split).mkdir()
+        for number in numbers:
+            (pets / "images" / f"{number}.png").rename(pets / split / f"{number}.png")
+    rows = _rows(range(9), folder="train/") + _rows(range(9, 12), folder="valid/")
+    (pets / "metadata.csv").write_text(
+        _table(rows + _rows(range(12, 18), folder="test/"), "file_name,label")
+    )
+    source = _open(pets)
+    assert _sizes(source) == {"train": 9, "val": 3, "test": 6}
+    assert "the splits are those in the paths" in source.notes
+
+
+def test_ids_without_folder_and_suffix(pets):
+    """As Kaggle's train.csv, beside the images of the test without a table."""
+    (pets / "images").rename(pets / "train_images")
+    (pets / "test_images").mkdir()
+    PIL.Image.new("RGB", (9, 9)).save(pets / "test_images/0.png")
+    (pets / "train.csv").write_text(_table(_rows(folder="", suffix=""), "image_id,label"))
+    (pets / "sample_submission.csv").write_text("image_id,label\n0,cat\n")
+    source = _open(pets)
+    assert _sizes(source) == ALL
+    assert source.notes[-1] == (
+        "left out: 1 not in the table (test_images/0.png), 1 .csv (sample_submission.csv)"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "name,größe\n1,2\n".encode("latin-1"),
+        b"image,label\n" + b"x" * 300_000 + b",1\n",
+        b'a,b\n"open,1\n',
+        b"id,text\n1,hello\n",
+    ],
+)
+def test_another_table_beside_class_folders(content, pets):
+    """It hinders nothing, and is counted as left out."""
+    for label, name in enumerate(CLASSES):
+        (pets / name).mkdir()
+        for number in range(label, 18, 3):
+            (pets / "images" / f"{number}.png").rename(pets / name / f"{number}.png")
+    (pets / "images").rmdir()
+    (pets / "other.csv").write_bytes(content)
+    source = _open(pets)
+    assert _sizes(source) == ALL and source.notes == ("left out: 1 .csv (other.csv)",)
+    with pytest.raises(UserError, match="label_column=sex, but .*pets has no table"):
+        _open(pets, "sex")
+
+
+def test_what_a_table_lacks_is_said_where_nothing_else_fits(pets):
+    (pets / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="(?s)1 class folders.*tables there: .*other.csv: 'a,b'"):
+        _open(pets)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "image"])
+def test_a_file_of_another_kind(kind, pets):
+    if kind == "image":
+        place, message = pets / "images/0.png", "is a single image: give the folder"
+    else:
+        archive = {"zip": "zip", "tar.gz": "gztar"}[kind]
+        place = pets.parent / f"pets.{kind}"
+        shutil.make_archive(str(pets.parent / "pets"), archive, pets)
+        message = "is an archive or an office document: unpack"
+    with pytest.raises(UserError, match=message):
+        _open(place)

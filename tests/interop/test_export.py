@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -256,6 +257,17 @@ def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
     assert "0a.png: no image" in message and "4a.png: the file is empty" in message
     with pytest.raises(predict.Unread, match="1 of 1 images cannot be read"):
         [*predict.predict(tmp_path / "export", [tmp_path / "0a.png"], top=1)]
+
+
+def test_predict_shows_odd_names_as_text(tmp_path):
+    """Neither a class nor a file can write on the terminal, or break its encoding."""
+    _, _, found = _random(6, 3)
+    found.facts["class_names"] = ["\x1b[2J", "a\nb", *map(str, range(len(found.class_names) - 2))]
+    subnet.export(found, tmp_path / "export")
+    path = tmp_path / os.fsdecode(b"\xff \x1b.png")
+    PIL.Image.fromarray(_images(1)[0]).save(path)
+    (line,) = predict.predict(tmp_path / "export", [path], top=len(found.class_names))
+    assert line.isprintable() and line.encode() and r"'a\nb'" in line
 
 
 def test_predict_without_images(tmp_path):

@@ -1,5 +1,6 @@
 """The method on arrays, by the names that a program imports."""
 
+import io
 import pathlib
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import sklearn.datasets
+import torch
 
 import noah_jax
 from noah_jax.data import loader
@@ -47,6 +49,9 @@ def test_the_readmes_example(ti16, tmp_path, monkeypatch):
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
 
 
+CUT = io.BytesIO()
+PIL.Image.effect_noise((99, 99), 9).save(CUT, "PNG")
+CUT = CUT.getvalue()[:2000]
 IMAGES, LABELS = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
 
 
@@ -66,6 +71,9 @@ IMAGES, LABELS = np.zeros((9, 8, 8, 3), np.uint8), np.arange(9) % 3
         (IMAGES.astype(int) + 256, LABELS, "image 0 has .* values from 256 to 256"),
         ([*IMAGES[:8], IMAGES[8, 0, 0]], LABELS, r"image 8 is uint8 \[3\]"),
         ([*IMAGES[:8], "9.png"], LABELS, "image 8 is <U5"),
+        (IMAGES[:, :0], LABELS, r"images: \[9, 0, 8, 3\] has no pixels"),
+        ([PIL.Image.open(io.BytesIO(CUT))] * 9, LABELS, "images: image 0 .*truncated"),
+        (torch.zeros(9, 8, 8, 3, requires_grad=True), LABELS, "images: Can't call numpy"),
         (IMAGES, LABELS[:8], "there are 9 images, but 8 labels"),
         (IMAGES, LABELS / 2, r"labels: expected whole numbers or names \[n\], got float64 \[9\]"),
         (IMAGES, None, "labels: expected whole numbers or names"),
@@ -116,6 +124,53 @@ def test_labels_of_all_kinds(labels, class_names, names):
             assert order[label] == labels[int(name.split()[1])]
 
 
+NAMED = np.array(["dog", "cat", "eel"])[LABELS]
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "names"),
+    [
+        (NAMED, ["dog", "cat", "eel"], ("dog", "cat", "eel")),  # the order that is wanted
+        (NAMED, ["eel", "fox", "dog", "cat"], ("eel", "dog", "cat")),
+        (LABELS, {0: "dog", 1: "cat", 2: "eel"}, ("dog", "cat", "eel")),
+        (LABELS, {"2": "eel", "1": "cat", "0": "dog"}, ("dog", "cat", "eel")),
+        (
+            NAMED,
+            {"cat": "Felis", "dog": "Canis", "eel": "Anguilla"},
+            ("Felis", "Canis", "Anguilla"),
+        ),
+        (LABELS, None, ()),
+    ],
+)
+def test_names_that_are_given_belong_to_their_labels(labels, class_names, names):
+    source = _source(labels=labels, class_names=class_names)
+    assert source.class_names == names
+    translated = class_names if isinstance(class_names, dict) else {}
+    for split in source.splits.values():
+        for name, label in zip(split.names, split.labels, strict=True):
+            own = labels[int(name.split()[1])]
+            own = translated.get(own, translated.get(str(own), own))
+            assert (names or (0, 1, 2))[label] == own
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names", "message"),
+    [
+        (NAMED, ["a", "b", "c"], "class_names: 3 are given, but none for cat, dog, eel"),
+        (LABELS, {0: "dog", 1: "cat"}, "class_names: 2 are given, but none for 2"),
+        (LABELS, {"dog", "cat", "eel"}, "expected a sequence, or a dict by label, got set"),
+        (LABELS, "dog", "expected a sequence, or a dict by label, got str"),
+        (LABELS, ["a", "a", "b"], "expected names that differ from each other"),
+        ([*NAMED[:8], None], (), "expected whole numbers or names .* 1 of which are missing"),
+        ([*NAMED[:7], float("nan"), None], (), "2 of which are missing"),
+        (LABELS * 0, (), "labels: all images are of the class 0, expected at least two"),
+    ],
+)
+def test_names_and_labels_that_cannot_be_meant(labels, class_names, message):
+    with pytest.raises(UserError, match=message):
+        _source(labels=labels, class_names=class_names)
+
+
 def test_class_names_of_classes_without_images():
     source = _source(labels=2 * LABELS, class_names=list("abcdef"))
     assert source.class_names == ("a", "c", "e")
@@ -162,6 +217,14 @@ def test_other_arrays_in_a_finished_run_are_refused(ti16, tmp_path):
     assert noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config) == result
     with pytest.raises(UserError, match="the images: not the same as there"):
         noah_jax.find_subnet(IMAGES + 1, LABELS, tmp_path / "run", config)
+    with pytest.raises(UserError, match="other class names: delete it and run the command again"):
+        noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config, ["a", "b", "c"])
+    (tmp_path / "run/result.json").unlink()
+    again = noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config, ["a", "b", "c"])
+    assert again["class_names"] == ["a", "b", "c"]
+    assert again["test_accuracy"] == result["test_accuracy"]
+    config["image_size"] = np.int64(32)
+    assert noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config, list("abc")) == again
     for wrong, message in (
         ({"methid": "lora"}, "unknown key methid .did you mean method"),
         ({"retrain": {"epoch": 3}}, "unknown key retrain.epoch .did you mean epochs"),

@@ -21,6 +21,7 @@ SUFFIXES = {
     *(".avif", ".jp2"),
 }
 _IMAGE_FOLDERS = ("", "images", "jpg", "data/images", "train", "val", "images/train", "images/val")
+_SAMPLE = 20  # images of a list, to find out where they lie
 # What operating systems and programs leave behind; beside these, everything that begins with a dot.
 _JUNK = {
     *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found"),
@@ -146,17 +147,23 @@ def file_split(
 def placed(folder: pathlib.Path, paths: Sequence[pathlib.Path], *more: str) -> list[pathlib.Path]:
     """Adds to the paths of a list the folder, or the suffix, that it leaves out.
 
-    They are those with which the first image is there.
+    They are those with which most of a sample of the images are there.
 
     Args:
       more: names that the folder may have besides usual ones and those that are there.
     """
-    first = str(paths[0]) if paths else ""
-    places = (*_IMAGE_FOLDERS, *more, *subfolders(folder))
-    tries = [(place, suffix) for suffix in ("", *sorted(SUFFIXES)) for place in places]
-    there = (x for x in tries if first and os.path.isfile(folder / x[0] / f"{first}{x[1]}"))
-    place, suffix = next(there, ("", ""))
-    return [pathlib.Path(place, f"{path}{suffix}") for path in paths]
+    sample = paths[:: len(paths) // _SAMPLE + 1]
+    places = dict.fromkeys((*_IMAGE_FOLDERS, *more, *subfolders(folder)))
+
+    def there(place, suffix):
+        return sum(os.path.isfile(folder / place / f"{path}{suffix}") for path in sample)
+
+    for suffix in ("", *sorted(SUFFIXES)):
+        counts = {place: there(place, suffix) for place in places}
+        if any(counts.values()):
+            place = max(counts, key=counts.__getitem__)  # the first of several
+            return [pathlib.Path(place, f"{path}{suffix}") for path in paths]
+    return list(paths)
 
 
 def encoding(rows: dict[str, Rows]) -> str:

@@ -160,7 +160,7 @@ def _class_names(tables: dict[str, Any], columns, origin: str) -> tuple[str, ...
         if columns[split][1]
     }
     if len({*found.values()}) > 1:
-        raise UserError(f"{origin}: {joined(list(found))} number the classes in different ways")
+        raise UserError(f"{origin}: {joined(sorted(found))} number the classes in different ways")
     return next(iter(found.values()), ())
 
 

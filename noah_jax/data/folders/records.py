@@ -132,7 +132,7 @@ def _columns(header: Sequence[str], label_column: str) -> list[int | None] | Non
     path, label, split = map(place, COLUMNS)
     if label_column:
         label = header.index(label_column) if label_column in header else None
-    elif label is None and path is not None and len(header) == 2:
+    elif label is None and path is not None and len(header) == 2 and plain[path][-2:] != "id":
         label = 1 - path
     return None if path is None or label is None else [path, label, split]
 
