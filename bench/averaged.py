@@ -34,10 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
-    runs = [
-        ranking.open_run(workdir, arguments.data_dir, arguments.weights)
-        for workdir in arguments.workdirs
-    ]
+    runs = [ranking.open_run(workdir, vars(arguments)) for workdir in arguments.workdirs]
     first = runs[0]
     for run in runs[1:]:
         if _shared(run) != _shared(first):

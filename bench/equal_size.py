@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
-    run = ranking.open_run(arguments.workdir, arguments.data_dir, arguments.weights)
+    run = ranking.open_run(arguments.workdir, vars(arguments))
     genomes = draw(run, arguments.genomes)
     images = min(arguments.images, len(run.source.splits["test"])) // _PARTS * _PARTS
     accuracies, losses = evaluate(run, genomes, images)

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     ranking.add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
-    run = ranking.open_run(arguments.workdir, arguments.data_dir, arguments.weights)
+    run = ranking.open_run(arguments.workdir, vars(arguments))
     least, largest = (run.space.count(g) / 1e6 for g in (run.space.smallest(), run.space.largest()))
     if not all(least <= budget < largest for budget in arguments.budgets):
         parser.error(f"--budgets: expected {least:.4f} to {largest:.4f}, as the space has them")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from noah_jax import config as config_lib
 from noah_jax import pipeline
 from noah_jax.data.arrays import from_arrays
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, joined
 from noah_jax.training.result import Result
 
 
@@ -36,8 +36,9 @@ def find_subnet(
       workdir: the folder for everything that is written; see pipeline.py.
       config: the settings: `defaults()` with changes, or a dict with the changes alone, as
         `{"method": "lora", "retrain.epochs": 20}`.
-      class_names: of labels that are numbers, in their order; of labels that are names, all of
-        these in the order wanted; or a dict with the name of each label. Empty = the labels.
+      class_names: of labels that are numbers, in their order, or if there are more names than
+        labels, by number; of labels that are names, all of these in the order wanted; or a dict
+        with the name of each label. Empty = the labels.
 
     Returns:
       The contents of `result.json`, with `test_accuracy` and `genome`; None if `config.stage` is an
@@ -49,6 +50,9 @@ def find_subnet(
     """
     given = config.to_dict() if isinstance(config, ConfigDict) else dict(config or {})
     settings = flatten_dict(config_lib.defaults().to_dict(), sep=".")
+    groups = {key.partition(".")[0] for key in settings if "." in key}
+    if wrong := [key for key in given if key in groups and not isinstance(given[key], Mapping)]:
+        raise UserError(f"{joined(wrong)}: expected a dict with the settings of this group")
     flat = settings | {key: _plain(value) for key, value in flatten_dict(given, sep=".").items()}
     values = ConfigDict(unflatten_dict(flat, sep="."))
     values.task = values.task or "arrays"

@@ -38,7 +38,7 @@ def joined(items: Sequence, most: int = 10) -> str:
 def printable(text: str) -> str:
     """Escapes a text that has control characters, which could rewrite the user's terminal.
 
-    Of a long one the middle is left out.
+    The middle of a long text is left out.
     """
     text = text if text.isprintable() else repr(text)
     half = _LONGEST // 2

@@ -20,6 +20,7 @@ output that is needed is renamed to <name>.damaged and made again.
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,7 @@ def run(
                     f"{result_file} has other class names: delete it and run the command again, "
                     "which repeats the test only"
                 )
+            _keep_settings(opened)
         if config.stage == "report" or not (workdir / "report.html").is_file():
             _report(workdir)
         return result
@@ -92,8 +94,7 @@ def run(
     make_folder(workdir, parents=True)
     with claim(workdir, opened.writer.say):
         refuse_other_config(config, workdir, opened.inputs)  # another run may have claimed it first
-        settings = dataclasses.asdict(opened.config) | {"inputs": opened.inputs}
-        write_json(workdir / "config.json", settings)
+        settings = _keep_settings(opened)
         if command:
             opened.writer.log(command=list(command))
         _announce(opened)
@@ -103,6 +104,13 @@ def run(
             return None
         _report(workdir)
     return read_json(result_file)
+
+
+def _keep_settings(run: Run) -> dict[str, Any]:
+    """Writes the settings, with the places where the inputs are now, and returns them."""
+    settings = dataclasses.asdict(run.config) | {"inputs": run.inputs}
+    write_json(run.workdir / "config.json", settings)
+    return settings
 
 
 def _announce(run: Run) -> None:

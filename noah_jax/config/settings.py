@@ -185,7 +185,7 @@ class Config:
     )
     weights: str = setting("", "a file or folder to use instead of the backbone's own")
     heads: int = setting(
-        0, "of the attention, which no file of weights shows; 0 = the backbone's", least=0
+        0, "attention heads, which weights do not show; 0 = the backbone's", least=0
     )
     image_size: int = setting(224, "pixels, a multiple of the backbone's patch size", least=1)
     normalisation: str = setting(
@@ -198,7 +198,8 @@ class Config:
         "the folder in which each task has its folder, or hf://OWNER; otherwise TFDS's data folder",
     )
     label_column: str = setting(
-        "", "the column of labels in a CSV or parquet file; empty = the one that is called so"
+        "",
+        "the column of labels in a CSV or parquet file; empty = label, class, category, target …",
     )
     split_seed: int = setting(
         0,

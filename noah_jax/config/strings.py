@@ -1,7 +1,7 @@
 """The text after the colon of `--config=FILE:TEXT`: `<tasks>,key=value,…`.
 
-Names are joined by +. A path that holds one of +, and : is put in double quotes, and the whole flag
-then in single ones, which keep the shell from taking these away:
+Names are joined by +. A path that holds + or , is put in double quotes, and the whole flag then in
+single ones, which keep the shell from taking these away:
 
     --config='configs/folder.py:"/data/cats+dogs",method=lora'
 """
@@ -18,7 +18,7 @@ from noah_jax.config.fields import walk
 from noah_jax.config.settings import Config
 from noah_jax.errors import UserError, nearest
 
-_HUB = "hf://"
+_HUB = "hf://"  # as in data/folders, which is no room below this one
 _QUOTING = (
     "a path that holds + or , is put in quotes, as in "
     """--config='configs/folder.py:"/data/cats+dogs",method=lora'"""
@@ -64,6 +64,8 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
             )
         try:
             kind = type(attrgetter(key)(config))
+            if kind is tuple:
+                raise TypeError
             parse = {"True": True, "False": False}.__getitem__ if kind is bool else kind
             value = value if key == "task" else value.replace('"', "")
             config.update_from_flattened_dict({key: parse(value)})

@@ -43,8 +43,8 @@ def from_arrays(images: Any, labels: Any, class_names: Any, seed: int) -> Source
         raise UserError("\n".join(problems))
     each = [np.flatnonzero(numbers == label) for label in range(len(names))]
     digest = hashlib.sha256()
-    for picture in [pictures] if isinstance(pictures, np.ndarray) else pictures:
-        digest.update(picture.tobytes())
+    for picture in pictures:
+        digest.update(str(picture.shape).encode() + picture.tobytes())
     digest.update(numbers.astype(np.int64).tobytes())
     warnings = (f"no image of {len(unseen)} of the classes: {joined(unseen)}",) if unseen else ()
     known = () if names == [str(k) for k in range(len(names))] else tuple(names)
@@ -159,7 +159,8 @@ def _numbered(
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Numbers the classes that occur.
 
-    Names that are given are those of numbers in order, or the order of labels that are names.
+    For labels that are numbers, the names are theirs in order, or by value if there are more names
+    than labels. For labels that are names, they say the order.
 
     Returns:
       The number of each image's class; the names of the classes; and names of classes that do not
@@ -179,22 +180,26 @@ def _numbered(
     if lost := [label for label in own if label not in given]:
         problems.append(f"class_names: {len(given)} are given, but none for {joined(lost)}")
         return numbers, own, []
-    order = list(given)
-    places = np.array([order.index(label) for label in own], int)
-    numbers = np.argsort(np.argsort(places))[numbers] if distinct.dtype.kind == "U" else numbers
-    places = np.sort(places) if distinct.dtype.kind == "U" else places
     unseen = [name for label, name in given.items() if label not in {*own}]
-    return numbers, [given[order[place]] for place in places], unseen
+    if distinct.dtype.kind == "U":  # the names say the order
+        ranks = {label: rank for rank, label in enumerate(given)}
+        order = sorted(range(len(own)), key=lambda place: ranks[own[place]])
+        numbers, own = np.argsort(order)[numbers], [own[place] for place in order]
+    return numbers, [given[label] for label in own], unseen
 
 
 def _labels(labels: Any, problems: list[str]) -> np.ndarray:
     """The labels as an array of whole numbers or of names; empty if something is wrong."""
-    found = np.asarray([] if labels is None else labels)
-    if found.dtype == object:
-        found = np.array(found.tolist())  # of what is in it
     missing = 0
-    if found.dtype.kind in "UO" and found.ndim == 1:  # NumPy makes a name of what is missing
-        missing = sum(label is None or label != label for label in np.asarray(labels, object))
+    try:
+        found = np.asarray([] if labels is None else labels)
+        if found.dtype == object:
+            found = np.array(found.tolist())  # of what is in it
+        if found.dtype.kind in "UO" and found.ndim == 1:  # NumPy makes a name of what is missing
+            missing = sum(x is None or bool(x != x) for x in np.asarray(labels, object))
+    except (TypeError, ValueError) as error:  # rows of unequal length, values of pandas
+        problems.append(f"labels: {error}; expected whole numbers or names [n]")
+        return np.zeros(0, int)
     if found.ndim != 1 or found.dtype.kind not in "iuU" or not len(found) or missing:
         lost = f", {missing} of which are missing" if missing else ""
         problems.append(
@@ -214,6 +219,9 @@ def _given(class_names: Any, problems: list[str]) -> list[str] | dict[str, str]:
     if isinstance(class_names, str | bytes | set | frozenset):
         kind = type(class_names).__name__
         problems.append(f"class_names: expected a sequence, or a dict by label, got {kind}")
+        return []
+    if not isinstance(class_names, Iterable):
+        problems.append(f"class_names: expected a sequence, got {class_names!r}")
         return []
     names = [str(name) for name in class_names]
     if len({*names}) < len(names):

@@ -12,13 +12,13 @@ _Glance = tuple[str, bool]
 _Version = tuple[str, int, int, int]
 
 # Several runs inspect the same test images. A file that is written again has another version.
-_GLANCES: dict[_Version, _Glance] = {}
+_GLANCES: dict[_Version | str, _Glance] = {}
 
 
 def inspect_images(source: Source, origin: pathlib.Path | str) -> Source:
     """Inspects all images and labels of a source, and adds warnings and the fingerprint to it.
 
-    The warnings are about classes without training images, copies across training, validation and
+    The warnings are about classes that a split lacks, copies across training, validation and
     test, and images with several frames.
 
     Args:
@@ -56,7 +56,9 @@ def inspect_images(source: Source, origin: pathlib.Path | str) -> Source:
 def _glances(split: Split) -> list[_Glance | str]:
     """The `glance` at each image, or a line for one that cannot be read."""
     folder = split.folder
-    versions = [folder and _version(folder / name) for name in split.names]
+    versions: list = list(split.digests)  # of images that are not files
+    if folder:
+        versions = [_version(folder / name) for name in split.names]
     found: list = [version and _GLANCES.get(version) for version in versions]
     new = [index for index, glance in enumerate(found) if glance is None]
     for index, result in zip(new, decode(split, new, glance) if new else (), strict=True):

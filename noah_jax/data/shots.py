@@ -17,7 +17,7 @@ class Shots:
     Attributes:
       number: training images a class; validation has as many, at most 4.
       seed: draws the images.
-      lists: the path of published lists, see folders.py; empty = the images are drawn.
+      lists: the path of published lists, see folders/published.py; empty = the images are drawn.
       whole_val: validates with all images that are left, as the original does.
     """
 
@@ -49,13 +49,16 @@ class Shots:
             few = [f"{len(row)} of class {class_names[label(row[0])]}" for row in short]
             most = min(map(len, rows)) - min(val, 1)
             raise UserError(
-                f"shots={self.number} takes {self.number} images of each class to train on and "
-                f"{val} to validate with, or at least {min(val, 1)}; there are only{listed(few)}\n"
+                f"shots={self.number} takes {self.number} images of each class to train on"
+                + (f" and {val} to validate with, or at least 1" if val else "")
+                + f"; there are only{listed(few)}\n"
                 + (f"Set shots to {most} or less" if most else "Add images to these classes")
             )
         train = [i for row in rows for i in row[: self.number]]
         if self.whole_val:
-            return train, sorted(set(range(count)) - set(train))
+            if not (rest := sorted(set(range(count)) - set(train))):
+                raise UserError(f"shots={self.number} leaves no images to validate with")
+            return train, rest
         return train, [i for row in rows for i in row[self.number :]]
 
     def val(self, label: Callable[[int], int], count: int, num_classes: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A task's images are opened: from folders, scikit-learn's digits, TFDS."""
+"""Opens a task's images: a folder or file, the hub, scikit-learn's digits, TFDS."""
 
 import contextlib
 import contextvars
@@ -49,7 +49,7 @@ def open_source(
 
     Args:
       data_dir: a folder, or `hf://owner` for datasets of the Hugging Face hub.
-      split_seed: draws the splits that are made here, of digits and of one folder per class.
+      split_seed: draws the splits that are not there, and those of digits.
       shots: draws a few images of each class to train on; None = all.
       label_column: the name of the column of labels in a CSV or parquet file.
 

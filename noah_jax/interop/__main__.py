@@ -1,7 +1,7 @@
 """The commands of `python -m noah_jax.interop`.
 
-python -m noah_jax.interop export WORKDIR [--out=FOLDER]
-python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3]
+python -m noah_jax.interop export WORKDIR [--out=FOLDER] [--weights=FILE]
+python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3] [--weights=FILE]
 
 Exit codes: 0 = everything is done; 1 = some images could not be read, all others are classified;
 2 = an error that the user can put right.

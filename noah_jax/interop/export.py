@@ -28,6 +28,7 @@ from noah_jax.vit import ViTConfig
 _NOT_PLAIN = (  # the fields of a ViTConfig that these three cannot express
     *("registers", "pre_norm", "quick_gelu", "tanh_gelu", "mlp_width", "pooling", "rope"),
 )
+_TIMMS_EPSILON = 1e-6
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -59,10 +60,15 @@ def export(workdir: pathlib.Path, folder: pathlib.Path, weights: str = "") -> li
         return [*lines, f"not written: huggingface/, timm/, peft/, since {problem}"]
     files = layouts.hugging_face_files(subnet)
     _write(folder / "huggingface", layouts.to_hugging_face(merged), files)
-    _write(folder / "timm", layouts.to_timm(merged), {"model.json": layouts.timm_arguments(subnet)})
+    if subnet.config.epsilon == _TIMMS_EPSILON:
+        arguments = {"model.json": layouts.timm_arguments(subnet)}
+        _write(folder / "timm", layouts.to_timm(merged), arguments)
+        use = f"{folder}/timm: `timm.models.VisionTransformer(**arguments)` of model.json"
+    else:
+        use = f"not written: timm/, whose layer norms have another epsilon, {_TIMMS_EPSILON}"
     lines += [
         f"{folder}/huggingface: `transformers.AutoModelForImageClassification.from_pretrained`",
-        f"{folder}/timm: `timm.models.VisionTransformer(**arguments)` of model.json",
+        use,
     ]
     if subnet.sizes["lora"].any():
         base = _without_lora(subnet)

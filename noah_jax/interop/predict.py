@@ -29,7 +29,7 @@ class Unread(Exception):
 def predict(
     folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int, weights: str = ""
 ) -> Iterator[str]:
-    """Yields a line for each image: its path, and its `top` classes with their probabilities.
+    """Yields a line for each image that can be read: its path, `top` classes, their probabilities.
 
     If there are several batches, a further line gives the speed in images/s. A line on stderr says
     what else folders hold.
@@ -91,12 +91,18 @@ def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
 
     Returns:
       float32 `[n, num_classes]`
+
+    Raises:
+      UserError: the images are something else.
     """
     split = loader.Split(
         [f"image {i}" for i in range(len(images))],
         lambda i: (PIL.Image.fromarray(images[i]), 0),
     )
-    return np.stack([*_probabilities(subnet, split)])
+    rows = [*_probabilities(subnet, split)]
+    if wrong := [row for row in rows if isinstance(row, str)]:
+        raise UserError(f"{len(wrong)} images cannot be read:{listed(wrong)}")
+    return np.stack([row for row in rows if not isinstance(row, str)])
 
 
 def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray | str]:

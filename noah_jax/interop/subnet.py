@@ -34,7 +34,7 @@ from noah_jax.vit.network import normalise
 
 SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
     *("width", "depth", "heads", "patch_size", "image_size", "num_classes"),
-    *("registers", "pre_norm", "quick_gelu", "epsilon"),
+    *("registers", "pre_norm", "quick_gelu", "epsilon", "antialias"),
     *("mlp_width", "pooling", "rope", "tanh_gelu"),
 )
 
@@ -166,7 +166,8 @@ def read(folder: str | pathlib.Path, weights: str = "") -> Subnet:
         frozen = _frozen(found, weights or facts["backbone"])
     except UserError as error:
         raise UserError(
-            f"{error}\nIf the file is somewhere else now, say where with --weights=FILE"
+            f"{error}\nIf the file is somewhere else now, say where: --weights=FILE, in Python "
+            "weights=FILE"
         ) from error
     return Subnet(facts, frozen | own, frozenset(own))
 

@@ -28,7 +28,7 @@ def _sha256(path: pathlib.Path, *_version: int) -> str:
 
 
 def fingerprint(paths: Sequence[pathlib.Path]) -> str:
-    """Computes the sha256 of a file; of several that of what `sha256sum` prints of them.
+    """Computes a file's sha256; for several files, that of `sha256sum`'s output.
 
     Raises:
       OSError: a file cannot be read.

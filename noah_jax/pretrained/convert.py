@@ -26,7 +26,7 @@ _NUMPY: tuple[type, ...] = (
     np.dtype,
     *{type(np.dtype(kind)) for kind in np.typecodes["All"]},
 )
-# Modules of Python whose classes are data. Of the others a file may only want to run something.
+# Classes of these modules are data; of any other of Python, a file may want to run code.
 _DATA = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "types"}
 _DEEPEST = 8  # dicts in dicts
 _MOST_TIMES_ITS_SIZE, _ALWAYS_ALLOWED = 10, 256 << 20  # bytes of tensors that share memory
@@ -35,7 +35,7 @@ _MOST_TIMES_ITS_SIZE, _ALWAYS_ALLOWED = 10, 256 << 20  # bytes of tensors that s
 class _Unread:
     """Stands in for a class that is not loaded: a dict that keeps what the class would be given.
 
-    It is the only kind of dict that torch's reader lets have attributes, too.
+    Torch's reader lets no other kind of dict have attributes.
     """
 
     def __new__(cls, *_args, **_values):
@@ -76,7 +76,7 @@ def convert(path: pathlib.Path, out: pathlib.Path | None, keep: str = "") -> lis
         raise UserError(f"there is no file {path}")
     value = _load(path, torch)
     where, found = _choose(value, path, torch)
-    tensors = {name: x for name, x in found.items() if name.startswith(keep)}
+    tensors = {name: x for name, x in found.items() if prefixes.unwrapped(name).startswith(keep)}
     if not tensors:
         raise UserError(
             f"{path} has no tensor whose name begins with {keep}: {joined(sorted(found))}"
@@ -124,7 +124,7 @@ def _load(path: pathlib.Path, torch) -> Any:
     while True:
         pairs = [(x, name) for name, x in allowed.items()]
         try:
-            # Of a path torch.load would judge by the suffix.
+            # Given a path, torch.load would judge by its suffix.
             with torch.serialization.safe_globals(pairs), open(path, "rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file can make it raise anything

@@ -73,7 +73,8 @@ def believed(
     facts, label = read(path), name or "the model"
     if wrong := [x for x in _SHAPE if x in facts and facts[x].value != getattr(config, x)]:
         stated = {x: facts[x].value for x in _SHAPE if x in facts}
-        same = {"registers": config.registers, "pre_norm": config.pre_norm}
+        kind = ("registers", "pre_norm", "rope", "pooling", *_EXACT)
+        same = {field: getattr(config, field) for field in kind}
         names = ViTConfig.names(**stated, **same)
         advice = f"give --config.backbone={names[0]}, or" if names else "no shape here fits it:"
         raise UserError(
@@ -89,7 +90,7 @@ def believed(
     own = {x: getattr(config, x) for x in facts}
     changed = {x: facts[x].value for x in facts if facts[x].value != own[x]}
     notes = [f"{facts[x].origin}, which is used; {label} has {_said(x, own[x])}" for x in changed]
-    # The name of a backbone, or of OpenCLIP's models, is not given by chance.
+    # Whoever names a backbone, or one of OpenCLIP's models, means its GELU.
     if config.quick_gelu and "quick_gelu" not in facts and name not in BACKBONES:
         notes.append(_unknown_gelu(config, path, label))
     try:

@@ -196,10 +196,11 @@ def convert_command(path: pathlib.Path) -> str:
 def is_torch(path: pathlib.Path) -> bool:
     """Tells whether a file's contents look like those of torch.save: a pickle, zipped or not."""
     with open(path, "rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80" and start[1:] <= b"\x05":
+        start = file.read(10)
+    # A safetensors file begins with the length of its header, which can look alike.
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05" and start[8:10] != b'{"':
         return True
-    return start == b"PK" and any(re.fullmatch("([^/]*/)?data.pkl", x) for x in _members(path))
+    return start[:2] == b"PK" and any(re.fullmatch("([^/]*/)?data.pkl", x) for x in _members(path))
 
 
 def is_program(path: pathlib.Path) -> bool:

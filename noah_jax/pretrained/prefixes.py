@@ -58,7 +58,7 @@ def unwrapped(name: str) -> str:
 def find(names: Collection[str], path: object) -> Place:
     """Finds the backbone among the tensors of the file `path`.
 
-    Of two copies, of which training averages one, it is the averaged one.
+    Where training left two copies, the averaged one is taken.
 
     Raises:
       UserError: there is none, or there are several, and nothing says which one is meant.
@@ -145,10 +145,12 @@ def _choose(prefixes: list[str], path: object) -> str:
     if len(averaged) == 1:
         return averaged[0]
     command = f"python -m noah_jax.pretrained convert {shlex.quote(str(path))} NEW.safetensors"
+    single = str(path).endswith(".safetensors")  # which alone the command reads
     raise UserError(
         f"{path} holds {len(prefixes)} backbones, and nothing says which one is meant. Their "
-        f"tensors begin with {joined([prefix or 'nothing' for prefix in prefixes])}: keep one, "
-        f"e.g. `{command} --keep={shlex.quote(max(prefixes))}`"
+        f"tensors begin with {joined([prefix or 'nothing' for prefix in prefixes])}: keep one"
+        + f", e.g. `{command} --keep={shlex.quote(max(prefixes))}`"
+        * single
     )
 
 

@@ -17,8 +17,8 @@ from noah_jax.pretrained.containers import Raw, open_tensors
 from noah_jax.pretrained.name_tables import Table
 
 _FC_NORM = (
-    "it has {prefix}fc_norm instead of {prefix}norm: its model averages the patches beside a class "
-    "token, which is read here. Take the file from before that training, or one with norm"
+    "it has {prefix}fc_norm instead of {prefix}norm: its model averages the patches, but here the "
+    "class token is read. Give the checkpoint from before fine-tuning, or one that has {prefix}norm"
 )
 
 

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     backend.keep_compiled_programs()
     preemption.install()
     try:
-        run = ranking.open_run(arguments.workdir, arguments.data_dir, arguments.weights)
+        run = ranking.open_run(arguments.workdir, vars(arguments))
         found = ranking.rank(run, arguments.genomes, arguments.retrained)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

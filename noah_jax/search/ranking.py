@@ -6,8 +6,8 @@ tested. Kendall's tau says how alike the two orders are: 1 = the same, 0 = unrel
 
 `WORKDIR` must hold a supernet. It gets `rank.json` and `rank.png`. Subnets that were retrained
 before are not retrained again. `--retrained=OTHER` takes them from another workdir, which may have
-another supernet but must have the same recipe for retraining. `--data_dir` and `--weights` say
-where the images and the weights are now, if they have moved.
+another supernet but must have the same recipe for retraining. `--data_dir`,
+`--task`, `--lists` and `--weights` say where the inputs are now, if they have moved.
 """
 
 import argparse
@@ -15,6 +15,9 @@ import dataclasses
 import io
 import pathlib
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import matplotlib.figure
 import numpy as np
@@ -29,6 +32,7 @@ from noah_jax.space.candidates import Candidate
 from noah_jax.training import opening, outcome
 from noah_jax.training.run import Run
 
+_PLACES = ("data_dir", "task", "lists", "weights")
 _RESAMPLES = 2000
 
 
@@ -126,15 +130,15 @@ def told(tau: dict) -> str:
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Adds the flags for `open_run` to a command."""
-    parser.add_argument("--data_dir", help="where the task's folder is now, if it has moved")
-    parser.add_argument("--weights", help="where the file of weights is now, if it has moved")
+    for key in _PLACES:
+        parser.add_argument(f"--{key}", help="as in the settings, for inputs that have moved")
 
 
-def open_run(workdir: pathlib.Path, data_dir: str | None = None, weights: str | None = None) -> Run:
+def open_run(workdir: pathlib.Path, places: Mapping[str, Any] = MappingProxyType({})) -> Run:
     """Opens the run that the workdir belongs to, for its supernet.
 
     Args:
-      data_dir, weights: where the images and the weights are now; None = where they were.
+      places: where the inputs are now, by the names of `add_places`; None = where they were.
 
     Raises:
       UserError: the workdir holds no supernet, or its inputs are not there or have changed.
@@ -143,20 +147,21 @@ def open_run(workdir: pathlib.Path, data_dir: str | None = None, weights: str | 
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    for key, place in (("data_dir", data_dir), ("weights", weights)):
-        saved[key] = saved[key] if place is None else place
+    for key in _PLACES:
+        if places.get(key) is not None:
+            saved[key] = places[key]
     try:
         return opening.open_run(from_json(saved), workdir)
     except UserError as error:
         raise UserError(
             f"{error}\nIf the images or the weights are somewhere else now, say where with "
-            "--data_dir=FOLDER and --weights=FILE"
+            "--data_dir=FOLDER (and --task=NAME, the folder in it) and --weights=FILE"
         ) from error
 
 
 def _recipe(run: Run) -> dict:
     """Everything that the retrained accuracies depend on."""
-    keys = "task seed backbone image_size normalisation augmentation center_crop drop_path dropout"
+    keys = "seed backbone image_size normalisation augmentation center_crop drop_path dropout"
     recipe = {key: getattr(run.config, key) for key in keys.split()} | {"inputs": run.inputs}
     schedule = {key: value for key, value in vars(run.config.retrain).items() if key != "inherit"}
     return recipe | {"schedule": schedule, "dtype": run.vit.dtype}
@@ -168,7 +173,8 @@ def _known(run: Run, workdir: pathlib.Path) -> dict[str, float]:
     saved = read_json(path, run.writer.say)
     if saved is None:
         return {}
-    if saved["retrain"] != _recipe(run):
+    recipe = {key: value for key, value in saved["retrain"].items() if key != "task"}  # its name
+    if recipe != _recipe(run):
         raise UserError(f"{path} is of another recipe for retraining: {saved['retrain']}")
     known = {str(point["genome"]): point["test_accuracy"] for point in saved["points"]}
     return known | saved.get("others", {})

@@ -34,7 +34,8 @@ class Run:
     """Settings, inputs and places of one run, which its stages share.
 
     Attributes:
-      inputs: fingerprints of the images, the weights and, if there is one, the genome, by name.
+      inputs: fingerprints of the images, the weights and, if there is one, the genome, by name; and
+        `shape`, what a config beside the weights has changed.
       notes: what a user should know of the weights.
     """
 

@@ -75,6 +75,12 @@ class ViTConfig:
                 f"use one of {', '.join(map(str, fit[: len(fit) // 2 + 1]))}"
             )
 
+        if self.rope and self.width // self.heads % 4:
+            raise ValueError(
+                f"heads {self.heads} have {self.width // self.heads} channels each, but RoPE needs "
+                "a multiple of 4"
+            )
+
     @classmethod
     def named(cls, name: str, **overrides: Any) -> "ViTConfig":
         """Makes the config of a name, e.g. `vit_b16`, `vit_s14_reg4` or `vit_l14_clip`.

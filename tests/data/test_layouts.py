@@ -108,6 +108,13 @@ def test_splits_inside_class_folders(tmp_path):
     assert source.notes == ("the splits are inside the class folders",)
 
 
+def test_splits_inside_a_folder_inside_class_folders(tmp_path):
+    for name in CLASSES:
+        _write(tmp_path / "pets" / name / "images", 4, ("train", "test"))
+    source = data.open_source("pets", str(tmp_path), 0)
+    assert _sizes(source) == {"train": 9, "val": 3, "test": 12} and source.class_names == CLASSES
+
+
 def test_what_is_beside_the_splits_is_counted(tmp_path):
     """As in Kaggle's data sets: images without classes, a table of another thing, a text."""
     for split, count in (("seg_train", 5), ("seg_test", 2)):
@@ -158,6 +165,11 @@ def _inside_itself(home):
     _write(home / home.name, 4)
 
 
+def _vehicles(home):
+    for name in ("bus", "car", "train"):
+        _write(home / name, 4, ("day", "night"))
+
+
 def _detection(home):
     for split in ("train", "val"):
         _write(home / split, 4, ("images",))
@@ -178,6 +190,7 @@ def _camera(home):
             "holds part1, part2, and each of these holds cat, dog, eel, fox.*names do not say",
         ),
         (_camera, "holds cat, dog, eel, and each of these holds day, night"),
+        (_vehicles, "holds bus, car, train, and each of these holds day, night"),
         (_flat, "holds the splits test, train, but these hold no class folders"),
         (_two_trains, "train, training are all of the split train"),
         (_only_test, "there is test, val, but no folder of the split train"),
@@ -293,7 +306,7 @@ def test_links_are_followed_or_named(tmp_path):
     source = _open(home)
     assert sum(_sizes(source).values()) == 15
     assert source.notes == (
-        "of the class around them are the images in dog/more",
+        "images in dog/more count as those of the class around",
         "left out: 2 broken link (dog/0.png and 1 more), 1 link to a folder above it (dog/back)",
     )
 
@@ -383,6 +396,22 @@ def test_texts_beside_class_folders(name, text, tmp_path):
     assert _open(tmp_path / "pets").notes == (f"left out: 1 .txt ({name})",)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("cat/9.png", "line 16: expected `path label`"), ("cat/9.png 0", "cat/9.png: No such file")],
+)
+def test_lists_with_a_wrong_line_are_not_passed_over(line, message, tmp_path):
+    _write(tmp_path / "pets", 5)
+    rows = [f"{name}/{n}.png {label}" for n in range(5) for label, name in enumerate(CLASSES)]
+    (tmp_path / "pets/train.txt").write_text("\n".join([*rows, line]))
+    with pytest.raises(UserError, match=message):
+        _open(tmp_path / "pets")
+    (tmp_path / "pets/train.txt").write_text("\n".join(rows[:9]))
+    (tmp_path / "pets/valid.txt").write_text("\n".join(rows[9:]))
+    source = _open(tmp_path / "pets")
+    assert _sizes(source) == {"train": 6, "val": 3, "test": 6} and source.class_names == ()
+
+
 def test_a_folder_with_the_name_of_a_version(tmp_path):
     _write(tmp_path / "pets" / "1.0.0", 5)
     assert _open(tmp_path / "pets").notes == ("the classes are in 1.0.0/",)
@@ -393,4 +422,4 @@ def test_folders_in_class_folders_are_told(tmp_path):
     _write(tmp_path / "pets/cat", 2, ("night",))
     source = data.open_source("pets", str(tmp_path), 0)
     assert sum(_sizes(source).values()) == 17
-    assert source.notes == ("of the class around them are the images in cat/night",)
+    assert source.notes == ("images in cat/night count as those of the class around",)

@@ -169,6 +169,8 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     assert source.class_names == tuple(CLASSES)
     assert {*loader.load(source.splits["test"], 8)[1].tolist()} == {0, 1, 2}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="lists are for images in a folder"):
+        data.open_source("pets", "hf://me", 0, Shots(1, 0, "lists"))
     with pytest.raises(UserError, match="cannot fetch hf://me/nothing: "):
         data.open_source("nothing", "hf://me", 0)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
@@ -203,7 +205,19 @@ def test_a_column_of_splits(tmp_path):
         }
     )
     pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
-    assert _sizes(_open(tmp_path / "pets.parquet")) == {"train": 12, "val": 3, "test": 6}
+    source = _open(tmp_path / "pets.parquet")
+    assert _sizes(source) == {"train": 12, "val": 3, "test": 6} and source.encoding == "png"
+    assert source.notes == ("the splits are its column split",)
+
+
+def test_a_column_of_splits_with_another_value(tmp_path):
+    for value in ("extra", None):
+        images = pyarrow.array([_png(number) for number in range(9)], pyarrow.binary())
+        splits = ["train"] * 5 + ["test"] * 3 + [value]
+        table = pyarrow.table({"image": images, "label": ["a", "b", "c"] * 3, "split": splits})
+        pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
+        with pytest.raises(UserError, match=f"split is {value}, expected train, val or test"):
+            _open(tmp_path / "pets.parquet")
 
 
 def test_classes_that_are_numbered_in_two_ways(tmp_path):

@@ -61,12 +61,18 @@ def test_too_few_images_of_a_class(counts, shots, few, most):
     with pytest.raises(UserError) as error:
         _split(shots, labels, "ab")
     val = 0 if shots.whole_val else min(shots.number, 4)
-    needed = f"takes {shots.number} images of each class to train on and {val} to validate with"
+    needed = f"takes {shots.number} images of each class to train on"
+    needed += f" and {val} to validate with" if val else ";"
     assert needed in str(error.value) and str(error.value).endswith(f"only{few}\n{most}")
     if "Set" in most:
         number = int(re.findall(r"\d+", most)[0])
         train, val = _split(dataclasses.replace(shots, number=number), labels, "ab")
         assert np.bincount(labels[train]).tolist() == [number] * 2 and val
+
+
+def test_nothing_that_is_left():
+    with pytest.raises(UserError, match="shots=4 leaves no images to validate with"):
+        _split(Shots(4, 0, whole_val=True), np.repeat([0, 1], 4), "ab")
 
 
 def test_reading_stops_when_all_classes_are_full():

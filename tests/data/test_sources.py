@@ -193,7 +193,7 @@ def test_sixteen_bit_images_are_refused_not_clipped(lists):
 
 def test_missing_list(lists):
     (lists / "test.txt").unlink()
-    with pytest.raises(UserError, match="cannot read the list .*test.txt"):
+    with pytest.raises(UserError, match="cannot read .*test.txt: "):
         _open(lists)
 
 

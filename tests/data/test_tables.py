@@ -211,7 +211,7 @@ def test_a_file_that_is_no_table(name, pets):
     ):
         _open(pets / name)
     (pets / name).write_bytes(b"\x89PNG\0\xff")
-    with pytest.raises(UserError, match=f"cannot read the list .*{name}"):
+    with pytest.raises(UserError, match=f"cannot read .*{name}: .*expected text in UTF-8"):
         _open(pets / name)
 
 
@@ -244,6 +244,24 @@ def test_metadata_without_a_label(label, pets):
     (pets / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match="line 5: 'images/4.png' has no label, a number or a name"):
         _open(pets)
+
+
+def test_a_table_whose_first_images_are_gone_is_not_passed_over(pets):
+    """Beside other folders, which could be taken for classes."""
+    (pets / "masks").mkdir()
+    for number in range(18):
+        shutil.copy(pets / "images" / f"{number}.png", pets / "masks" / f"m{number}.png")
+    (pets / "labels.csv").write_text(_table(_rows()))
+    for number in range(2):
+        (pets / "images" / f"{number}.png").unlink()
+    with pytest.raises(UserError, match="images/0.png: No such file"):
+        _open(pets)
+
+
+def test_a_table_without_rows(pets):
+    (pets / "labels.csv").write_text("path,label\n")
+    with pytest.raises(UserError, match="labels.csv has no rows below its header"):
+        _open(pets / "labels.csv")
 
 
 def test_an_image_that_is_listed_twice_counts_once(pets):

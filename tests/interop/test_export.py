@@ -259,6 +259,12 @@ def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
         [*predict.predict(tmp_path / "export", [tmp_path / "0a.png"], top=1)]
 
 
+def test_classify_refuses_what_is_no_image():
+    _, _, found = _random(6, 3)
+    with pytest.raises(UserError, match="(?s)2 images cannot be read:.*image 0: .*image 1: "):
+        predict.classify(found, np.zeros((2, 8, 8, 3), np.float32))
+
+
 def test_predict_shows_odd_names_as_text(tmp_path):
     """Neither a class nor a file can write on the terminal, or break its encoding."""
     _, _, found = _random(6, 3)

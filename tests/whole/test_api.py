@@ -163,6 +163,8 @@ def test_names_that_are_given_belong_to_their_labels(labels, class_names, names)
         (LABELS, ["a", "a", "b"], "expected names that differ from each other"),
         ([*NAMED[:8], None], (), "expected whole numbers or names .* 1 of which are missing"),
         ([*NAMED[:7], float("nan"), None], (), "2 of which are missing"),
+        ([[0], [1, 2]], (), "labels: .*expected whole numbers or names"),
+        (LABELS, 5, "class_names: expected a sequence, got 5"),
         (LABELS * 0, (), "labels: all images are of the class 0, expected at least two"),
     ],
 )
@@ -225,9 +227,13 @@ def test_other_arrays_in_a_finished_run_are_refused(ti16, tmp_path):
     assert again["test_accuracy"] == result["test_accuracy"]
     config["image_size"] = np.int64(32)
     assert noah_jax.find_subnet(IMAGES, LABELS, tmp_path / "run", config, list("abc")) == again
+    with pytest.raises(UserError, match="the images: not the same as there"):
+        turned = IMAGES.reshape(9, 4, 16, 3)
+        noah_jax.find_subnet(turned, LABELS, tmp_path / "run", config, list("abc"))
     for wrong, message in (
         ({"methid": "lora"}, "unknown key methid .did you mean method"),
         ({"retrain": {"epoch": 3}}, "unknown key retrain.epoch .did you mean epochs"),
+        ({"retrain": 5}, "retrain: expected a dict with the settings of this group"),
         ({"retrain.epochs": "many"}, "retrain.epochs='many': expected int"),
     ):
         with pytest.raises(UserError, match=message):

@@ -123,17 +123,20 @@ def test_what_else_needs_the_old_places_can_be_told_the_new_ones(home, moved, tm
     old, run = tmp_path / "first", tmp_path / "run"
     rank = ["noah_jax.search", "rank", run, "--genomes=3"]
     lost = run_module(*rank, code=2).stderr
-    assert f"{old}/colours" in lost and "--data_dir=FOLDER and --weights=FILE" in lost
+    assert f"{old}/colours" in lost and "--data_dir=FOLDER" in lost and "--weights=FILE" in lost
     places = [f"--data_dir={moved}", f"--weights={moved}/ti16.safetensors"]
     assert "Kendall's tau" in run_module(*rank, *places).stdout
     run_main(moved, tmp_path / "other", f"--config.supernet_from={run}", "--config.stage=search")
     run_main(moved, tmp_path / "lora", "--config.method=lora")
     again = moved.rename(tmp_path / "again")
+    (again / "colours").rename(again / "shades")
+    places = [f"--data_dir={again}", f"--weights={again}/ti16.safetensors", "--task=shades"]
+    assert "Kendall's tau" in run_module(*rank, *places).stdout
     export = ["noah_jax.interop", "export", tmp_path / "lora"]
     lost = run_module(*export, code=2).stderr
     assert "no weights at" in lost and "--weights=FILE" in lost
     assert "model.stablehlo" in run_module(*export, f"--weights={again}/ti16.safetensors").stdout
-    predict = ["noah_jax.interop", "predict", tmp_path / "lora", again / "colours/images/test"]
+    predict = ["noah_jax.interop", "predict", tmp_path / "lora", again / "shades/images/test"]
     run_module(*predict, code=2)
     assert "%" in run_module(*predict, f"--weights={again}/ti16.safetensors").stdout
 

@@ -73,7 +73,7 @@ def read_classes(folder: pathlib.Path) -> Contents:
     if root != folder:
         notes = [f"the classes are in {root.relative_to(folder)}/", *notes]
     if below:
-        notes.append(f"of the class around them are the images in {joined([*below], most=3)}")
+        notes.append(f"images in {joined([*below], most=3)} count as those of the class around")
     return Contents(rows, tuple(names), (*notes, *described(left)))
 
 
@@ -113,9 +113,10 @@ def _places(folder: pathlib.Path) -> tuple[pathlib.Path, _Places, list[str]]:
     _refuse_copies(root, inner)
     for name, path in tops.items():
         _refuse_copies(path, {each: subfolders(path / each) for each in inner[name]})
+    common = set.intersection(*map(set, inner.values())) if inner else set()
     splits = {name: split_of(name) for name in tops if inner[name] and split_of(name)}
     flat = [name for name in tops if not inner[name] and split_of(name)]
-    if splits:
+    if splits and not (len(splits) == 1 < len(tops) and len(common) > 1):
         chosen = _chosen(root, splits)
         places = {
             tops[name] / each: (split, each)
@@ -128,10 +129,9 @@ def _places(folder: pathlib.Path) -> tuple[pathlib.Path, _Places, list[str]]:
             f"{root} holds the splits {joined(flat)}, but these hold no class folders, and no "
             f"table says the classes.\n{_EXPECTED}"
         )
-    common = set.intersection(*map(set, inner.values())) if inner else set()
     below = {split_of(each) for names in inner.values() for each in names}
     if len(tops) > 1 and (len(common) > 1 or ("train" in below and "" not in below)):
-        return root, _inside_classes(root, inner), ["the splits are inside the class folders"]
+        return root, _inside_classes(tops, inner), ["the splits are inside the class folders"]
     return root, {root / name: ("all", name) for name in tops}, []
 
 
@@ -175,8 +175,9 @@ def _chosen(root: pathlib.Path, splits: Mapping[str, str]) -> dict[str, str]:
     return {split: named[split] for split in _SPLITS if split in named}
 
 
-def _inside_classes(root: pathlib.Path, inner: Mapping[str, list[str]]) -> _Places:
+def _inside_classes(tops: Mapping[str, pathlib.Path], inner: Mapping[str, list[str]]) -> _Places:
     """The places of splits that lie inside classes; UserError if what lies there is no split."""
+    root = next(iter(tops.values())).parent
     names = {each for some in inner.values() for each in some}
     splits = {name: split_of(name) for name in names}
     if bare := [name for name, some in inner.items() if not some]:
@@ -191,7 +192,7 @@ def _inside_classes(root: pathlib.Path, inner: Mapping[str, list[str]]) -> _Plac
             f"Their names do not say so: call them train, val and test.\n{_EXPECTED}"
         )
     return {
-        root / name / each: (split, name)
+        tops[name] / each: (split, name)
         for name, some in inner.items()
-        for split, each in _chosen(root / name, {each: splits[each] for each in some}).items()
+        for split, each in _chosen(tops[name], {each: splits[each] for each in some}).items()
     }

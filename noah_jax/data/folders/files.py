@@ -34,7 +34,8 @@ class Contents:
     """The images and labels that a folder holds, in whichever layout.
 
     Attributes:
-      rows: split → its images. Besides train, val and test there can be "all", which is not split.
+      rows: split → its images. Besides train, val, test and trainval there can be "all", which is
+        not split.
       class_names: in the order of the labels; empty if the classes have no known names.
       notes: what was decided and what is left out, for the user.
       image: opens an image by its row's path, if it is not a file.
@@ -101,9 +102,16 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def _why_no_image(entry: os.DirEntry) -> str:
     suffix = pathlib.PurePath(entry.name).suffix.lower()
-    if not os.path.isfile(entry.path):
+    if not _is_file(entry):
         return "broken link" if entry.is_symlink() else "no regular file"
     if suffix in SUFFIXES or is_image(entry.path):
         return ""
@@ -114,7 +122,8 @@ def subfolders(folder: pathlib.Path) -> list[str]:
     """The names of the folders in `folder`, sorted, without links to folders above it."""
     if not folder.is_dir():
         return []
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if _is_folder(entry))
     return [name for name in names if not is_junk(name) and not _leads_up(folder / name)]
 
 
@@ -158,10 +167,11 @@ def placed(folder: pathlib.Path, paths: Sequence[pathlib.Path], *more: str) -> l
     def there(place, suffix):
         return sum(os.path.isfile(folder / place / f"{path}{suffix}") for path in sample)
 
-    for suffix in ("", *sorted(SUFFIXES)):
-        counts = {place: there(place, suffix) for place in places}
+    for suffixes in ([""], sorted(SUFFIXES)):
+        tries = [(place, suffix) for suffix in suffixes for place in places]
+        counts = {x: there(*x) for x in tries}
         if any(counts.values()):
-            place = max(counts, key=counts.__getitem__)  # the first of several
+            place, suffix = max(tries, key=counts.__getitem__)  # the first of several
             return [pathlib.Path(place, f"{path}{suffix}") for path in paths]
     return list(paths)
 

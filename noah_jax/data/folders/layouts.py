@@ -1,5 +1,6 @@
 """Opens a folder of images, in whichever layout it comes; each other file here reads one."""
 
+import contextlib
 import pathlib
 import tarfile
 import zipfile
@@ -43,7 +44,7 @@ def open_folder(
       label_column: the name of the column of labels in a table.
 
     Raises:
-      UserError: what is there cannot be read, or not be split.
+      UserError: what is there cannot be read or split.
     """
     place = place if str(place).startswith(HUB) else pathlib.Path(place)
     contents = _contents(place, task, shots, label_column)
@@ -58,9 +59,15 @@ def open_folder(
         files |= drawn(files["trainval"], shots, names)
     splits = {name: _split(contents, place, rows, task is None) for name, rows in files.items()}
     notes = [*contents.notes, *notes]
-    return Source(
-        splits, num_classes, encoding(files), class_names=tuple(names), notes=tuple(notes)
-    )
+    formats = encoding(files) or _format(splits["trainval"])
+    return Source(splits, num_classes, formats, class_names=tuple(names), notes=tuple(notes))
+
+
+def _format(split: Split) -> str:
+    """The format of the first image, for those whose names do not say it; empty if it is broken."""
+    with contextlib.suppress(Exception), split.read(0)[0] as image:
+        return (image.format or "").lower()
+    return ""
 
 
 def _contents(
@@ -68,14 +75,17 @@ def _contents(
 ) -> Contents:
     """Reads what is at `place`; the first layout counts that it has."""
     if isinstance(place, str):
+        if shots and shots.lists:
+            raise UserError("lists are for images in a folder, not for those on the hub")
         return read_hub(place, label_column)
     if shots and shots.lists:
         return published(place, task, shots)
     if place.is_file():
         _refuse_others(place)
         read = read_parquet if place.suffix.lower() in SUFFIXES else read_tables
-        if found := read(place, label_column):
-            return found
+        found = read(place, label_column)
+        assert found  # a file is read or refused
+        return found
     lists = read_vtab(place, task) or read_plain(place)
     if not lists and (found := read_tables(place, label_column)):
         return found

@@ -17,6 +17,7 @@ from noah_jax.data.tasks import Task
 from noah_jax.errors import UserError, listed
 
 _VTAB = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
+_LINE = re.compile(r"(\S|\S.*\S)\s+(-?\d{1,9})", re.ASCII)
 _MAX_BYTES = 128 << 20  # about twice what the paths of all of ImageNet take
 INSIDE = "expected a path inside the folder of the images, written with /"
 
@@ -38,18 +39,25 @@ def read_vtab(folder: pathlib.Path, task: Task | None = None) -> Contents | None
 
 def read_plain(folder: pathlib.Path) -> Contents | None:
     """Reads train.txt, val.txt and test.txt with the same lines; None if they are other texts."""
-    paths = {split: folder / f"{split}.txt" for split in ("train", "val", "test")}
-    paths = {split: path for split, path in paths.items() if path.is_file()}
+    names = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
+    paths = {
+        split: folder / f"{name}.txt"
+        for name, split in names.items()
+        if (folder / f"{name}.txt").is_file()
+    }
+    if "train" not in paths:
+        return None
     try:
-        rows = read_lists(paths)
-    except UserError:  # notes, perhaps
+        if not any(map(_LINE.fullmatch, lines_of(paths["train"]))):
+            return None
+    except UserError:  # it is no text
         return None
-    if not rows.get("train"):
-        return None
+    rows = read_lists(paths)
     for split, some in rows.items():
         places = placed(folder, [path for path, _ in some], split)
         rows[split] = [(path, label) for path, (_, label) in zip(places, some, strict=True)]
-    there = (folder / rows["train"][0][0]).is_file()
+    sample = rows["train"][:: len(rows["train"]) // 20 + 1]
+    there = any((folder / path).is_file() for path, _ in sample)
     return _named(folder, rows, None) if there else None
 
 
@@ -91,7 +99,7 @@ def read_list(path: pathlib.Path) -> Rows:
     """
     rows, problems = [], []
     for number, line in enumerate(lines_of(path), 1):
-        match = re.fullmatch(r"(\S|\S.*\S)\s+(-?\d{1,9})", line, re.ASCII)
+        match = _LINE.fullmatch(line)
         if match and not leaves(match[1]):
             rows.append((pathlib.Path(match[1]), int(match[2])))
         elif line:
@@ -192,5 +200,7 @@ def text_of(path: pathlib.Path) -> str:
     try:
         require_file(path, _MAX_BYTES)
         return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: {error}; expected text in UTF-8") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the list {path}: {error}; expected text in UTF-8") from error
+        raise UserError(f"cannot read {path}: {error}") from error

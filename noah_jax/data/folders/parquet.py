@@ -61,19 +61,27 @@ def read_parquet(place: pathlib.Path, label_column: str = "") -> Contents | None
         joint = {split: pyarrow.concat_tables(some) for split, some in tables.items()}
     except pyarrow.ArrowException as error:
         raise UserError(f"{place}: files of a split have different columns: {error}") from error
-    if joint.keys() == {"all"}:
-        joint = _by_column(joint["all"])
-    return _contents(joint, str(place), label_column, described(left)) if joint else None
+    notes = described(left)
+    if joint.keys() == {"all"} and (column := _split_column(joint["all"])):
+        joint = _by_column(joint["all"], column, str(place))
+        notes = [f"the splits are its column {column}", *notes]
+    return _contents(joint, str(place), label_column, notes) if joint else None
 
 
-def _by_column(table: Any) -> dict[str, Any]:
-    """Splits a table by its column of splits, if it has one."""
-    for name in table.column_names:
-        if re.sub("[^a-z]", "", name.lower()) in COLUMNS["split"].split():
-            splits = [split_of(str(value)) for value in table.column(name).to_pylist()]
-            if all(splits) and len({*splits}) > 1:
-                return {x: table.filter([x == split for split in splits]) for x in {*splits}}
-    return {"all": table}
+def _split_column(table: Any) -> str:
+    """The name of a table's column of splits; empty if it has none."""
+    known = COLUMNS["split"].split()
+    names = (name for name in table.column_names if re.sub("[^a-z]", "", name.lower()) in known)
+    return next(names, "")
+
+
+def _by_column(table: Any, column: str, origin: str) -> dict[str, Any]:
+    """Splits a table by a column; UserError if that says something else."""
+    values = [str(value) for value in table.column(column).to_pylist()]
+    splits = [split_of(value) for value in values]
+    if odd := sorted({value for value, split in zip(values, splits, strict=True) if not split}):
+        raise UserError(f"{origin}: {column} is {joined(odd)}, expected train, val or test")
+    return {x: table.filter([x == split for split in splits]) for x in dict.fromkeys(splits)}
 
 
 def read_hub(name: str, label_column: str = "") -> Contents:
@@ -143,7 +151,7 @@ def _is_label(label: Any) -> bool:
 
 
 def _features(table: Any) -> dict[str, dict]:
-    """What Hugging Face says of each column; empty for a column of which it says nothing."""
+    """Reads Hugging Face's facts about each column; empty where there are none."""
     try:
         saved = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         known = saved.get("info", {}).get("features") or {}

@@ -61,12 +61,15 @@ def read_table(path: pathlib.Path, label_column: str = "") -> Table | None:
     except (csv.Error, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"cannot read the table {path}: {error}") from error
     if len(rows) < 2:
+        if rows and _columns(rows[0][1], label_column):
+            raise UserError(f"{path} has no rows below its header")
         return None
     (_, header), *body = rows
     columns = _columns(header, label_column)
     if columns is None and not label_column and 1 < len(header) < 4:
         if os.path.isfile(path.parent / header[0]):  # the first row is an image's
             columns, body = [0, 1, 2 if len(header) == 3 else None], rows
+            header = ["1", "2", "3"][: len(header)]
     if columns is None:
         return None
     if columns[2] is None:
