@@ -27,7 +27,12 @@ _NUMPY: tuple[type, ...] = (
     *{type(np.dtype(kind)) for kind in np.typecodes["All"]},
 )
 # Classes of these modules are data; of any other of Python, a file may want to run code.
-_DATA = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "types"}
+_DATA = {
+    *("argparse", "collections", "datetime", "decimal", "enum", "fractions", "functools", "http"),
+    *("pathlib", "types", "typing", "uuid", "zoneinfo"),
+}
+# Keys of an optimizer and its like, which keep tensors under the model's names.
+_OF_OPTIMIZERS = r"optim\w*|exp_avg\w*|momentum(_buffer)?|grads?|(lr_)?schedulers?|\w*scaler"
 _DEEPEST = 8  # dicts in dicts
 _MOST_TIMES_ITS_SIZE, _ALWAYS_ALLOWED = 10, 256 << 20  # bytes of tensors that share memory
 
@@ -75,12 +80,7 @@ def convert(path: pathlib.Path, out: pathlib.Path | None, keep: str = "") -> lis
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     value = _load(path, torch)
-    where, found = _choose(value, path, torch)
-    tensors = {name: x for name, x in found.items() if prefixes.unwrapped(name).startswith(keep)}
-    if not tensors:
-        raise UserError(
-            f"{path} has no tensor whose name begins with {keep}: {joined(sorted(found))}"
-        )
+    where, found, tensors = _choose(value, path, keep, torch)
     _refuse_claims(tensors, path, torch)
     # safetensors takes no two tensors that share memory, and none with gaps.
     whole = {
@@ -140,16 +140,19 @@ def _unknown_class(message: str) -> str:
     name = match[1] if match else ""
     python = {*sys.stdlib_module_names, *_compat_pickle.IMPORT_MAPPING}  # under its old names, too
     refused = {*python, "torch", "numpy"} - _DATA
+    if re.match(r"torch\.(torch_version|optim|amp|cuda\.amp)\.", name):
+        return name
     return "" if name.split(".")[0] in refused else name
 
 
 def _reason(error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if not found:
-        words = re.search(r"(?:error:\s*|\A)(\S.*)", str(error))
-        return words[1][:200] if words else type(error).__name__
+        text = str(error)  # torch's advice in it would run the file's code
+        words = re.search(r"error:\s*(\S.*)", text) or re.match(r"(?!Weights only)(\S.*)", text)
+        return f"{words[1][:200] if words else type(error).__name__}. {_SAVE}"
     if found[1].startswith("torch.nn."):
-        return f"{found[1]} in it shows that it is a whole module, not its tensors. {_SAVE}"
+        return f"{found[1]} in it is an object, as of a whole module, not tensors. {_SAVE}"
     return f"it would run {found[1]}. {_SAVE}"
 
 
@@ -168,8 +171,18 @@ def _bytes(text: str, encoding: str) -> bytes:
 # --- Choosing ------------------------------------------------------------------------------------
 
 
-def _choose(value: Any, path: pathlib.Path, torch) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Returns the keys that lead to one of the dicts of tensors in a checkpoint, and that dict."""
+def _choose(
+    value: Any, path: pathlib.Path, keep: str, torch
+) -> tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]:
+    """Chooses one of the dicts of tensors in a checkpoint.
+
+    Args:
+      keep: the beginning of the names of those tensors that are wanted; the names may begin with
+        the keys that lead to their dict.
+
+    Returns:
+      The keys that lead to the dict, all of its tensors, and those that are wanted.
+    """
     dicts = dict(_dicts(value, (), set(), torch))
     if not dicts:
         parts = [f"{key} ({_kind(x)})" for key, x in value.items()] if type(value) is dict else []
@@ -177,13 +190,26 @@ def _choose(value: Any, path: pathlib.Path, torch) -> tuple[tuple[str, ...], dic
         raise UserError(
             f"{path} holds no tensors with names, but a {_kind(value)}{inside}. {_SAVE}"
         )
+    wanted = {
+        where: {name: x for name, x in some.items() if _begins(where, name, keep)}
+        for where, some in dicts.items()
+    }
+    wanted = {where: some for where, some in wanted.items() if some}
+    if not wanted:
+        names = [".".join((*where, name)) for where, some in dicts.items() for name in some]
+        raise UserError(f"{path} has no tensor whose name begins with {keep}: {joined(names)}")
 
     def rank(where):
-        size = sum(x.numel() for x in dicts[where].values())
-        return prefixes.has_layout(dicts[where]), prefixes.role(".".join(where)), size
+        size = sum(x.numel() for x in wanted[where].values())
+        return prefixes.has_layout(wanted[where]), prefixes.role(".".join(where)), size
 
-    where = max(sorted(dicts), key=rank)
-    return where, dicts[where]
+    where = max(sorted(wanted), key=rank)
+    return where, dicts[where], wanted[where]
+
+
+def _begins(where: tuple[str, ...], name: str, keep: str) -> bool:
+    own = prefixes.unwrapped(name)
+    return own.startswith(keep) or ".".join((*where, own)).startswith(keep)
 
 
 def _dicts(
@@ -196,6 +222,8 @@ def _dicts(
     tensors = {}
     for name, x in value.items():
         if not isinstance(name, str):
+            continue
+        if re.fullmatch(_OF_OPTIMIZERS, name):
             continue
         if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
             x = torch.from_numpy(np.ascontiguousarray(x))

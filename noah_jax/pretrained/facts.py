@@ -5,7 +5,9 @@ write them into a `config.json` or an `open_clip_config.json` in the same folder
 """
 
 import dataclasses
+import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +30,8 @@ _HUGGING_FACE = {
     "patch_size": "patch_size",
     "layer_norm_eps": "epsilon",
     "hidden_act": "gelu",
+    "rope_theta": "rope_theta",
+    "image_size": "image_size",
 }
 _TIMM = {
     "embed_dim": "width",
@@ -36,6 +40,8 @@ _TIMM = {
     "patch_size": "patch_size",
     "act_layer": "gelu",
 }
+# Keys of which a ViT here has these values alone.
+_ONLY: dict[str, tuple] = {"rope_theta": (100, None), "rope": (), "pool_type": (), "image_size": ()}
 _SHAPE = ("width", "depth", "patch_size")
 _LARGEST = 1_000_000
 
@@ -91,7 +97,8 @@ def believed(
     changed = {x: facts[x].value for x in facts if facts[x].value != own[x]}
     notes = [f"{facts[x].origin}, which is used; {label} has {_said(x, own[x])}" for x in changed]
     # Whoever names a backbone, or one of OpenCLIP's models, means its GELU.
-    if config.quick_gelu and "quick_gelu" not in facts and name not in BACKBONES:
+    asked = config.quick_gelu or config.tanh_gelu
+    if asked and "quick_gelu" not in facts and name not in BACKBONES:
         notes.append(_unknown_gelu(config, path, label))
     try:
         return dataclasses.replace(config, **changed), tuple(notes)
@@ -119,8 +126,11 @@ def read(path: pathlib.Path) -> dict[str, Fact]:
     """
     facts: dict[str, Fact] = {}
     for file, reader in (("open_clip_config.json", _open_clip), ("config.json", _config)):
-        beside = path.with_name(file)
-        if not beside.is_file():
+        places = [path.parent]
+        if path.is_symlink():  # as in the cache of the hub, or to it
+            places.append((path.parent / os.readlink(path)).parent)
+        beside = next((x for place in places if (x := place / file).is_file()), None)
+        if beside is None:
             continue
         for what, key, value in reader(read_json(beside)):
             plain = isinstance(value, int | float | str)
@@ -141,11 +151,16 @@ def _config(values: dict) -> Iterator[tuple[str, str, Any]]:
         yield from _known(arguments, _TIMM, "model_args.")
         if "quickgelu" in architecture:  # other names leave it open
             yield "gelu", "architecture", "quick_gelu"
+        if re.search("rope|_pe_|eva", architecture):  # whose rotations no tensor shows
+            yield "rope", "architecture", architecture
         return
     part, prefix = values, ""
-    for key in ("vision_config", "backbone_config"):
+    inner = {key: x for key, x in values.items() if isinstance(x, dict) and "patch_size" in x}
+    for key in inner if len(inner) == 1 else ("vision_config", "backbone_config"):
         if isinstance(values.get(key), dict):
             part, prefix = values[key], f"{key}."
+    if isinstance(rope := part.get("rope_parameters"), dict):
+        part = part | {"rope_theta": rope.get("rope_theta")}
     if values.get("model_type") == "clip" or part.get("model_type") == "clip_vision_model":
         part = {"hidden_act": "quick_gelu"} | part  # what transformers takes for it
     if "patch_size" in part or prefix:  # else it is no ViT's
@@ -160,11 +175,20 @@ def _open_clip(values: dict) -> Iterator[tuple[str, str, Any]]:
         return
     keys = {"width": "width", "layers": "depth", "patch_size": "patch_size"}
     yield from _known(vision, keys, "vision_cfg.")
+    yield from _known(vision.get("norm_kwargs"), {"eps": "epsilon"}, "vision_cfg.norm_kwargs.")
     width, head = vision.get("width"), vision.get("head_width", 64)
     if type(width) is int and type(head) is int and 0 < head <= width:
-        yield "heads", "vision_cfg.width / head_width", width // head
-    quick = model.get("quick_gelu", False)
-    yield "gelu", "quick_gelu", "quick_gelu" if quick is True else "gelu"
+        heads = width // head if width % head == 0 else f"{width} / {head}"
+        yield "heads", "vision_cfg.width / head_width", heads
+    if vision.get("pool_type", "tok") != "tok":
+        yield "pool_type", "vision_cfg.pool_type", vision["pool_type"]
+    quick, kwargs = model.get("quick_gelu", False), vision.get("act_kwargs")
+    exact = (
+        f"gelu_{kwargs['approximate']}"
+        if isinstance(kwargs, dict) and kwargs.get("approximate", "none") != "none"
+        else "gelu"
+    )
+    yield "gelu", "quick_gelu", "quick_gelu" if quick is True else exact
 
 
 def _known(values: Any, keys: dict[str, str], prefix: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -176,6 +200,10 @@ def _known(values: Any, keys: dict[str, str], prefix: str = "") -> Iterator[tupl
 
 def _fields(what: str, value: Any, origin: str) -> dict[str, Any]:
     """Turns what a file states into fields of a `ViTConfig`; UserError if it cannot be any."""
+    if what in _ONLY:
+        if value not in _ONLY[what] and not (what == "image_size" and _square(value)):
+            raise UserError(f"{origin}: no ViT here has that")
+        return {}
     if what == "gelu":
         if not isinstance(value, str) or value not in _GELUS:
             raise UserError(f"{origin}: expected one of {', '.join(_GELUS)}")
@@ -191,6 +219,10 @@ def _fields(what: str, value: Any, origin: str) -> dict[str, Any]:
     return {what: value}
 
 
+def _square(value: Any) -> bool:
+    return not isinstance(value, list) or len({*map(str, value)}) == 1
+
+
 def _said(field: str, value: Any) -> str:
     """The value of a field as a user would say it."""
     if field == "quick_gelu":
@@ -201,15 +233,16 @@ def _said(field: str, value: Any) -> str:
 
 
 def _unknown_gelu(config: ViTConfig, path: pathlib.Path, label: str) -> str:
-    same = {x: getattr(config, x) for x in (*_SHAPE, "pre_norm")}
-    quick, exact = (ViTConfig.names(**same, quick_gelu=value) for value in (True, False))
-    names = (
-        f". For OpenAI's CLIP (quick GELU) give {quick[0]}, for OpenCLIP's own models (exact GELU) "
-        f"{exact[0]}"
-        if quick and exact
-        else ""
-    )
+    same = {x: getattr(config, x) for x in (*_SHAPE, "pre_norm", "pooling")}
+    own = {x: getattr(config, x) for x in _EXACT}
+    names, exact = ViTConfig.names(**same, **own), ViTConfig.names(**same, **_EXACT)
+    advice = ""
+    if names and exact:
+        one, other = "SigLIP (GELU by tanh)", "others"
+        if config.pre_norm:
+            one, other = "OpenAI's CLIP (quick GELU)", "OpenCLIP's own models"
+        advice = f". For {one} give {names[0]}, for {other} (exact GELU) {exact[0]}"
     return (
         f"no config beside {path} says which GELU it was trained with, and weights do not show it: "
-        f"{label} is taken at its word{names}"
+        f"{label} is taken at its word{advice}"
     )

@@ -211,35 +211,56 @@ _DINOV2 = (
     )
 )
 
-_DINOV3_LAYER = "layer.{i}."
-_DINOV3 = (
-    _same(
-        {
-            "cls_token": "embeddings.cls_token",
-            "register_tokens": "embeddings.register_tokens",
-            "blocks.{i}.proj.layer_scale": _DINOV3_LAYER + "layer_scale1.lambda1",
-            "blocks.{i}.fc2.layer_scale": _DINOV3_LAYER + "layer_scale2.lambda1",
+
+def _dinov3(layer: str) -> Table:
+    """Makes the name table of DINOv3, whose blocks are called `layer`."""
+    return (
+        _same(
+            {
+                "cls_token": "embeddings.cls_token",
+                "register_tokens": "embeddings.register_tokens",
+                "blocks.{i}.proj.layer_scale": layer + "layer_scale1.lambda1",
+                "blocks.{i}.fc2.layer_scale": layer + "layer_scale2.lambda1",
+            }
+        )
+        | torch_layers(
+            {
+                "patch_embed": "embeddings.patch_embeddings",
+                "blocks.{i}.norm1": layer + "norm1",
+                **_projections(layer),
+                "blocks.{i}.norm2": layer + "norm2",
+                "blocks.{i}.fc1": layer + "mlp.up_proj",
+                "blocks.{i}.fc2": layer + "mlp.down_proj",
+                "norm": "norm",
+            }
+        )
+        | {
+            "blocks.{i}.qkv.bias": _Entry(  # the keys have none
+                tuple(f"{layer}attention.{part}_proj.bias" for part in "qv"),
+                lambda q, v: _join(q, np.zeros_like(q), v),
+            ),
         }
     )
-    | torch_layers(
-        {
-            "patch_embed": "embeddings.patch_embeddings",
-            "blocks.{i}.norm1": _DINOV3_LAYER + "norm1",
-            "blocks.{i}.qkv": tuple(f"{_DINOV3_LAYER}attention.{part}_proj" for part in "qkv"),
-            "blocks.{i}.proj": _DINOV3_LAYER + "attention.o_proj",
-            "blocks.{i}.norm2": _DINOV3_LAYER + "norm2",
-            "blocks.{i}.fc1": _DINOV3_LAYER + "mlp.up_proj",
-            "blocks.{i}.fc2": _DINOV3_LAYER + "mlp.down_proj",
-            "norm": "norm",
-        }
-    )
-    | {
-        "blocks.{i}.qkv.bias": _Entry(  # the keys have none
-            tuple(f"{_DINOV3_LAYER}attention.{part}_proj.bias" for part in "qv"),
-            lambda q, v: _join(q, np.zeros_like(q), v),
-        ),
+
+
+def _projections(layer: str) -> dict[str, str | tuple[str, ...]]:
+    return {
+        "blocks.{i}.qkv": tuple(f"{layer}attention.{part}_proj" for part in "qkv"),
+        "blocks.{i}.proj": layer + "attention.o_proj",
+    }
+
+
+# As transformers 5 calls them in memory, in `state_dict()`.
+_IN_MEMORY = HUGGING_FACE | torch_layers(
+    {
+        "blocks.{i}.norm1": "layers.{i}.layernorm_before",
+        **_projections("layers.{i}."),
+        "blocks.{i}.norm2": "layers.{i}.layernorm_after",
+        "blocks.{i}.fc1": "layers.{i}.mlp.fc1",
+        "blocks.{i}.fc2": "layers.{i}.mlp.fc2",
     }
 )
+_DINOV2_IN_MEMORY = _DINOV2 | torch_layers(_projections(_LAYER))
 
 # An ONNX export of Hugging Face's DINOv2. Its matrices are anonymous; containers.py names them.
 _MATRIX = "matrix.{i}."
@@ -313,6 +334,7 @@ _CLIP_REST = (
     r"(text_model|classifier)\..*|(text|visual)_projection\.weight|logit_(scale|bias)"
     r"|embeddings\.position_ids"
 )
+_DINOV3_REST = r"embeddings\.mask_token|rope_embeddings\..*"
 _HUGGING_FACE_REST = r"(\w*classifier|pooler|decoder)\..*|embeddings\.mask_token"
 
 # Each row: a tensor that marks the layout, the name table, and a pattern of tensors to ignore. The
@@ -325,7 +347,10 @@ FORMATS = (
     ("visual.class_embedding", _OPEN_CLIP, r"(?!visual\.).*|visual\.proj"),
     ("embeddings.class_embedding", _CLIP, _CLIP_REST),
     ("embeddings.patch_embedding.bias", _SIGLIP, _CLIP_REST),
-    ("layer.0.attention.q_proj.weight", _DINOV3, r"embeddings\.mask_token"),
+    ("model.layer.0.mlp.up_proj.weight", _dinov3("model.layer.{i}."), _DINOV3_REST),
+    ("layer.0.mlp.up_proj.weight", _dinov3("layer.{i}."), _DINOV3_REST),
+    ("encoder.layer.0.attention.q_proj.weight", _DINOV2_IN_MEMORY, _HUGGING_FACE_REST),
+    ("layers.0.attention.q_proj.weight", _IN_MEMORY, _HUGGING_FACE_REST),
     ("encoder.layer.0.layer_scale1.lambda1", _DINOV2, _HUGGING_FACE_REST),
     (
         "embeddings.distillation_token",

@@ -22,7 +22,9 @@ _TRAINED = {"student", "online", "base", "query", "q"}
 # A tensor outside the layout's own modules is a head's, unless its name could be of something that
 # changes the features.
 _HEAD = r"head|decoder|classif|predict|project"
-_NO_HEAD = r"pos|rel_|rope|rotary|token|embed|prompt|lora|adapter|stem|block|stage|norm|^ln|conv"
+_NO_HEAD = (
+    r"pos|pool|rel_|rope|rotary|token|embed|prompt|lora|adapter|stem|block|stage|norm|^ln|conv"
+)
 _OTHERS = (  # a part of a name, and the models that have it
     (r"lora_[AB]\.|\.lora\.", "LoRA's matrices alone, as of an adapter"),
     (r"patch_embed\.kernel$", "an export of this program: `python -m noah_jax.interop predict`"),
@@ -64,10 +66,14 @@ def find(names: Collection[str], path: object) -> Place:
       UserError: there is none, or there are several, and nothing says which one is meant.
     """
     rows: dict[str, tuple[Table, str]] = {}
+    marks: set[str] = set()  # a longer mark can end in a shorter one
     for mark, table, ignored in FORMATS:
         for name in names:
-            if name.endswith(mark) and name[: -len(mark)][-1:] in ("", ".", "/"):
+            if name in marks or not name.endswith(mark):
+                continue
+            if name[: -len(mark)][-1:] in ("", ".", "/"):
                 rows.setdefault(name[: -len(mark)], (table, ignored))
+                marks.add(name)
     if not rows:
         raise UserError(_unknown(names, path))
     known = {prefix: _known(prefix, table, names) for prefix, (table, _) in rows.items()}
@@ -78,7 +84,7 @@ def find(names: Collection[str], path: object) -> Place:
     if len(likely) > 1:
         notes.append(
             f"{path} holds {len(likely)} backbones, {joined(sorted(likely))}: {prefix} is used, "
-            "the moving average"
+            "the moving average or teacher"
         )
     if prefix not in _USUAL:
         notes.append(f"{path}: {prefix} before the names of the tensors is left out")
@@ -159,7 +165,9 @@ def _unknown(names: Collection[str], path: object) -> str:
     for pattern, what in _OTHERS:
         if any(re.search(pattern, name) for name in names):
             return f"the tensors in {path} are those of {what}: expected a plain ViT's"
-    part = any(re.search(r"(block_|blocks\.|layers?\.)\d", name) for name in names)
+    blocks = [re.search(r"(?:block_|blocks\.|layers?\.)(\d{1,4})\b", name) for name in names]
+    numbers = {int(block[1]) for block in blocks if block}
+    part = numbers and 0 not in numbers
     advice = ". It may be a part of a model: give the folder of all parts" if part else ""
     return (
         f"the tensors in {path} have no known layout: expected one of the tensors "

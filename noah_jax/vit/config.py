@@ -24,6 +24,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "_dist": {"registers": 1},  # distilled DeiT; the register is its distillation token
     "_moco": {},  # MoCo v3
     "_dinov3": {"registers": 4, "rope": True, "epsilon": 1e-5},
+    "_mean": {"pooling": "mean"},  # I-JEPA
     "_siglip": {"pooling": "attention", "tanh_gelu": True},  # SigLIP 2 as well
     "_siglip_mean": {"pooling": "mean", "tanh_gelu": True},  # a tower without pooling head
 }
@@ -89,9 +90,9 @@ class ViTConfig:
         tower of OpenAI's CLIP, `_openclip` that of OpenCLIP's own models, which have another GELU,
         `_reg4` DINOv2 with registers, `_dist` the distilled DeiT, `_moco` MoCo v3, whose ViT-S has
         12 heads, `_dinov3` DINOv3 but for its sizes with a gated MLP. `_siglip` is SigLIP's or
-        SigLIP 2's image tower, with its pooling head, which stays frozen, and `_siglip_mean` a
-        tower without one, whose patches are averaged. A weight file says neither its GELU nor its
-        heads.
+        SigLIP 2's image tower, with its pooling head, which stays frozen, `_siglip_mean` a tower
+        without one, whose patches are averaged, and `_mean` a ViT of that kind with the exact GELU,
+        as I-JEPA's. A weight file says neither its GELU nor its heads.
 
         Args:
           overrides: other fields of the config, or these fields with other values.

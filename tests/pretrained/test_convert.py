@@ -3,11 +3,14 @@
 import argparse
 import collections
 import datetime
+import http
 import pathlib
 import pickle
 import re
 import shlex
 import sys
+import typing
+import uuid
 import warnings
 
 import numpy as np
@@ -180,6 +183,48 @@ def test_keep_takes_one_of_several_backbones(expected, tmp_path):
     assert "no tensor whose name begins with x.: left.blocks.0.attn" in done.stderr
 
 
+def test_keep_takes_one_of_several_dicts(expected, tmp_path):
+    path = _save({"student": OTHER, "teacher": TIMM}, tmp_path / "w.pth", False)
+    run_module("noah_jax.pretrained", "convert", path, tmp_path / "t.safetensors")
+    keep = ["--keep=student."]
+    run_module("noah_jax.pretrained", "convert", path, tmp_path / "s.safetensors", *keep)
+    teacher, student = (_read(tmp_path / f"{x}.safetensors")["norm", "bias"] for x in "ts")
+    np.testing.assert_array_equal(teacher, expected["norm", "bias"])
+    assert np.abs(student - teacher).max() > 0
+
+
+@pytest.mark.parametrize("beside", ["momentum", "exp_avg", "optimizer", "optimizer_states", "ema"])
+def test_what_an_optimizer_keeps_is_no_model(beside, expected, tmp_path):
+    """Though it has the model's names; a moving average of the weights is one."""
+    state = {"exp_avg": OTHER} if beside.startswith("optim") else OTHER
+    path = _save({"model": TIMM, beside: state}, tmp_path / "w.pth", False)
+    run_module("noah_jax.pretrained", "convert", path)
+    found = _read(tmp_path / "w.safetensors")["norm", "bias"]
+    assert np.array_equal(found, expected["norm", "bias"]) == (beside != "ema")
+
+
+class _Unknown(torch.optim.SGD):
+    """An object beside the weights, of a class that reading does not need."""
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        torch.torch_version.TorchVersion("2.0"),
+        torch.optim.SGD([torch.zeros(1)], lr=0.1),
+        _Unknown([torch.zeros(1)], lr=0.1),
+        uuid.UUID(int=3),
+        http.HTTPStatus.OK,
+        {"kind": typing.Any},
+    ],
+)
+def test_objects_beside_the_weights_do_no_harm(beside, expected, tmp_path):
+    path = _save({"model": TIMM, "beside": beside}, tmp_path / "w.pth", False)
+    run_module("noah_jax.pretrained", "convert", path)
+    found = _read(tmp_path / "w.safetensors")["norm", "bias"]
+    np.testing.assert_array_equal(found, expected["norm", "bias"])
+
+
 class _Runs:
     """Pickled so that reading it calls a function."""
 
@@ -228,9 +273,9 @@ def test_nothing_in_a_checkpoint_is_run(number, legacy, tmp_path):
     [
         (
             lambda: torch.nn.Linear(2, 2),
-            "torch.nn.modules.linear.Linear in it shows that it is a wh",
+            "torch.nn.modules.linear.Linear in it is an object, as of a wh",
         ),
-        (lambda: {"model": torch.nn.LayerNorm(2)}, "it is a whole module, not its tensors. Where"),
+        (lambda: {"model": torch.nn.LayerNorm(2)}, "as of a whole module, not tensors. Where its"),
         (lambda: {"epoch": 1}, "holds no tensors with names, but a dict of epoch (int)"),
         (lambda: [torch.ones(2)], "holds no tensors with names, but a list"),
         (lambda: torch.ones(2), "holds no tensors with names, but a Tensor"),

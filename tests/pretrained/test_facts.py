@@ -136,6 +136,8 @@ def test_the_names_of_moco_are_recognised(moco, tmp_path):
         ("config.json", {"patch_size": 16, "num_attention_heads": 12}),
         ("config.json", {"patch_size": [16, 16], "num_attention_heads": 12, "hidden_act": "gelu"}),
         ("config.json", {"vision_config": {"num_attention_heads": 12, "hidden_size": 384}}),
+        ("config.json", {"encoder": {"num_attention_heads": 12, "patch_size": 16}, "decoder": {}}),
+        ("config.json", {"image_config": {"num_attention_heads": 12, "patch_size": 16}}),
         (
             "config.json",
             {"architecture": "vit_small", "model_args": {"num_heads": 12, "depth": 12}},
@@ -190,6 +192,10 @@ def test_configs_that_say_nothing_of_a_vit_change_nothing(values, place):
         ),
         ({"num_attention_heads": True}, "vit_s16", "num_attention_heads is True: expected a num"),
         ({"layer_norm_eps": -1}, "vit_s16", "layer_norm_eps is -1: expected a small number"),
+        ({"rope_theta": 10000.0}, "vit_s16", "rope_theta is 10000.0: no ViT here has that"),
+        ({"rope_parameters": {"rope_theta": 7}}, "vit_s16", "rope_theta is 7: no ViT here has"),
+        ({"image_size": [64, 16]}, "vit_s16", "image_size is list: no ViT here has that"),
+        ({"architecture": "vit_pe_core"}, "vit_s16", "architecture is 'vit_pe_core': no ViT h"),
         ({"hidden_act": "relu"}, "vit_s16", "hidden_act is 'relu': expected one of gelu"),
     ],
 )
@@ -249,6 +255,35 @@ def test_the_gelu_by_name_and_by_the_config_beside(openclip, place):
     assert (
         "config.json: hidden_act is 'gelu', which is used; vit_s16_clip has the quick GELU" in note
     )
+
+
+@pytest.mark.parametrize(
+    ("vision", "message"),
+    [
+        ({"pool_type": "avg"}, "vision_cfg.pool_type is 'avg': no ViT here has that"),
+        ({"head_width": 36}, "width / head_width is '384 / 36': expected a number"),
+    ],
+)
+def test_what_openclip_states_and_no_vit_here_has(vision, message, place):
+    path = place("moco", {"open_clip_config.json": {"vision_cfg": {"width": 384} | vision}})
+    with pytest.raises(UserError, match=re.escape(message)):
+        _open(path, backbone="vit_s16")
+
+
+def test_openclips_further_keys_are_believed(place):
+    vision = {"width": 384, "norm_kwargs": {"eps": 1e-3}, "act_kwargs": {"approximate": "tanh"}}
+    run = _open(
+        place("moco", {"open_clip_config.json": {"vision_cfg": vision}}), backbone="vit_s16"
+    )
+    assert (run.vit.epsilon, run.vit.tanh_gelu) == (1e-3, True) and len(run.notes) == 2
+
+
+def test_a_link_to_weights_finds_their_config(place, tmp_path):
+    path = place("moco", {"config.json": {"patch_size": 16, "num_attention_heads": 12}})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/w.safetensors").symlink_to(path)
+    run = _open(tmp_path / "elsewhere/w.safetensors", backbone="vit_s16")
+    assert run.vit.heads == 12
 
 
 @pytest.mark.parametrize(

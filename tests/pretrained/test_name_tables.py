@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 import transformers
 from flax import nnx
@@ -267,6 +268,25 @@ def test_equals_transformers(family, tmp_path):
             result = representation(nnx.state(ours), images)
             np.testing.assert_allclose(result, expected, atol=1e-4, err_msg=layout)
     assert np.abs(expected).max() > 0.5
+
+
+@pytest.mark.parametrize("family", ["vit", "mae", "dinov2", "dinov2 with registers", "dinov3"])
+def test_the_names_of_transformers_in_memory(family, tmp_path):
+    """`torch.save(model.state_dict())` has others than save_pretrained, from version 5 on."""
+    build, differences, _ = FAMILIES[family]
+    theirs = build()
+    file = _save(theirs, tmp_path)
+    state = {name: x.contiguous() for name, x in theirs.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "memory.safetensors")
+    assert state.keys() != safetensors.numpy.load_file(file).keys()
+    shape = dict(width=32, depth=2, heads=4, patch_size=8, image_size=32)
+    config = ViTConfig(**shape | differences)
+    written, memory = (
+        dict(nnx.to_flat_state(pretrained.backbone(config, str(path))))
+        for path in (file, tmp_path / "memory.safetensors")
+    )
+    for path, value in written.items():
+        np.testing.assert_array_equal(memory[path][...], value[...])
 
 
 _ALSO_REFUSED = {  # families that no config stands for
