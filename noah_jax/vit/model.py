@@ -1,7 +1,7 @@
 """Vision Transformer (arXiv 2010.11929) with prompt modules in every block.
 
-The same code is DeiT, DeiT III, DINO, DINOv2 (with registers too), DINOv3, MAE's encoder, and the
-image towers of CLIP, SigLIP and SigLIP 2. The blocks are stacked in one set of arrays
+The same code is DeiT, DeiT III, DINO, DINOv2 (with registers too), DINOv3, I-JEPA, MAE's encoder,
+and the image towers of CLIP, SigLIP and SigLIP 2. The blocks are stacked in one set of arrays
 `[depth, ...]`. `lax.scan` runs them, so that compile time does not grow with depth, or each is a
 part of the program, which is faster on a GPU or TPU; see execution.py. The genome is an argument,
 as the images are. No shape depends on it.

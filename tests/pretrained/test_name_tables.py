@@ -95,6 +95,11 @@ FAMILIES = {  # their model; what differs from a plain ViT in ours; layouts besi
         SIGLIP | dict(pooling="mean"),
         [],
     ),
+    "i-jepa": (
+        lambda: transformers.IJepaModel(transformers.IJepaConfig(**SHAPE, **MLP)),
+        dict(pooling="mean"),
+        [],
+    ),
     "mae": (
         lambda: transformers.ViTMAEForPreTraining(
             transformers.ViTMAEConfig(
@@ -153,7 +158,10 @@ def _representation(model, images):
             return model.vit(pixels, noise=noise, **sizes).last_hidden_state[:, 0].numpy()
         if "dino" in type(model).__name__.lower():  # interpolates without being told
             return model(pixels).last_hidden_state[:, 0].numpy()
-        return model(pixels, **sizes).last_hidden_state[:, 0].numpy()
+        tokens = model(pixels, **sizes).last_hidden_state
+        if isinstance(model, transformers.IJepaModel):
+            return tokens.mean(1).numpy()
+        return tokens[:, 0].numpy()
 
 
 _TO_TIMM = {
