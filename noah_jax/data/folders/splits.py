@@ -25,7 +25,7 @@ def completed(contents: Contents, seed: int) -> tuple[dict[str, Rows], list[str]
       train, val, trainval and test, and notes for the user.
 
     Raises:
-      UserError: there is nothing to train on.
+      UserError: there is nothing to train on, or too little of a class.
     """
     rows = dict(contents.rows)
     notes: list[str] = []
@@ -45,10 +45,9 @@ def completed(contents: Contents, seed: int) -> tuple[dict[str, Rows], list[str]
     for path, label in rows.get("all", []) + rows.get("train", []):
         classes.setdefault(label, []).append((path, label))
     each = [classes[label] for label in sorted(classes)]
-    if "test" not in rows:
-        _require_enough(classes, contents.class_names)
     if "test" in rows:
         return split_classes(each, seed, ("val",)) | {"test": rows["test"]}, notes
+    _require_enough(classes, contents.class_names)
     return split_classes(each, seed), notes
 
 
