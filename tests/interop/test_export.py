@@ -259,6 +259,13 @@ def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
         [*predict.predict(tmp_path / "export", [tmp_path / "0a.png"], top=1)]
 
 
+@pytest.mark.parametrize("name", ViTConfig.names(depth=12, patch_size=16))
+def test_a_subnets_facts_say_all_of_its_shape(name):
+    """So that an export computes, and resizes positions, as the run did."""
+    vit = ViTConfig.named(name, image_size=48, num_classes=5)
+    assert ViTConfig(**{field: getattr(vit, field) for field in subnet.SHAPE}) == vit
+
+
 def test_classify_refuses_what_is_no_image():
     _, _, found = _random(6, 3)
     with pytest.raises(UserError, match="(?s)2 images cannot be read:.*image 0: .*image 1: "):
