@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from noah_jax.data.folders import split_classes
+from noah_jax.data.folders import LEAST, split_classes
 from noah_jax.data.images import rgb, turned
 from noah_jax.data.loader import Source, Split, fingerprint
 from noah_jax.errors import UserError, joined
 
-_LEAST = 3  # images of a class, one for each split
 _EXPECTED = (
     "expected an array [n, h, w, 3], [n, h, w, 4], [n, h, w, 1] or [n, h, w], or a sequence of "
     "such images of any size, with whole numbers 0 to 255 or floats 0 to 1"
@@ -35,8 +34,8 @@ def from_arrays(images: Any, labels: Any, class_names: Any, seed: int) -> Source
     if not problems and len(pictures) != len(numbers):
         problems.append(f"there are {len(pictures)} images, but {len(numbers)} labels")
     counts = np.bincount(numbers, minlength=len(names))
-    if few := [name for name, count in zip(names, counts, strict=True) if count < _LEAST]:
-        problems.append(f"labels: fewer than {_LEAST} images of the classes {joined(few)}")
+    if few := [name for name, count in zip(names, counts, strict=True) if count < LEAST]:
+        problems.append(f"labels: fewer than {LEAST} images of the classes {joined(few)}")
     if not problems and len(names) < 2:
         problems.append(f"labels: all images are of the class {names[0]}, expected at least two")
     if problems:

@@ -143,11 +143,6 @@ def read_files(paths: Sequence[pathlib.Path]) -> Weights:
         raise UserError(f"cannot read weights from {path}: {problem}") from error
 
 
-def read_file(path: pathlib.Path) -> Weights:
-    """Reads the tensors of a single file; see `read_files`."""
-    return read_files([path])
-
-
 def _described(path: pathlib.Path) -> str:
     with contextlib.suppress(OSError):
         return files.description(path)

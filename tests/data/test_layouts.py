@@ -3,7 +3,6 @@
 import pathlib
 import zlib
 
-import numpy as np
 import PIL.Image
 import pillow_heif
 import pytest
@@ -13,6 +12,7 @@ from noah_jax.data import loader
 from noah_jax.data.folders.classes import split_of
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
+from tests.helpers.images import open_red, sizes
 
 pillow_heif.register_heif_opener()
 CLASSES = ("cat", "dog", "eel")
@@ -26,20 +26,6 @@ def _write(folder, count, classes=CLASSES, suffix=".png"):
             path = folder / name / f"{number}{suffix}"
             _, *rest = zlib.crc32(str(path).encode()).to_bytes(4, "big")
             PIL.Image.new("RGB", (9, 12), (80 * label, *rest[:2])).save(path)
-
-
-def _open(folder, shots=None):
-    source = data.open_source(folder.name, str(folder.parent), 0, shots)
-    names = [name for split in ("train", "val", "test") for name in source.splits[split].names]
-    assert len(set(names)) == len(names)  # none is in two splits
-    for split in source.splits.values():
-        images, labels = loader.load(split, 8)
-        np.testing.assert_array_equal(images[:, 0, 0, 0], 80 * labels)
-    return source
-
-
-def _sizes(source):
-    return {name: len(split) for name, split in source.splits.items() if name != "trainval"}
 
 
 @pytest.mark.parametrize(
@@ -70,8 +56,8 @@ def test_folders_of_splits(train, val, test, tmp_path):
     home = tmp_path / "pets"
     for place, count in ((train, 5), (val, 2), (test, 3)):
         _write(home / place, count)
-    source = _open(home)
-    assert _sizes(source) == {"train": 15, "val": 6, "test": 9}
+    source = open_red(home)
+    assert sizes(source) == {"train": 15, "val": 6, "test": 9}
     assert source.class_names == CLASSES and source.warnings == ()
     first = pathlib.Path(train).parts[0]
     said = "the classes are in data/; train is train/" if first == "data" else f"train is {first}/"
@@ -81,18 +67,18 @@ def test_folders_of_splits(train, val, test, tmp_path):
 def test_a_split_that_is_missing_is_drawn(tmp_path):
     _write(tmp_path / "a" / "train", 11)
     _write(tmp_path / "a" / "test", 2)
-    assert _sizes(_open(tmp_path / "a")) == {"train": 27, "val": 6, "test": 6}
+    assert sizes(open_red(tmp_path / "a")) == {"train": 27, "val": 6, "test": 6}
     _write(tmp_path / "b" / "train", 11)
     _write(tmp_path / "b" / "val", 2)
-    source = _open(tmp_path / "b")
-    assert _sizes(source) == {"train": 27, "val": 6, "test": 6}
+    source = open_red(tmp_path / "b")
+    assert sizes(source) == {"train": 27, "val": 6, "test": 6}
     assert {pathlib.Path(name).parts[0] for name in source.splits["test"].names} == {"val"}
     assert (
         "val is the test, as there is no test; a fifth of train is for validation" in source.notes
     )
     _write(tmp_path / "c" / "train", 10)
-    source = _open(tmp_path / "c")
-    assert _sizes(source) == {"train": 21, "val": 3, "test": 6}
+    source = open_red(tmp_path / "c")
+    assert sizes(source) == {"train": 21, "val": 3, "test": 6}
     assert source.notes == ("train is train/",)
 
 
@@ -102,8 +88,8 @@ def test_splits_inside_class_folders(tmp_path):
         for name in CLASSES:
             (tmp_path / "pets" / name).mkdir(parents=True, exist_ok=True)
             (tmp_path / "turned" / split / name).rename(tmp_path / "pets" / name / split)
-    source = _open(tmp_path / "pets")
-    assert _sizes(source) == {"train": 9, "val": 3, "test": 6}
+    source = open_red(tmp_path / "pets")
+    assert sizes(source) == {"train": 9, "val": 3, "test": 6}
     assert source.class_names == CLASSES
     assert source.notes == ("the splits are inside the class folders",)
 
@@ -112,7 +98,7 @@ def test_splits_inside_a_folder_inside_class_folders(tmp_path):
     for name in CLASSES:
         _write(tmp_path / "pets" / name / "images", 4, ("train", "test"))
     source = data.open_source("pets", str(tmp_path), 0)
-    assert _sizes(source) == {"train": 9, "val": 3, "test": 12} and source.class_names == CLASSES
+    assert sizes(source) == {"train": 9, "val": 3, "test": 12} and source.class_names == CLASSES
 
 
 def test_what_is_beside_the_splits_is_counted(tmp_path):
@@ -126,7 +112,7 @@ def test_what_is_beside_the_splits_is_counted(tmp_path):
     image.save(tmp_path / "scenes/seg_pred/seg_pred/1.jpg")
     (tmp_path / "scenes/results.csv").write_text("image,label\nelsewhere/0.png,cat\n")
     (tmp_path / "scenes/read me.txt").write_text("images/1.png 1")
-    assert _open(tmp_path / "scenes").notes == (
+    assert open_red(tmp_path / "scenes").notes == (
         "train is seg_train/",
         "test is seg_test/",
         "left out: 1 .txt (read me.txt), 1 .csv (results.csv), 8 outside the class folders (0.jpg "
@@ -207,7 +193,7 @@ def test_folders_that_are_refused(make, message, tmp_path):
     home = tmp_path / "pets"
     make(home)
     with pytest.raises(UserError, match=f"(?s){message}") as error:
-        _open(home)
+        open_red(home)
     assert str(home) in str(error.value)
     assert make is _inside_itself or "Expected at least two folders, one a class" in str(
         error.value
@@ -227,7 +213,7 @@ def test_a_folder_in_a_folder_is_opened(tmp_path):
     _write(tmp_path / "pets" / "pets", 4)
     (tmp_path / "pets/__MACOSX/pets").mkdir(parents=True)
     (tmp_path / "pets/__MACOSX/pets/._0.png").write_bytes(b"\0\5\x16\7")
-    source = _open(tmp_path / "pets")
+    source = open_red(tmp_path / "pets")
     assert source.class_names == CLASSES
     assert source.notes == ("the classes are in pets/", "left out: 1 __MACOSX (__MACOSX)")
 
@@ -241,9 +227,9 @@ def test_folders_of_programs_are_no_data(place, junk, tmp_path):
     path = tmp_path / "pets" / place.format(junk=junk)
     path.parent.mkdir(parents=True)
     path.write_bytes((next((tmp_path / "pets").rglob("cat")) / "0.png").read_bytes())
-    source = _open(tmp_path / "pets")
+    source = open_red(tmp_path / "pets")
     kind = "hidden" if junk.startswith(".") else junk
-    assert source.class_names == CLASSES and sum(_sizes(source).values()) == 15
+    assert source.class_names == CLASSES and sum(sizes(source).values()) == 15
     where = place.format(junk=junk).removesuffix("/0.png")
     assert source.notes[-1] == f"left out: 1 {kind} ({where})"
     assert source.warnings == ()
@@ -254,11 +240,11 @@ def test_files_of_programs_are_no_data(junk, tmp_path):
     _write(tmp_path / "pets", 5)
     for folder in ("", "cat"):
         (tmp_path / "pets" / folder / junk).write_bytes(b"\0")
-    source = _open(tmp_path / "pets")
+    source = open_red(tmp_path / "pets")
     kind = "hidden" if junk.startswith(".") else junk
     first = min(junk, f"cat/{junk}")  # in order of the names
     assert source.notes == (f"left out: 2 {kind} ({first} and 1 more)",)
-    assert sum(_sizes(source).values()) == 15
+    assert sum(sizes(source).values()) == 15
 
 
 @pytest.mark.parametrize(
@@ -276,7 +262,7 @@ def test_images_are_known_by_their_content(suffix, kind, tmp_path):
             image = PIL.Image.new("RGB", (16, 16), (99, 9 * number, 9))
             image.save(tmp_path / "pets" / name / f"{number}{suffix}", kind)
     source = data.open_source("pets", str(tmp_path), 0)
-    assert sum(_sizes(source).values()) == 15 and source.notes == ()
+    assert sum(sizes(source).values()) == 15 and source.notes == ()
     assert loader.load(source.splits["test"], 8)[0].shape == (3, 8, 8, 3)
 
 
@@ -284,7 +270,7 @@ def test_what_is_no_image_is_counted_by_kind(tmp_path):
     _write(tmp_path / "pets", 5)
     for name in ("cat/notes.txt", "cat/movie.mp4", "dog/movie.MP4", "dog/raw", "eel/0.cr2"):
         (tmp_path / "pets" / name).write_bytes(b"GIF or not")
-    assert _open(tmp_path / "pets").notes == (
+    assert open_red(tmp_path / "pets").notes == (
         "left out: 2 .mp4 (cat/movie.mp4 and 1 more), 1 .txt (cat/notes.txt), 1 without a suffix "
         "(dog/raw), 1 .cr2 (eel/0.cr2)",
     )
@@ -296,15 +282,15 @@ def test_links_are_followed_or_named(tmp_path):
     home.mkdir()
     for name in CLASSES:  # a class is a link
         (home / name).symlink_to(tmp_path / "elsewhere" / name)
-    assert sum(_sizes(_open(home)).values()) == 15
+    assert sum(sizes(open_red(home)).values()) == 15
     (home / "dog").unlink()
     (home / "dog").mkdir()
     (home / "dog/more").symlink_to(tmp_path / "elsewhere/dog")  # a folder in a class
     (home / "dog/0.png").symlink_to(tmp_path / "nowhere.png")
     (home / "dog/1.png").symlink_to("1.png")
     (home / "dog/back").symlink_to(home)
-    source = _open(home)
-    assert sum(_sizes(source).values()) == 15
+    source = open_red(home)
+    assert sum(sizes(source).values()) == 15
     assert source.notes == (
         "images in dog/more count as those of the class around",
         "left out: 2 broken link (dog/0.png and 1 more), 1 link to a folder above it (dog/back)",
@@ -314,25 +300,25 @@ def test_links_are_followed_or_named(tmp_path):
 def test_few_images_of_folders_with_splits(tmp_path):
     _write(tmp_path / "pets/train", 6)
     _write(tmp_path / "pets/test", 2)
-    assert _sizes(_open(tmp_path / "pets", Shots(2, 0))) == {"train": 6, "val": 6, "test": 6}
-    assert _sizes(_open(tmp_path / "pets", Shots(4, 0))) == {"train": 12, "val": 6, "test": 6}
+    assert sizes(open_red(tmp_path / "pets", Shots(2, 0))) == {"train": 6, "val": 6, "test": 6}
+    assert sizes(open_red(tmp_path / "pets", Shots(4, 0))) == {"train": 12, "val": 6, "test": 6}
     with pytest.raises(UserError, match="\n  6 of class cat\n  6 of class dog\n  6 of class eel"):
-        _open(tmp_path / "pets", Shots(6, 0))
+        open_red(tmp_path / "pets", Shots(6, 0))
 
 
 def test_a_class_that_a_split_lacks_is_warned_of(tmp_path):
     _write(tmp_path / "pets/train", 4)
     _write(tmp_path / "pets/test", 2, ("cat", "dog"))
-    assert _open(tmp_path / "pets").warnings == ("test: no image of 1 of the 3 classes: eel",)
+    assert open_red(tmp_path / "pets").warnings == ("test: no image of 1 of the 3 classes: eel",)
     for number in range(1, 4):
         (tmp_path / f"pets/train/cat/{number}.png").unlink()
-    assert _open(tmp_path / "pets").warnings == (
+    assert open_red(tmp_path / "pets").warnings == (
         "val: no image of 1 of the 3 classes: cat",
         "test: no image of 1 of the 3 classes: eel",
     )
     _write(tmp_path / "pets/test", 2, ("cat", "dog", "fox"))
     with pytest.raises(AssertionError):  # fox is third of three in the test, fourth of four in all
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
 
 
 @pytest.mark.parametrize(
@@ -349,13 +335,13 @@ def test_names_beside_vtabs_lists(text, message, tmp_path):
     for name, numbers in names.items():
         rows = [f"{c}/{n}.png {label}" for n in numbers for label, c in enumerate(CLASSES)]
         (tmp_path / "pets" / f"{name}.txt").write_text("\n".join(rows))
-    assert _open(tmp_path / "pets").class_names == ()
+    assert open_red(tmp_path / "pets").class_names == ()
     (tmp_path / "pets/class_names.txt").write_text(text)
     if message:
         with pytest.raises(UserError, match=message):
-            _open(tmp_path / "pets")
+            open_red(tmp_path / "pets")
     else:
-        assert _open(tmp_path / "pets").class_names == tuple(text.split())
+        assert open_red(tmp_path / "pets").class_names == tuple(text.split())
 
 
 def test_classes_of_which_one_holds_no_splits(tmp_path):
@@ -363,7 +349,7 @@ def test_classes_of_which_one_holds_no_splits(tmp_path):
         _write(tmp_path / "pets" / name, 4, ("train", "test"))
     _write(tmp_path / "pets", 4, ("eel",))
     with pytest.raises(UserError, match="eel holds no splits, but the other .* hold test, train"):
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
     _write(tmp_path / "pets/fox", 4, ("train",))
     for path in (tmp_path / "pets/eel").iterdir():
         path.unlink()
@@ -377,14 +363,14 @@ def test_a_split_that_was_unzipped_into_itself(tmp_path):
     for split in ("train/train", "train", "test"):
         _write(tmp_path / "pets" / split, 4)
     with pytest.raises(UserError, match="pets/train/train holds cat, dog, eel again"):
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
 
 
 def test_a_link_up_inside_a_class(tmp_path):
     _write(tmp_path / "pets", 5)
     (tmp_path / "pets/cat/up").symlink_to("..")
-    source = _open(tmp_path / "pets")
-    assert sum(_sizes(source).values()) == 15
+    source = open_red(tmp_path / "pets")
+    assert sum(sizes(source).values()) == 15
     assert source.notes == ("left out: 1 link to a folder above it (cat/up)",)
 
 
@@ -393,7 +379,7 @@ def test_a_link_up_inside_a_class(tmp_path):
 def test_texts_beside_class_folders(name, text, tmp_path):
     _write(tmp_path / "pets", 5)
     (tmp_path / "pets" / name).write_text(text)
-    assert _open(tmp_path / "pets").notes == (f"left out: 1 .txt ({name})",)
+    assert open_red(tmp_path / "pets").notes == (f"left out: 1 .txt ({name})",)
 
 
 @pytest.mark.parametrize(
@@ -405,21 +391,21 @@ def test_lists_with_a_wrong_line_are_not_passed_over(line, message, tmp_path):
     rows = [f"{name}/{n}.png {label}" for n in range(5) for label, name in enumerate(CLASSES)]
     (tmp_path / "pets/train.txt").write_text("\n".join([*rows, line]))
     with pytest.raises(UserError, match=message):
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
     (tmp_path / "pets/train.txt").write_text("\n".join(rows[:9]))
     (tmp_path / "pets/valid.txt").write_text("\n".join(rows[9:]))
-    source = _open(tmp_path / "pets")
-    assert _sizes(source) == {"train": 6, "val": 3, "test": 6} and source.class_names == ()
+    source = open_red(tmp_path / "pets")
+    assert sizes(source) == {"train": 6, "val": 3, "test": 6} and source.class_names == ()
 
 
 def test_a_folder_with_the_name_of_a_version(tmp_path):
     _write(tmp_path / "pets" / "1.0.0", 5)
-    assert _open(tmp_path / "pets").notes == ("the classes are in 1.0.0/",)
+    assert open_red(tmp_path / "pets").notes == ("the classes are in 1.0.0/",)
 
 
 def test_folders_in_class_folders_are_told(tmp_path):
     _write(tmp_path / "pets", 5)
     _write(tmp_path / "pets/cat", 2, ("night",))
     source = data.open_source("pets", str(tmp_path), 0)
-    assert sum(_sizes(source).values()) == 17
+    assert sum(sizes(source).values()) == 17
     assert source.notes == ("images in cat/night count as those of the class around",)

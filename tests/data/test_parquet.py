@@ -3,7 +3,6 @@
 import io
 
 import datasets
-import numpy as np
 import PIL.Image
 import pyarrow
 import pyarrow.parquet
@@ -13,6 +12,7 @@ from noah_jax import data
 from noah_jax.data import loader
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
+from tests.helpers.images import open_red, sizes
 
 CLASSES = ["cat", "dog", "eel"]
 
@@ -33,18 +33,6 @@ def _dataset(numbers, **columns):
     return datasets.Dataset.from_dict(values, datasets.Features(features | kinds))
 
 
-def _open(place, shots=None, label_column=""):
-    source = data.open_source(place.name, str(place.parent), 0, shots, label_column)
-    for split in source.splits.values():
-        images, labels = loader.load(split, 8)
-        np.testing.assert_array_equal(images[:, 0, 0, 0], 80 * labels)
-    return source
-
-
-def _sizes(source):
-    return {name: len(split) for name, split in source.splits.items() if name != "trainval"}
-
-
 @pytest.mark.parametrize(
     ("train", "test"),
     [
@@ -63,22 +51,22 @@ def test_files_of_splits(train, test, tmp_path):
         (tmp_path / "pets" / path).parent.mkdir(parents=True, exist_ok=True)
         _dataset(range(first, first + count)).to_parquet(tmp_path / "pets" / path)
         first += count
-    source = _open(tmp_path / "pets")
-    assert _sizes(source) == {"train": 15, "val": 3, "test": 6}
+    source = open_red(tmp_path / "pets")
+    assert sizes(source) == {"train": 15, "val": 3, "test": 6}
     assert source.class_names == tuple(CLASSES) and source.warnings == source.notes == ()
-    assert _sizes(_open(tmp_path / "pets", Shots(2, 0))) == {"train": 6, "val": 6, "test": 6}
+    assert sizes(open_red(tmp_path / "pets", Shots(2, 0))) == {"train": 6, "val": 6, "test": 6}
 
 
 def test_one_file(tmp_path):
     _dataset(range(30)).to_parquet(tmp_path / "pets.parquet")
-    source = _open(tmp_path / "pets.parquet")
-    assert _sizes(source) == {"train": 21, "val": 3, "test": 6}
+    source = open_red(tmp_path / "pets.parquet")
+    assert sizes(source) == {"train": 21, "val": 3, "test": 6}
     assert source.splits["test"].names[0].startswith("all/")
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets.parquet").rename(tmp_path / "pets/0.parquet")
-    assert _open(tmp_path / "pets").fingerprint == source.fingerprint
+    assert open_red(tmp_path / "pets").fingerprint == source.fingerprint
     _dataset(range(30, 60)).to_parquet(tmp_path / "pets/0.parquet")
-    assert _open(tmp_path / "pets").fingerprint != source.fingerprint
+    assert open_red(tmp_path / "pets").fingerprint != source.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["bytes", "large bytes", "struct"])
@@ -107,8 +95,8 @@ def test_a_test_set_without_labels_is_left_out(tmp_path):
     hidden = _dataset(range(15, 21))
     hidden = hidden.map(lambda row: {"label": -1})
     hidden.to_parquet(tmp_path / "pets/test.parquet")
-    source = _open(tmp_path / "pets")
-    assert _sizes(source) == {"train": 9, "val": 3, "test": 3}
+    source = open_red(tmp_path / "pets")
+    assert sizes(source) == {"train": 9, "val": 3, "test": 3}
     assert source.notes == ("left out: test, whose 6 images have no label",)
 
 
@@ -116,7 +104,7 @@ def test_copies_are_known_by_content(tmp_path):
     (tmp_path / "pets").mkdir()
     _dataset(range(15)).to_parquet(tmp_path / "pets/train.parquet")
     _dataset([3, 100, 101]).to_parquet(tmp_path / "pets/test.parquet")
-    (warning,) = [x for x in _open(tmp_path / "pets").warnings if "copies" in x]
+    (warning,) = [x for x in open_red(tmp_path / "pets").warnings if "copies" in x]
     assert "test: 1 of the 3 images are copies" in warning and "test/0 = train/3" in warning
 
 
@@ -124,37 +112,37 @@ def test_several_columns(tmp_path):
     """The images and labels must be clear; else the message says how to name them."""
     place = tmp_path / "pets.parquet"
     _dataset(range(18), coarse=[number % 2 for number in range(18)]).to_parquet(place)
-    assert _open(place).class_names == tuple(CLASSES)
+    assert open_red(place).class_names == tuple(CLASSES)
     source = data.open_source("pets.parquet", str(tmp_path), 0, None, "coarse")
     assert source.class_names == ("0", "1")
     columns = "has the columns image, label, coarse: expected .* --config.label_column=NAME"
     with pytest.raises(UserError, match=columns):
-        _open(place, label_column="fine")
+        open_red(place, label_column="fine")
     table = pyarrow.parquet.read_table(place)
     for lost in ("image", "label"):
         pyarrow.parquet.write_table(table.drop_columns([lost, "coarse"]), place)
         with pytest.raises(
             UserError, match="pets.parquet: all has the columns .*: expected one of im"
         ):
-            _open(place)
+            open_red(place)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
     place = tmp_path / "pets.parquet"
     place.write_bytes(b"PAR1 but no more")
     with pytest.raises(UserError, match="cannot read .*pets.parquet: "):
-        _open(place)
+        open_red(place)
     images = [{"bytes": _png(number), "path": None} for number in range(18)]
     images[4]["bytes"] = b"no image"
     table = {"image": pyarrow.array(images), "label": [number % 3 for number in range(18)]}
     pyarrow.parquet.write_table(pyarrow.table(table), place)
     with pytest.raises(UserError, match="(?s)the data in .*pets.parquet.*all/4: no image that can"):
-        _open(place)
+        open_red(place)
     images[4]["bytes"] = None
     table["image"] = pyarrow.array(images)
     pyarrow.parquet.write_table(pyarrow.table(table), place)
     with pytest.raises(UserError, match="does not hold the images themselves"):
-        _open(place)
+        open_red(place)
 
 
 def test_a_name_on_the_hub(tmp_path, monkeypatch):
@@ -165,7 +153,7 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     _dataset(range(15)).to_parquet("me/pets/train.parquet")
     _dataset(range(15, 21)).to_parquet("me/pets/test.parquet")
     source = data.open_source("pets", "hf://me", 0)
-    assert _sizes(source) == {"train": 12, "val": 3, "test": 6}
+    assert sizes(source) == {"train": 12, "val": 3, "test": 6}
     assert source.class_names == tuple(CLASSES)
     assert {*loader.load(source.splits["test"], 8)[1].tolist()} == {0, 1, 2}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -186,14 +174,14 @@ def _write(dataset, path):
 def test_a_split_that_is_named_further_up(tmp_path):
     _write(_dataset(range(15)), tmp_path / "pets/train/default/0000.parquet")
     _write(_dataset(range(15, 21)), tmp_path / "pets/test/default/0000.parquet")
-    assert _sizes(_open(tmp_path / "pets")) == {"train": 12, "val": 3, "test": 6}
+    assert sizes(open_red(tmp_path / "pets")) == {"train": 12, "val": 3, "test": 6}
 
 
 def test_files_without_a_split_beside_others(tmp_path):
     for name in ("train", "val", "extra"):
         _write(_dataset(range(9)), tmp_path / "pets" / f"{name}.parquet")
     with pytest.raises(UserError, match="1 files have names that say no split, .*train, val: name"):
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
 
 
 def test_a_column_of_splits(tmp_path):
@@ -205,8 +193,8 @@ def test_a_column_of_splits(tmp_path):
         }
     )
     pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
-    source = _open(tmp_path / "pets.parquet")
-    assert _sizes(source) == {"train": 12, "val": 3, "test": 6} and source.encoding == "png"
+    source = open_red(tmp_path / "pets.parquet")
+    assert sizes(source) == {"train": 12, "val": 3, "test": 6} and source.encoding == "png"
     assert source.notes == ("the splits are its column split",)
 
 
@@ -217,7 +205,7 @@ def test_a_column_of_splits_with_another_value(tmp_path):
         table = pyarrow.table({"image": images, "label": ["a", "b", "c"] * 3, "split": splits})
         pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
         with pytest.raises(UserError, match=f"split is {value}, expected train, val or test"):
-            _open(tmp_path / "pets.parquet")
+            open_red(tmp_path / "pets.parquet")
 
 
 def test_classes_that_are_numbered_in_two_ways(tmp_path):
@@ -225,18 +213,18 @@ def test_classes_that_are_numbered_in_two_ways(tmp_path):
     other = datasets.ClassLabel(names=CLASSES[::-1])
     _write(_dataset(range(6)).cast_column("label", other), tmp_path / "pets/test.parquet")
     with pytest.raises(UserError, match="test, train number the classes in different ways"):
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
 
 
 @pytest.mark.parametrize("name", ["validation.parquet", "unlabeled_test.parquet"])
 def test_a_split_without_the_column_of_labels(name, tmp_path):
     _write(_dataset(range(15)), tmp_path / "pets/train.parquet")
     _write(_dataset(range(6)).remove_columns("label"), tmp_path / "pets" / name)
-    (note,) = _open(tmp_path / "pets").notes
+    (note,) = open_red(tmp_path / "pets").notes
     assert note.startswith("left out: ") and note.endswith("whose 6 images have no label")
     _write(_dataset(range(15)).remove_columns("label"), tmp_path / "pets/train.parquet")
     with pytest.raises(UserError, match="train has the columns image: expected one of images, and"):
-        _open(tmp_path / "pets")
+        open_red(tmp_path / "pets")
 
 
 @pytest.mark.parametrize("label", [["cat"], {"x": 1}, None, "", float("nan"), b"cat"])
@@ -247,7 +235,7 @@ def test_labels_that_are_none(label, tmp_path):
     table = pyarrow.table({"image": images, "label": labels * 5})
     pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
     with pytest.raises(UserError, match="images of all have no label in label, a number or a name"):
-        _open(tmp_path / "pets.parquet")
+        open_red(tmp_path / "pets.parquet")
 
 
 @pytest.mark.parametrize(
@@ -258,8 +246,8 @@ def test_metadata_of_another_kind(metadata, tmp_path):
     table = pyarrow.parquet.read_table(tmp_path / "pets.parquet")
     table = table.replace_schema_metadata({b"huggingface": metadata})
     pyarrow.parquet.write_table(table, tmp_path / "pets.parquet")
-    source = _open(tmp_path / "pets.parquet")
-    assert _sizes(source) == {"train": 21, "val": 3, "test": 6}
+    source = open_red(tmp_path / "pets.parquet")
+    assert sizes(source) == {"train": 21, "val": 3, "test": 6}
     assert source.class_names == ("0", "1", "2")
 
 
@@ -270,10 +258,14 @@ def test_odd_suffixes_links_and_what_lies_beside(tmp_path):
     (tmp_path / "pets/data").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "pets/README.md").touch()
     (tmp_path / "pets/logo.png").write_bytes(_png(99))
-    source = _open(tmp_path / "pets")
-    assert _sizes(source) == {"train": 12, "val": 3, "test": 6}
+    source = open_red(tmp_path / "pets")
+    assert sizes(source) == {"train": 12, "val": 3, "test": 6}
     assert source.notes == ("left out: 1 .md (README.md), 1 beside the parquet files (logo.png)",)
-    assert _sizes(_open(tmp_path / "elsewhere/train.PARQUET")) == {"train": 9, "val": 3, "test": 3}
+    assert sizes(open_red(tmp_path / "elsewhere/train.PARQUET")) == {
+        "train": 9,
+        "val": 3,
+        "test": 3,
+    }
 
 
 def test_splits_of_one_kind_on_the_hub(tmp_path, monkeypatch):
@@ -287,5 +279,5 @@ def test_splits_of_one_kind_on_the_hub(tmp_path, monkeypatch):
     text = f"---\nconfigs:\n- config_name: default\n  data_files:\n{rows}\n---\n"
     (tmp_path / "me/hard/README.md").write_text(text)
     source = data.open_source("hard", "hf://datasets/me", 0)
-    assert _sizes(source) == {"train": 12, "val": 3, "test": 6}
+    assert sizes(source) == {"train": 12, "val": 3, "test": 6}
     assert source.notes == ("left out: 1 split of another kind (test_hard)",)

@@ -3,13 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import PIL.Image
 import pytest
 
 from noah_jax import data
-from noah_jax.data import loader
 from noah_jax.errors import UserError
+from tests.helpers.images import open_red, sizes
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -34,18 +33,6 @@ def _table(rows, header="path,label", delimiter=","):
     return "\n".join(lines + [delimiter.join(map(str, row)) for row in rows]) + "\n"
 
 
-def _open(place, label_column=""):
-    source = data.open_source(place.name, str(place.parent), 0, label_column=label_column)
-    for split in source.splits.values():
-        images, labels = loader.load(split, 8)
-        np.testing.assert_array_equal(images[:, 0, 0, 0], 80 * labels)
-    return source
-
-
-def _sizes(source):
-    return {name: len(split) for name, split in source.splits.items() if name != "trainval"}
-
-
 ALL = {"train": 12, "val": 3, "test": 3}
 WAYS = {
     "comma": _table(_rows()),
@@ -65,10 +52,10 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_ways_to_write_a_table(way, pets):
     (pets / "labels.csv").write_text(WAYS[way])
-    source = _open(pets)
-    assert source.class_names == CLASSES and _sizes(source) == ALL
+    source = open_red(pets)
+    assert source.class_names == CLASSES and sizes(source) == ALL
     assert source.notes == ("the labels are from labels.csv",)
-    assert _open(pets / "labels.csv").fingerprint == source.fingerprint  # given itself
+    assert open_red(pets / "labels.csv").fingerprint == source.fingerprint  # given itself
 
 
 @pytest.mark.parametrize(
@@ -95,9 +82,9 @@ def test_a_column_of_splits(pets):
     splits = ["training"] * 9 + ["valid"] * 3 + ["Test"] * 6
     rows = [(*row, split) for row, split in zip(_rows(), splits, strict=True)]
     (pets / "labels.csv").write_text(_table(rows, "path,label,data set"))
-    assert _sizes(_open(pets)) == {"train": 9, "val": 3, "test": 6}
+    assert sizes(open_red(pets)) == {"train": 9, "val": 3, "test": 6}
     (pets / "labels.csv").write_text(_table(rows, ""))
-    assert _sizes(_open(pets)) == {"train": 9, "val": 3, "test": 6}
+    assert sizes(open_red(pets)) == {"train": 9, "val": 3, "test": 6}
 
 
 @pytest.mark.parametrize(
@@ -114,8 +101,8 @@ def test_a_table_for_each_split(names, others, pets):
         (pets / name).write_text(_table(_rows(numbers), delimiter=delimiter))
     for name in others:
         (pets / name).write_text("id,label\n1,cat\n")
-    source = _open(pets)
-    assert _sizes(source) == {"train": 9, "val": 3, "test": 6}
+    source = open_red(pets)
+    assert sizes(source) == {"train": 9, "val": 3, "test": 6}
     left = [note for note in source.notes if "left out" in note]
     assert left == [f"left out: 1 .csv ({name})" for name in others]
 
@@ -137,25 +124,25 @@ def test_metadata_of_hugging_face(name, by_split, pets):
             text = "\n".join(json.dumps({"file_name": f, "label": x}) for f, x in rows)
         (pets / split / name).write_text(text)
     images.rmdir()
-    source = _open(pets)
+    source = open_red(pets)
     assert source.class_names == CLASSES
-    assert _sizes(source) == ({"train": 6, "val": 3, "test": 9} if by_split else ALL)
+    assert sizes(source) == ({"train": 6, "val": 3, "test": 9} if by_split else ALL)
 
 
 def test_the_column_of_labels_can_be_named(pets):
     rows = [(path, label, number % 2) for number, (path, label) in enumerate(_rows())]
     (pets / "labels.csv").write_text(_table(rows, "path,label,sex"))
-    assert _open(pets, "label").class_names == CLASSES
+    assert open_red(pets, label_column="label").class_names == CLASSES
     source = data.open_source("pets", str(pets.parent), 0, label_column="sex")
     assert source.class_names == ("0", "1")
     with pytest.raises(UserError, match="a column breed, (?s:.*)labels.csv: 'path,label,sex'"):
-        _open(pets, "breed")
+        open_red(pets, label_column="breed")
 
 
 def test_images_that_the_table_does_not_list_are_counted(pets):
     (pets / "labels.csv").write_text(_table(_rows(range(15))))
     (pets / "other.csv").write_text("a,b\n1,2\n")
-    assert _open(pets).notes == (
+    assert open_red(pets).notes == (
         "the labels are from labels.csv",
         "left out: 3 not in the table (images/15.png and 2 more), 1 .csv (other.csv)",
     )
@@ -163,10 +150,10 @@ def test_images_that_the_table_does_not_list_are_counted(pets):
 
 def test_absolute_paths_inside_the_folder(pets):
     (pets / "labels.csv").write_text(_table(_rows(folder=f"{pets}/images/")))
-    assert _sizes(_open(pets)) == ALL
+    assert sizes(open_red(pets)) == ALL
     (pets / "labels.csv").write_text(_table(_rows(folder=f"{pets.parent}/images/")))
     with pytest.raises(UserError, match="line 2: expected a path inside the folder"):
-        _open(pets)
+        open_red(pets)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +178,7 @@ def test_absolute_paths_inside_the_folder(pets):
 def test_tables_that_are_refused(text, message, pets):
     (pets / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        _open(pets)
+        open_red(pets)
     assert str(pets) in str(error.value)
 
 
@@ -199,8 +186,8 @@ def test_several_tables_must_say_their_splits(pets):
     for name in ("a.csv", "b.csv"):
         (pets / name).write_text(_table(_rows()))
     with pytest.raises(UserError, match="several tables, a.csv, b.csv, .*: give one of them"):
-        _open(pets)
-    assert _sizes(_open(pets / "b.csv")) == ALL  # as advised
+        open_red(pets)
+    assert sizes(open_red(pets / "b.csv")) == ALL  # as advised
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.txt", "labels"])
@@ -209,10 +196,10 @@ def test_a_file_that_is_no_table(name, pets):
     with pytest.raises(
         UserError, match=f"expected a header with columns path and label(?s:.*){name}"
     ):
-        _open(pets / name)
+        open_red(pets / name)
     (pets / name).write_bytes(b"\x89PNG\0\xff")
     with pytest.raises(UserError, match=f"cannot read .*{name}: .*expected text in UTF-8"):
-        _open(pets / name)
+        open_red(pets / name)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +220,7 @@ def test_a_file_that_is_no_table(name, pets):
 def test_labels_that_cannot_be_meant(text, message, pets):
     (pets / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        _open(pets)
+        open_red(pets)
     assert str(pets) in str(error.value) and len(str(error.value)) < 3000
 
 
@@ -243,7 +230,7 @@ def test_metadata_without_a_label(label, pets):
     rows[4]["label"] = label
     (pets / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match="line 5: 'images/4.png' has no label, a number or a name"):
-        _open(pets)
+        open_red(pets)
 
 
 def test_a_table_whose_first_images_are_gone_is_not_passed_over(pets):
@@ -255,19 +242,19 @@ def test_a_table_whose_first_images_are_gone_is_not_passed_over(pets):
     for number in range(2):
         (pets / "images" / f"{number}.png").unlink()
     with pytest.raises(UserError, match="images/0.png: No such file"):
-        _open(pets)
+        open_red(pets)
 
 
 def test_a_table_without_rows(pets):
     (pets / "labels.csv").write_text("path,label\n")
     with pytest.raises(UserError, match="labels.csv has no rows below its header"):
-        _open(pets / "labels.csv")
+        open_red(pets / "labels.csv")
 
 
 def test_an_image_that_is_listed_twice_counts_once(pets):
     (pets / "labels.csv").write_text(_table([*_rows(), *_rows(range(3))]))
-    source = _open(pets)
-    assert _sizes(source) == ALL and source.warnings == ()
+    source = open_red(pets)
+    assert sizes(source) == ALL and source.warnings == ()
     assert source.notes[-1] == "left out: 3 listed twice (images/0.png and 2 more)"
 
 
@@ -281,8 +268,8 @@ def test_a_column_of_splits_by_any_name(column, pets):
     splits = ["Training"] * 12 + ["PublicTest"] * 3 + ["PrivateTest"] * 3
     rows = [(*row, split, 7) for row, split in zip(_rows(), splits, strict=True)]
     (pets / "labels.csv").write_text(_table(rows, f"path,label,{column},age"))
-    source = _open(pets)
-    assert _sizes(source) == {"train": 9, "val": 3, "test": 6}
+    source = open_red(pets)
+    assert sizes(source) == {"train": 9, "val": 3, "test": 6}
     assert f"the splits are its column {column}" in source.notes
 
 
@@ -295,8 +282,8 @@ def test_paths_that_say_the_split(pets):
     (pets / "metadata.csv").write_text(
         _table(rows + _rows(range(12, 18), folder="test/"), "file_name,label")
     )
-    source = _open(pets)
-    assert _sizes(source) == {"train": 9, "val": 3, "test": 6}
+    source = open_red(pets)
+    assert sizes(source) == {"train": 9, "val": 3, "test": 6}
     assert "the splits are those in the paths" in source.notes
 
 
@@ -307,8 +294,8 @@ def test_ids_without_folder_and_suffix(pets):
     PIL.Image.new("RGB", (9, 9)).save(pets / "test_images/0.png")
     (pets / "train.csv").write_text(_table(_rows(folder="", suffix=""), "image_id,label"))
     (pets / "sample_submission.csv").write_text("image_id,label\n0,cat\n")
-    source = _open(pets)
-    assert _sizes(source) == ALL
+    source = open_red(pets)
+    assert sizes(source) == ALL
     assert source.notes[-1] == (
         "left out: 1 not in the table (test_images/0.png), 1 .csv (sample_submission.csv)"
     )
@@ -331,16 +318,16 @@ def test_another_table_beside_class_folders(content, pets):
             (pets / "images" / f"{number}.png").rename(pets / name / f"{number}.png")
     (pets / "images").rmdir()
     (pets / "other.csv").write_bytes(content)
-    source = _open(pets)
-    assert _sizes(source) == ALL and source.notes == ("left out: 1 .csv (other.csv)",)
+    source = open_red(pets)
+    assert sizes(source) == ALL and source.notes == ("left out: 1 .csv (other.csv)",)
     with pytest.raises(UserError, match="label_column=sex, but .*pets has no table"):
-        _open(pets, "sex")
+        open_red(pets, label_column="sex")
 
 
 def test_what_a_table_lacks_is_said_where_nothing_else_fits(pets):
     (pets / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="(?s)1 class folders.*tables there: .*other.csv: 'a,b'"):
-        _open(pets)
+        open_red(pets)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "image"])
@@ -353,4 +340,4 @@ def test_a_file_of_another_kind(kind, pets):
         shutil.make_archive(str(pets.parent / "pets"), archive, pets)
         message = "is an archive or an office document: unpack"
     with pytest.raises(UserError, match=message):
-        _open(place)
+        open_red(place)

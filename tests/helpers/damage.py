@@ -9,7 +9,7 @@ import safetensors.numpy
 from flax import nnx
 
 from noah_jax.pretrained import loading
-from noah_jax.pretrained.weights import read_file
+from noah_jax.pretrained.weights import read_files
 from noah_jax.vit import ViT, ViTConfig
 
 VIT = ViTConfig(width=8, depth=2, heads=2, patch_size=2, image_size=4, num_classes=3)
@@ -124,5 +124,5 @@ def abstract_backbone() -> nnx.State:
 
 def backbone(abstract: nnx.State, path: pathlib.Path) -> dict[tuple, np.ndarray]:
     """Reads a file as `pretrained.backbone` does, but finds the model's shapes only once."""
-    state = loading.arrange(abstract, read_file(path), str(path))
+    state = loading.arrange(abstract, read_files([path]), str(path))
     return {name: variable.get_value() for name, variable in nnx.to_flat_state(state)}

@@ -180,7 +180,7 @@ def test_other_libraries_give_the_same_logits(tmp_path):
     np.testing.assert_allclose(logits(adapted), expected, atol=1e-5)
 
     export._write(tmp_path / "timm", layouts.to_timm(merged), {"m": layouts.timm_arguments(found)})
-    read = weights.read_file(tmp_path / "timm/model.safetensors")
+    read = weights.read_files([tmp_path / "timm/model.safetensors"])
     for name, tensor in merged.tensors.items():
         if not name.startswith("head"):
             np.testing.assert_array_equal(read[name], tensor)

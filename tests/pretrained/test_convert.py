@@ -22,7 +22,7 @@ from flax import nnx
 from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import convert as convert_lib
-from noah_jax.pretrained.weights import read_file
+from noah_jax.pretrained.weights import read_files
 from tests.helpers import damage
 from tests.helpers.commands import run_module
 
@@ -139,10 +139,10 @@ def test_the_advice_for_a_checkpoint_works(kind, legacy, expected, tmp_path):
 def test_any_name_of_a_checkpoint_leads_to_the_command(suffix, tmp_path):
     path = _save({"model": TIMM}, tmp_path / f"w{suffix}")
     with pytest.raises(UserError, match=f"pretrained convert {path}`"):
-        read_file(path)
+        read_files([path])
     run_module("noah_jax.pretrained", "convert", path)
     out = "w-converted.safetensors" if suffix == ".safetensors" else "w.safetensors"
-    read_file(tmp_path / out)
+    read_files([tmp_path / out])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
@@ -264,7 +264,7 @@ def test_nothing_in_a_checkpoint_is_run(number, legacy, tmp_path):
         done = run_module("noah_jax.pretrained", "convert", file, code=2)
         assert f"error: {file} cannot be read as tensors: " in done.stderr
         with pytest.raises(UserError):
-            read_file(file)
+            read_files([file])
     assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("*.safetensors*"))
 
 

@@ -20,7 +20,7 @@ from flax import nnx
 from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import checksums, files
-from noah_jax.pretrained.weights import read_file
+from noah_jax.pretrained.weights import read_files
 from tests.helpers import damage
 
 TIMM = damage.tensors("safetensors")
@@ -99,7 +99,7 @@ def test_what_is_no_weights_is_called_what_it_is(what, tmp_path):
     for path in (tmp_path / name for name in names):
         path.write_bytes(content)
         with pytest.raises(UserError) as error:
-            read_file(path)
+            read_files([path])
         assert str(error.value).startswith(f"cannot read weights from {path}: it ")
         assert what in str(error.value) and str(error.value).isprintable()
         assert re.search("expected|fetch|unpack|name it so|git|index|convert", str(error.value))
@@ -111,7 +111,7 @@ def test_what_is_no_weights_is_called_what_it_is(what, tmp_path):
 def test_parts_of_a_tensorflow_checkpoint_by_their_names(name, tmp_path):
     (tmp_path / name).write_bytes(b"\1\xfe\3")
     with pytest.raises(UserError, match="a part of a TensorFlow checkpoint"):
-        read_file(tmp_path / name)
+        read_files([tmp_path / name])
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
@@ -120,13 +120,13 @@ def test_a_download_that_broke_off_is_said(share, tmp_path):
     data = safetensors.numpy.save(TIMM)
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(UserError, match="it is cut short or damaged .*: fetch it again"):
-        read_file(path)
+        read_files([path])
 
 
 def test_an_unknown_suffix_is_said(tmp_path):
     (tmp_path / "w.dat").write_bytes(b"\1\xff\2")
     with pytest.raises(UserError, match=r"name ends in '.dat': expected .* \.safetensors, \.npz"):
-        read_file(tmp_path / "w.dat")
+        read_files([tmp_path / "w.dat"])
 
 
 # --- Several files, and folders -------------------------------------------------------------------

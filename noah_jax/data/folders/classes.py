@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from noah_jax.data.folders.files import Contents, LeftOut, Rows, described, subfolders, walk
+from noah_jax.data.folders.splits import LEAST
 from noah_jax.errors import UserError, joined, listed
 
 _Places = dict[pathlib.Path, tuple[str, str]]  # folder → split, class
@@ -20,7 +21,6 @@ _WORDS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 _SPLITS = ("train", "val", "test")
-_LEAST = 3  # images of a class that is split
 _EXPECTED = (
     "Expected at least two folders, one a class, with at least 3 images each; or train/, with val/ "
     "or test/ beside it, which hold these; or lists, a CSV or parquet files: see What you can "
@@ -81,7 +81,7 @@ def _require_images(folder, rows: dict[str, Rows], names: list[str], left: LeftO
     """Raises UserError if there are too few classes, or too few images of one."""
     problems = [f"{len(names)} class folders"] if len(names) < 2 else []
     counts = collections.Counter(label for some in rows.values() for _, label in some)
-    least = _LEAST if "all" in rows else 1
+    least = LEAST if "all" in rows else 1
     problems += [
         f"class {name} has {counts[label]} images"
         for label, name in enumerate(names)

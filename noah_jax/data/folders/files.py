@@ -21,7 +21,6 @@ SUFFIXES = {
     *(".avif", ".jp2"),
 }
 _IMAGE_FOLDERS = ("", "images", "jpg", "data/images", "train", "val", "images/train", "images/val")
-_SAMPLE = 20  # images of a list, to find out where they lie
 # What operating systems and programs leave behind; beside these, everything that begins with a dot.
 _JUNK = {
     *("__macosx", "__pycache__", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found"),
@@ -153,6 +152,11 @@ def file_split(
     )
 
 
+def sample(paths: Sequence[pathlib.Path]) -> Sequence[pathlib.Path]:
+    """A few of the images of a list, evenly spaced, to find out whether and where they lie."""
+    return paths[:: len(paths) // 20 + 1]
+
+
 def placed(folder: pathlib.Path, paths: Sequence[pathlib.Path], *more: str) -> list[pathlib.Path]:
     """Adds to the paths of a list the folder, or the suffix, that it leaves out.
 
@@ -161,11 +165,10 @@ def placed(folder: pathlib.Path, paths: Sequence[pathlib.Path], *more: str) -> l
     Args:
       more: names that the folder may have besides usual ones and those that are there.
     """
-    sample = paths[:: len(paths) // _SAMPLE + 1]
     places = dict.fromkeys((*_IMAGE_FOLDERS, *more, *subfolders(folder)))
 
     def there(place, suffix):
-        return sum(os.path.isfile(folder / place / f"{path}{suffix}") for path in sample)
+        return sum(os.path.isfile(folder / place / f"{path}{suffix}") for path in sample(paths))
 
     for suffixes in ([""], sorted(SUFFIXES)):
         tries = [(place, suffix) for suffix in suffixes for place in places]

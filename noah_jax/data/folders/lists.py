@@ -11,7 +11,7 @@ import json
 import pathlib
 import re
 
-from noah_jax.data.folders.files import Contents, Rows, placed
+from noah_jax.data.folders.files import Contents, Rows, placed, sample
 from noah_jax.data.images import require_file
 from noah_jax.data.tasks import Task
 from noah_jax.errors import UserError, listed
@@ -56,8 +56,7 @@ def read_plain(folder: pathlib.Path) -> Contents | None:
     for split, some in rows.items():
         places = placed(folder, [path for path, _ in some], split)
         rows[split] = [(path, label) for path, (_, label) in zip(places, some, strict=True)]
-    sample = rows["train"][:: len(rows["train"]) // 20 + 1]
-    there = any((folder / path).is_file() for path, _ in sample)
+    there = any((folder / path).is_file() for path in sample([path for path, _ in rows["train"]]))
     return _named(folder, rows, None) if there else None
 
 

@@ -8,7 +8,7 @@ from noah_jax.data.folders.files import Contents, Rows
 from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError, joined, listed
 
-_LEAST = 3  # images of a class of which each split gets one
+LEAST = 3  # images of a class of which each split gets one
 _SPLITS = ("train", "val", "trainval", "test")
 
 
@@ -56,11 +56,11 @@ def _require_enough(classes: dict[int, Rows], names: Sequence[str]) -> None:
     few = [
         f"class {names[label] if names else label} has {len(rows)} images"
         for label, rows in sorted(classes.items())
-        if len(rows) < _LEAST
+        if len(rows) < LEAST
     ]
     if few:
         raise UserError(
-            f"{len(few)} of the {len(classes)} classes have fewer than {_LEAST} images, so that "
+            f"{len(few)} of the {len(classes)} classes have fewer than {LEAST} images, so that "
             f"train, val and test cannot each get one:{listed(few)}\nAre these the classes? Labels "
             "are few names or numbers, each of several images"
         )

@@ -11,7 +11,15 @@ import re
 from collections.abc import Iterator, Sequence
 
 from noah_jax.data.folders.classes import split_of, split_of_file, unwrapped
-from noah_jax.data.folders.files import Contents, LeftOut, described, placed, subfolders, walk
+from noah_jax.data.folders.files import (
+    Contents,
+    LeftOut,
+    described,
+    placed,
+    sample,
+    subfolders,
+    walk,
+)
 from noah_jax.data.folders.lists import INSIDE, leaves, short
 from noah_jax.data.folders.records import Record, Table, expected, read_table
 from noah_jax.errors import UserError, joined, listed
@@ -124,7 +132,7 @@ def _has_images(table: Table) -> bool:
     folder = table.path.parent
     paths = [pathlib.Path(record.path) for record in table.records]
     found = placed(folder, paths, table.path.stem)
-    return any(os.path.isfile(folder / path) for path in found[:: len(found) // 20 + 1])
+    return any(os.path.isfile(folder / path) for path in sample(found))
 
 
 def _with_split(
