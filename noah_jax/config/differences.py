@@ -29,8 +29,7 @@ _BOUNDS = ("search.budget_millions", "search.least_millions")
 _SUPERNET_KEYS = (
     *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "heads", "image_size"),
     *("normalisation", "split_seed", "shots", "whole_val", "label_column", "augmentation"),
-    "center_crop",
-    *("dtype", "drop_path", "dropout"),
+    *("center_crop", "dtype", "drop_path", "dropout"),
 )
 
 
