@@ -11,6 +11,7 @@ import numpy as np
 from noah_jax.data import tasks
 from noah_jax.data.arrays import in_memory
 from noah_jax.data.folders import HUB, open_folder, open_imagenet
+from noah_jax.data.folders.splits import drawn
 from noah_jax.data.inspection import inspect_images
 from noah_jax.data.loader import Source
 from noah_jax.data.shots import Shots
@@ -94,10 +95,10 @@ def _open_here(
         return inspect_images(open_folder(folder, facts, split_seed, shots, label_column), folder)
     if shots and shots.lists:
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
-    if shots and (task in tasks.VTAB or task == "digits"):
-        raise UserError(f"{task} has splits of its own, leave shots at 0")
     if task == "digits":
-        return _digits(split_seed)
+        return _digits(split_seed, shots)
+    if shots and task in tasks.VTAB:
+        raise UserError(f"{task} has splits of its own, leave shots at 0")
     if facts is None:
         known = [*tasks.TASKS, "digits", *tasks.GROUPS]
         raise UserError(
@@ -107,16 +108,23 @@ def _open_here(
     return open_tfds(task, data_dir, shots)
 
 
-def _digits(seed: int) -> Source:
-    """Splits scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797."""
+def _digits(seed: int, shots: Shots | None) -> Source:
+    """Splits scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797.
+
+    A few shots are drawn from the first 1,000.
+    """
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     images = np.round(pixels.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     order = np.random.default_rng(seed).permutation(len(images))
     parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
-    parts["test"] = order[1000:]
-    return in_memory(images, labels, parts, "digit", tuple("0123456789"))
+    parts["test"], names = order[1000:], tuple("0123456789")
+    if shots:
+        pool = [(str(row), int(labels[row])) for row in parts["trainval"]]
+        few = drawn(pool, shots, names)
+        parts |= {part: np.array([int(row) for row, _ in few[part]]) for part in few}
+    return in_memory(images, labels, parts, "digit", names)
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:
