@@ -11,7 +11,6 @@ import numpy as np
 from noah_jax.data import tasks
 from noah_jax.data.arrays import in_memory
 from noah_jax.data.folders import HUB, open_folder, open_imagenet
-from noah_jax.data.folders.splits import drawn
 from noah_jax.data.inspection import inspect_images
 from noah_jax.data.loader import Source
 from noah_jax.data.shots import Shots
@@ -121,9 +120,8 @@ def _digits(seed: int, shots: Shots | None) -> Source:
     parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
     parts["test"], names = order[1000:], tuple("0123456789")
     if shots:
-        pool = [(str(row), int(labels[row])) for row in parts["trainval"]]
-        few = drawn(pool, shots, names)
-        parts |= {part: np.array([int(row) for row, _ in few[part]]) for part in few}
+        train, val = shots.split(lambda place: int(labels[order[place]]), 1000, names)
+        parts |= {"train": order[train], "val": order[val], "trainval": order[train]}
     return in_memory(images, labels, parts, "digit", names)
 
 
