@@ -6,7 +6,9 @@ For use in other programs:
     defaults()                                     all settings, to be changed; config/recipes.py
     load_subnet(workdir), read_subnet(folder)      read a run's subnet, or an export's;
                                                    interop/subnet.py
-    classify(subnet, images)                       computes probabilities; interop/predict.py
+    Predictor(folder)                              classifies files, bytes and images, compiled
+                                                   once, for threads; interop/predictor.py
+    classify(subnet, images)                       computes probabilities; interop/predictor.py
     ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
 
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from noah_jax.api import find_subnet
     from noah_jax.config import defaults
-    from noah_jax.interop.predict import classify
+    from noah_jax.interop.predictor import Predictor, classify
     from noah_jax.interop.subnet import read as load_subnet
     from noah_jax.interop.subnet import read as read_subnet
     from noah_jax.space import SearchSpace
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Predictor",
     "SearchSpace",
     "ViT",
     "ViTConfig",
@@ -39,7 +42,8 @@ _PLACES = {
     "defaults": "config:defaults",
     "load_subnet": "interop.subnet:read",
     "read_subnet": "interop.subnet:read",
-    "classify": "interop.predict:classify",
+    "Predictor": "interop.predictor:Predictor",
+    "classify": "interop.predictor:classify",
     "ViT": "vit:ViT",
     "ViTConfig": "vit:ViTConfig",
     "SearchSpace": "space:SearchSpace",
@@ -50,7 +54,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if not TYPE_CHECKING:  # for a type checker only the eight names exist, not any name
+if not TYPE_CHECKING:  # for a type checker only these names exist, not any name
 
     def __getattr__(name: str):
         """Loads a part when it is first used, so that a program loads no more than it needs."""

@@ -1,18 +1,21 @@
 """The commands of `python -m noah_jax.interop`.
 
 python -m noah_jax.interop export WORKDIR [--out=FOLDER] [--weights=FILE]
-python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3] [--weights=FILE]
+python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3] [--threshold=0]
+    [--format=text|csv|jsonl] [--weights=FILE]
 
 Exit codes: 0 = everything is done; 1 = some images could not be read, all others are classified;
 2 = an error that the user can put right.
 """
 
 import argparse
+import io
 import pathlib
 import sys
 
 from noah_jax.errors import UserError
 from noah_jax.interop import export, predict
+from noah_jax.runtime import backend
 
 
 def _main(argv: list[str]) -> None:
@@ -25,18 +28,24 @@ def _main(argv: list[str]) -> None:
     use.add_argument("folder", type=pathlib.Path, help="what export wrote")
     use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
     use.add_argument("--top", type=int, default=3, help="how many classes to print")
+    use.add_argument(
+        "--threshold", type=float, default=0.0, help="the least probability of an image's class"
+    )
+    use.add_argument("--format", choices=predict.FORMATS, default="text")
     for command in (out, use):
         command.add_argument(
             "--weights", default="", help="where the file of weights is now, if it has moved"
         )
     arguments = parser.parse_args(argv)
+    backend.keep_compiled_programs()
     if arguments.command == "export":
         folder = arguments.out or arguments.workdir / "export"
         lines = export.export(arguments.workdir, folder, arguments.weights)
     else:
-        lines = predict.predict(
-            *(arguments.folder, arguments.images, arguments.top, arguments.weights)
-        )
+        if arguments.format == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files as they are
+        output = predict.Output(arguments.format, arguments.top, arguments.threshold)
+        lines = predict.predict(arguments.folder, arguments.images, output, arguments.weights)
     for line in lines:
         print(line, flush=True)
 

@@ -39,7 +39,7 @@ SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # one is itself alone, and can be a key
 class Subnet:
     """A trained subnet, and the facts that are needed to use it.
 
@@ -67,6 +67,11 @@ class Subnet:
     def class_names(self) -> list[str]:
         """The names of the classes in the order of the labels; numbers if no names are known."""
         return self.facts["class_names"] or [str(i) for i in range(self.config.num_classes)]
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities; 1 if it was not fitted."""
+        return self.facts.get("temperature", 1.0)
 
     def model(self) -> CompactViT:
         """Builds the ViT of this genome, with the subnet's weights.

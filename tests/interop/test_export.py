@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 
@@ -19,47 +18,19 @@ from flax import nnx
 from noah_jax import pretrained
 from noah_jax.data.loader import resize
 from noah_jax.errors import UserError
-from noah_jax.interop import export, layouts, predict, subnet
-from noah_jax.interop.subnet import Subnet
+from noah_jax.interop import export, layouts, subnet
 from noah_jax.pretrained import loading, weights
-from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.vit import ViT, ViTConfig
-from tests.helpers.models import TINY
+from tests.helpers import models
+from tests.helpers.models import SHALLOW as VIT
+from tests.helpers.models import random_subnet
 
-VIT = dataclasses.replace(TINY, depth=4)
 FAMILIES = {
     "plain": VIT,
     "dinov3": dataclasses.replace(VIT, registers=4, rope=True, epsilon=1e-5),
     "siglip": dataclasses.replace(VIT, pooling="attention", tanh_gelu=True, mlp_width=100),
     "mean": dataclasses.replace(VIT, pooling="mean", tanh_gelu=True),
 }
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-SIZES = {"vpt": 4, "lora": 3, "adapter": 5, "parallel": 2}
-
-
-def _random(seed: int, columns: int, only: str = "", vit: ViTConfig = VIT):
-    """A ViT with random weights, a genome with gaps, and the subnet that they are."""
-    rng = np.random.default_rng(seed)
-    model = ViT(vit, SIZES, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(model)
-    state = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
-    genome = np.zeros((VIT.depth, columns), np.int32)
-    for i, name in enumerate(ALL_MODULES[:columns]):
-        if only in ("", name):
-            genome[:, i] = rng.integers(0, SIZES[name] + 1, VIT.depth)
-            genome[0, i], genome[2, i] = SIZES[name], 0
-    facts = {
-        "vit": {name: getattr(vit, name) for name in subnet.SHAPE},
-        "genome": genome.tolist(),
-        "class_names": ["a", "b", "c d", "é", "<e>"],
-        **{"mean": MEAN, "std": STD, "center_crop": False},
-    }
-    tensors = subnet.by_name(state, by_module(genome))
-    trained = {name for name in tensors if "head" in name or name.split(".")[2:3] in _MODULES}
-    return nnx.merge(graphdef, state), genome, Subnet(facts, tensors, frozenset(trained))
-
-
-_MODULES = [[name] for name in ALL_MODULES]
 
 
 def _images(n=3):
@@ -67,12 +38,13 @@ def _images(n=3):
 
 
 def _normalised(images):
-    return ((images / np.float32(255) - np.float32(MEAN)) / np.float32(STD)).astype(np.float32)
+    mean, std = np.float32(models.MEAN), np.float32(models.STD)
+    return ((images / np.float32(255) - mean) / std).astype(np.float32)
 
 
 @pytest.mark.parametrize(("family", "columns"), [("plain", 3), *((name, 4) for name in FAMILIES)])
 def test_compact_and_merged_are_the_masked_model(family, columns):
-    model, genome, found = _random(columns, columns, vit=FAMILIES[family])
+    model, genome, found = random_subnet(columns, columns, vit=FAMILIES[family])
     expected = _logits(lambda images: model(images, genome))
     assert np.ptp(expected) > 0.1 and genome[0, 0] and not genome[2, :3].any()
     for one in (found, found.merged()):
@@ -97,7 +69,7 @@ def _params(genome):
 
 
 def test_written_and_read(tmp_path, monkeypatch):
-    _, _, found = _random(5, 4)
+    _, _, found = random_subnet(5, 4)
     subnet.export(found, tmp_path)
     expected = _logits(found.model())
     again = subnet.read(tmp_path)
@@ -133,7 +105,7 @@ def test_written_and_read(tmp_path, monkeypatch):
 
 
 def test_a_bare_jax_process_runs_the_program(tmp_path):
-    _, _, found = _random(2, 4)
+    _, _, found = random_subnet(2, 4)
     (tmp_path / "program").write_bytes(export.stablehlo(found.merged()))
     np.save(tmp_path / "images.npy", _images(5))
     script = (
@@ -149,7 +121,7 @@ def test_a_bare_jax_process_runs_the_program(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's call
 def test_other_libraries_give_the_same_logits(tmp_path):
-    _, genome, found = _random(4, 4, only="lora")
+    _, genome, found = random_subnet(4, 4, only="lora")
     expected = _logits(found.model())
     pixels = torch.from_numpy(_normalised(_images()).transpose(0, 3, 1, 2).copy())
     merged, files = found.merged(), layouts.hugging_face_files(found)
@@ -196,9 +168,9 @@ def test_other_libraries_give_the_same_logits(tmp_path):
 
 
 def test_what_is_no_plain_vit_is_said():
-    _, _, found = _random(0, 3)
+    _, _, found = random_subnet(0, 3)
     assert "vpt, adapter" in export._why_not_plain(found)
-    _, _, found = _random(0, 3, only="lora")
+    _, _, found = random_subnet(0, 3, only="lora")
     for name, value in {
         **{"registers": 4, "rope": True, "pooling": "mean", "mlp_width": 100},
         **{"pre_norm": True, "quick_gelu": True, "tanh_gelu": True},
@@ -209,54 +181,10 @@ def test_what_is_no_plain_vit_is_said():
 
 
 def test_an_export_from_before_the_later_families_is_read():
-    _, _, found = _random(0, 3)
+    _, _, found = random_subnet(0, 3)
     first = subnet.SHAPE[: subnet.SHAPE.index("epsilon") + 1]
     older = found.facts | {"vit": {name: found.facts["vit"][name] for name in first}}
     assert dataclasses.replace(found, facts=older).config == found.config
-
-
-def test_predictions(tmp_path):
-    _, _, found = _random(6, 3)
-    subnet.export(found, tmp_path / "export")
-    images = _images(4)
-    (tmp_path / "more").mkdir()
-    for i, image in enumerate(images):
-        folder = tmp_path / "more" if i else tmp_path
-        PIL.Image.fromarray(image).save(folder / f"{i}.png")
-    paths = [tmp_path / "0.png", tmp_path / "more"]
-    *lines, _ = [*predict.predict(tmp_path / "export", paths, top=2), ""]
-    chances = jax.nn.softmax(_logits(found.model(), 4))
-    for i, (line, row) in enumerate(zip(lines, np.asarray(chances), strict=True)):
-        path, *classes = line.split("  ")
-        assert path.endswith(f"/{i}.png") and len(classes) == 2
-        first, second = (found.class_names[k] for k in np.argsort(-row)[:2])
-        assert classes[0] == f"{first} {100 * row.max():.1f} %" and classes[1].startswith(second)
-    for top in (0, -1, len(found.class_names) + 1):
-        with pytest.raises(UserError, match=f"--top={top}: expected 1 to {len(chances[0])}"):
-            next(predict.predict(tmp_path / "export", paths, top))
-
-
-def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
-    """Wherever they are in a batch; all are named at the end."""
-    _, _, found = _random(6, 3)
-    subnet.export(found, tmp_path / "export")
-    for i, image in enumerate(_images(5)):
-        PIL.Image.fromarray(image).save(tmp_path / f"{i}.png")
-    whole = [line.split("/")[-1] for line in predict.predict(tmp_path / "export", [tmp_path], 1)]
-    (tmp_path / "0a.png").write_bytes(b"no image")
-    (tmp_path / "1a.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
-    (tmp_path / "4a.png").touch()
-    monkeypatch.setattr(predict, "_BATCH", 2)
-    lines = []
-    with pytest.raises(predict.Unread) as unread:
-        for line in predict.predict(tmp_path / "export", [tmp_path], top=1):
-            lines.append(line.split("/")[-1])
-    assert [line for line in lines if " %" in line] == whole
-    message = str(unread.value)
-    assert message.startswith("3 of 8 images cannot be read:") and message.count("\n") == 3
-    assert "0a.png: no image" in message and "4a.png: the file is empty" in message
-    with pytest.raises(predict.Unread, match="1 of 1 images cannot be read"):
-        [*predict.predict(tmp_path / "export", [tmp_path / "0a.png"], top=1)]
 
 
 @pytest.mark.parametrize("name", ViTConfig.names(depth=12, patch_size=16))
@@ -264,29 +192,3 @@ def test_a_subnets_facts_say_all_of_its_shape(name):
     """So that an export computes, and resizes positions, as the run did."""
     vit = ViTConfig.named(name, image_size=48, num_classes=5)
     assert ViTConfig(**{field: getattr(vit, field) for field in subnet.SHAPE}) == vit
-
-
-def test_classify_refuses_what_is_no_image():
-    _, _, found = _random(6, 3)
-    with pytest.raises(UserError, match="(?s)2 images cannot be read:.*image 0: .*image 1: "):
-        predict.classify(found, np.zeros((2, 8, 8, 3), np.float32))
-
-
-def test_predict_shows_odd_names_as_text(tmp_path):
-    """Neither a class nor a file can write on the terminal, or break its encoding."""
-    _, _, found = _random(6, 3)
-    found.facts["class_names"] = ["\x1b[2J", "a\nb", *map(str, range(len(found.class_names) - 2))]
-    subnet.export(found, tmp_path / "export")
-    path = tmp_path / os.fsdecode(b"\xff \x1b.png")
-    PIL.Image.fromarray(_images(1)[0]).save(path)
-    (line,) = predict.predict(tmp_path / "export", [path], top=len(found.class_names))
-    assert line.isprintable() and line.encode() and r"'a\nb'" in line
-
-
-def test_predict_without_images(tmp_path):
-    _, _, found = _random(6, 3)
-    subnet.export(found, tmp_path / "export")
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more/notes.txt").write_text("none")
-    with pytest.raises(UserError, match=r"(?s)no images in .*left out: 1 .txt \(.*/notes.txt\)"):
-        [*predict.predict(tmp_path / "export", [tmp_path / "more"], top=1)]
