@@ -86,7 +86,7 @@ def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Sch
       stage: a key of `SCHEDULES`.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
-    if stage == "retrain" and config.inherits:
+    if stage in ("retrain", "calibration") and config.inherits:
         rate = schedule.learning_rate * config.retrain.inherit
         schedule = dataclasses.replace(schedule, learning_rate=rate)
     images = counts["trainval" if stage == "retrain" else "train"]
