@@ -25,7 +25,7 @@ def _main(argv: list[str]) -> None:
     out.add_argument("workdir", type=pathlib.Path)
     out.add_argument("--out", type=pathlib.Path, help="default: WORKDIR/export")
     use = commands.add_parser("predict", help="classes of images, by an exported subnet")
-    use.add_argument("folder", type=pathlib.Path, help="what export wrote")
+    use.add_argument("folder", type=pathlib.Path, help="an export, or the workdir of a run")
     use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
     use.add_argument("--top", type=int, default=3, help="how many classes to print")
     use.add_argument(

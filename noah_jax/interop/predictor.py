@@ -31,8 +31,8 @@ from noah_jax.vit.network import normalise
 _ON_CPU, _ELSEWHERE = 16, 64
 _EXPECTED = "expected uint8 [h, w, 3], [h, w, 4], [h, w, 1] or [h, w]"
 
-Path = str | os.PathLike
-Image = Path | bytes | PIL.Image.Image | np.ndarray
+_Path = str | os.PathLike
+Image = _Path | bytes | PIL.Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Predictor:
       UserError: see `subnet.read` and `Subnet.model`.
     """
 
-    def __init__(self, subnet: Path | Subnet, weights: str = ""):
+    def __init__(self, subnet: _Path | Subnet, weights: str = ""):
         if not isinstance(subnet, Subnet):
             subnet = read(pathlib.Path(subnet), weights)
         facts = self.facts = subnet.facts
@@ -137,7 +137,7 @@ class Predictor:
           UserError: they are no images at all.
         """
         each = _separate(images)
-        names = [str(x) if isinstance(x, Path) else f"image {i}" for i, x in enumerate(each)]
+        names = [str(x) if isinstance(x, _Path) else f"image {i}" for i, x in enumerate(each)]
         split, left = loader.Split(names, lambda i: (self._open(each[i]), 0)), len(each)
         with contextlib.closing(loader.decode(split, range(left), self._prepare)) as decoded:
             while left:
@@ -178,7 +178,7 @@ class Predictor:
         """
         if isinstance(image, bytes):
             return open_bytes(image, upright=True)
-        if isinstance(image, Path):
+        if isinstance(image, _Path):
             return open_file(pathlib.Path(image), upright=True)
         if isinstance(image, PIL.Image.Image):
             with self._loading:  # it may be there twice, and Pillow reads it when it is copied

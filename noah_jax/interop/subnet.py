@@ -160,6 +160,8 @@ def read(folder: str | pathlib.Path, weights: str = "") -> Subnet:
         facts = json.loads((folder / "subnet.json").read_bytes())
         found = Subnet(facts, {})
         found.config, found.sizes, found.class_names  # noqa: B018  (they raise)
+        if not found.temperature > 0:
+            raise ValueError(f"temperature {found.temperature}: expected more than 0")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'subnet.json'} cannot be read: {error}") from error
     if (path := folder / "model.safetensors").is_file():

@@ -137,12 +137,18 @@ def test_bad_images_are_named_or_left_out(found, tmp_path):
             ready.predict(wrong)
 
 
-def test_a_temperature_softens_what_is_said(found):
+def test_a_temperature_softens_what_is_said(found, tmp_path):
     images = _images(5)
     hot = dataclasses.replace(found, facts=found.facts | {"temperature": 2.5})
     cold, warm = (predictor.classify(each, images) for each in (found, hot))
     softened = cold ** (1 / 2.5)
     np.testing.assert_allclose(warm, softened / softened.sum(axis=1, keepdims=True), atol=1e-5)
+    for wrong in (0, "warm"):
+        subnet.export(
+            dataclasses.replace(found, facts=found.facts | {"temperature": wrong}), tmp_path
+        )
+        with pytest.raises(UserError, match=r"subnet.json cannot be read: .*"):
+            Predictor(tmp_path)
 
 
 def test_classify_compiles_once_and_keeps_no_subnet():
