@@ -64,8 +64,9 @@ def reliability(test: Predictions, line: str) -> Drawing:
         bins = by_bin(confidences, test.right)
         table = np.column_stack([edges[:-1], edges[1:], bins])[bins[:, 0] > 0]
         rows += [(kind, low, high, int(n), *shares) for low, high, n, *shares in table.tolist()]
-        dots = {"marker": "o", "markersize": 3.5, "color": colour, "label": kind}
-        axis.plot(100 * table[:, 3], 100 * table[:, 4], **dots)
+        places, sizes = 100 * table[:, 3:].T, 5 + 120 * table[:, 2] / table[:, 2].sum()
+        axis.plot(*places, color=colour, linewidth=1, label=kind)
+        axis.scatter(*places, s=sizes, color=colour, clip_on=False)
     axis.set(xlabel="confidence (%)", ylabel="test accuracy (%)", xlim=(0, 101), ylim=(0, 101))
     axis.grid(axis="y", alpha=0.25)
     if test.uncalibrated is not None:
