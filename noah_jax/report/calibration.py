@@ -56,7 +56,8 @@ def reliability(test: Predictions, line: str) -> Drawing:
     figure, (axis,) = new_figure(2.9)
     axis.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--")
     edges = np.linspace(0, 1, _BINS + 1)
-    kinds = {"confidences": test.confidences, "without temperature": test.uncalibrated}
+    first = "confidences" if test.uncalibrated is None else "with temperature"
+    kinds = {first: test.confidences, "without temperature": test.uncalibrated}
     rows: list[tuple[Any, ...]] = [("of", "from", "to", "images", "confidence", "accuracy")]
     for (kind, confidences), colour in zip(kinds.items(), (BLUE, RED), strict=True):
         if confidences is None:
