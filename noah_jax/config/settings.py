@@ -21,9 +21,8 @@ SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
 METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
-SCHEDULES = {"supernet": "supernet"} | dict.fromkeys(
-    ("tuning", "retrain", "calibration"), "retrain"
-)
+_RETRAINED = ("tuning", "retrain", "calibration")
+SCHEDULES = {"supernet": "supernet", **dict.fromkeys(_RETRAINED, "retrain")}  # by training
 STAGES = ("supernet", "search", "retrain", "report")
 
 _LAST_SEED = 2**32 - 1
