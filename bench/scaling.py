@@ -203,8 +203,9 @@ def _evaluated(network: Network, params, split: loader.Split, space: SearchSpace
     test = loader.Split(split.names[:_TEST_IMAGES], split.read)
     test_batches = loader.batches(test, 32, _EVAL_BATCH, rows=rows)
     images = evaluation.Remaining(test_batches, _EVAL_BATCH, _TEST_IMAGES)
-    evaluate, genome = evaluation.make_evaluator(network, mesh), _sample(space, 8, 1)[0]
-    *_, (_, totals, _) = evaluation.score_stream(network, params, genome, images, evaluate, mesh)
+    evaluate = evaluation.make_evaluator(network, mesh, with_logits=True)
+    genome = _sample(space, 8, 1)[0]
+    *_, (_, totals, *_) = evaluation.score_stream(network, params, genome, images, evaluate, mesh)
     return [*accuracy.tolist(), *loss.tolist()], totals.tolist()
 
 

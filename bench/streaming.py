@@ -47,7 +47,7 @@ def measure(folder: pathlib.Path, images: int, size: int) -> dict:
     mesh = sharding.make_mesh()
     network = machine.network(config, _NO_PROMPTS, mesh)
     genome = np.zeros((1, 3), np.int32)
-    evaluate = evaluation.make_evaluator(network, mesh)
+    evaluate = evaluation.make_evaluator(network, mesh, with_logits=True)
 
     def score(split):
         batches = loader.batches(split, size, 100, crop=True)

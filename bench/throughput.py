@@ -213,7 +213,7 @@ def _test(network, arguments, mesh, genome) -> dict:
     batches = [
         machine.examples((arguments.eval_batch,), _CLASSES, arguments.image_size)
     ] * _TEST_BATCHES
-    evaluate = evaluation.make_evaluator(network, mesh)
+    evaluate = evaluation.make_evaluator(network, mesh, with_logits=True)
     images, labels = batches[0]
     placed = (
         sharding.from_local_rows(mesh, part[None], len(part), axis=1) for part in (images, labels)

@@ -9,7 +9,9 @@ For use in other programs:
     from_pretrained(name), push_to_hub(folder, name)
                                                    an export on the Hugging Face hub, `OWNER/NAME`;
                                                    interop/hub.py
-    classify(subnet, images)                       computes probabilities; interop/predict.py
+    Predictor(folder)                              classifies files, bytes and images, compiled
+                                                   once, for threads; interop/predictor.py
+    classify(subnet, images)                       computes probabilities; interop/predictor.py
     ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from noah_jax.api import find_subnet
     from noah_jax.config import defaults
     from noah_jax.interop.hub import from_pretrained, push_to_hub
-    from noah_jax.interop.predict import classify
+    from noah_jax.interop.predictor import Predictor, classify
     from noah_jax.interop.subnet import read as load_subnet
     from noah_jax.interop.subnet import read as read_subnet
     from noah_jax.space import SearchSpace
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Predictor",
     "SearchSpace",
     "ViT",
     "ViTConfig",
@@ -47,7 +50,8 @@ _PLACES = {
     "read_subnet": "interop.subnet:read",
     "from_pretrained": "interop.hub:from_pretrained",
     "push_to_hub": "interop.hub:push_to_hub",
-    "classify": "interop.predict:classify",
+    "Predictor": "interop.predictor:Predictor",
+    "classify": "interop.predictor:classify",
     "ViT": "vit:ViT",
     "ViTConfig": "vit:ViTConfig",
     "SearchSpace": "space:SearchSpace",

@@ -7,6 +7,8 @@
     front.json                          the best at each number of parameters, if asked for
     best.json                           the genome that was found         (methods that find one)
     retrain/                            checkpoints of the subnet
+    calibration/  calibration.json      the same without validation images, and the temperature that
+                                        is fitted on these                (calibrate)
     test.json                           the test so far, until it is finished
     predictions.json                    the prediction for each test image
     subnet.json  subnet.safetensors     the subnet, for export, predict and other programs
@@ -34,7 +36,7 @@ from noah_jax.runtime.workdir import claim, make_folder, read_json, refuse_if_cl
 from noah_jax.runtime.writer import Writer
 from noah_jax.search import methods, supernet
 from noah_jax.space import files
-from noah_jax.training import outcome
+from noah_jax.training import calibration, outcome
 from noah_jax.training.opening import moved, open_run, refuse_other_config
 from noah_jax.training.result import Result
 from noah_jax.training.run import Run
@@ -48,7 +50,8 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     """
     refuse_if_claimed(workdir)
     refuse_other_config(config, workdir)
-    if not processes.from_main((workdir / "result.json").is_file) or moved(config, workdir):
+    finished = processes.from_main((workdir / "result.json").is_file) and not config.calibrate
+    if not finished or moved(config, workdir):
         open_run(config, workdir)
 
 
@@ -76,7 +79,7 @@ def run(
     refuse_other_config(config, workdir)
     result_file = workdir / "result.json"
     result = read_json(result_file, Writer(workdir).say)
-    if config.stage == "report" or result is not None:
+    if config.stage == "report" or _finished(config, result):
         if result is None:
             raise UserError(f"stage=report: there is no {result_file}; run the other stages first")
         if config.stage != "report" and (source or moved(config, workdir)):
@@ -104,6 +107,12 @@ def run(
             return None
         _report(workdir)
     return read_json(result_file)
+
+
+def _finished(config: Config, result: Result | None) -> bool:
+    """Tells whether all is done; to calibrate a finished run, only its test is run again."""
+    calibrated = config.stage != "all" or not config.calibrate or "temperature" in (result or {})
+    return result is not None and calibrated
 
 
 def _keep_settings(run: Run) -> dict[str, Any]:
@@ -149,7 +158,8 @@ def _run_stages(run: Run) -> bool:
         params, network = run.fit_genome("retrain", genome, split, folder, start)
     if config.stage == "retrain":
         return False
-    outcome.test_subnet(run, network, params, genome, best)
+    temperature = calibration.temperature(run, genome, start) if config.calibrate else None
+    outcome.test_subnet(run, network, params, genome, best, temperature)
     return True
 
 

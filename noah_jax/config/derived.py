@@ -86,7 +86,7 @@ def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Sch
       stage: a key of `SCHEDULES`.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
-    if stage == "retrain":
+    if stage in ("retrain", "calibration"):
         share = config.retrain.inherit if config.inherits else 1.0
         share = config.baseline.linear if config.method == "linear" else share
         schedule = dataclasses.replace(schedule, learning_rate=schedule.learning_rate * share)

@@ -21,6 +21,7 @@ _FREE_KEYS = (
     "checkpoint_seconds",
     "search.genomes_per_call",
     "supernet_from",
+    "calibrate",  # a finished run may be calibrated afterwards
     *PATHS,
 )
 # The search's settings on which a genome depends that is found without a supernet.

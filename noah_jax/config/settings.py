@@ -21,7 +21,8 @@ SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
 METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
-SCHEDULES = {"supernet": "supernet", "tuning": "retrain", "retrain": "retrain"}  # by training
+_RETRAINED = ("tuning", "retrain", "calibration")
+SCHEDULES = {"supernet": "supernet", **dict.fromkeys(_RETRAINED, "retrain")}  # by training
 STAGES = ("supernet", "search", "retrain", "report")
 
 _LAST_SEED = 2**32 - 1
@@ -233,6 +234,10 @@ class Config:
     genome: str = setting("", "a file, JSON or one of NOAH's YAMLs, instead of supernet and search")
     supernet_from: str = setting(
         "", "a workdir of the same seed whose supernet to use instead of training one"
+    )
+    calibrate: bool = setting(
+        False,
+        "train the subnet once more, on train alone, and fit a temperature for its logits on val",
     )
     dtype: str = setting(
         "auto",

@@ -17,7 +17,7 @@ def complaints(config: Config) -> Iterator[str]:
     yield from fields.complaints(config)
     for check in (
         *(_task, _stage, _few_shot, _weights, _files, _genome, _sharding, _baseline),
-        *(_schedules, _search, _shapes),
+        *(_schedules, _search, _calibration, _shapes),
     ):
         yield from check(config)
 
@@ -116,6 +116,15 @@ def _search(c: Config):
         yield (
             f"search.least_millions={c.search.least_millions}: expected at most "
             f"search.budget_millions={c.search.budget_millions}"
+        )
+
+
+def _calibration(c: Config):
+    """What a temperature is fitted on must be unseen."""
+    if c.calibrate and c.inherits and c.search.folds > 1:
+        yield (
+            f"calibrate needs weights that have not seen val, but with search.folds="
+            f"{c.search.folds} supernets have: set retrain.inherit=0 or search.folds=1"
         )
 
 

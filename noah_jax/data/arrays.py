@@ -91,7 +91,7 @@ def _pictures(images: Any, problems: list[str]) -> np.ndarray | list[np.ndarray]
             problems.append(f"images: {error}")
             return []
     if isinstance(images, np.ndarray) and images.dtype != object and images.ndim > 0:
-        problem = _problem_of_all(images)
+        problem = problem_of_all(images)
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes | Mapping):
         images, problem = list(images), ""
     else:
@@ -113,7 +113,7 @@ def _pictures(images: Any, problems: list[str]) -> np.ndarray | list[np.ndarray]
     return found
 
 
-def _problem_of_all(images: np.ndarray) -> str:
+def problem_of_all(images: np.ndarray) -> str:
     """Says what is wrong with the shape of an array of images; empty if nothing is."""
     shape = list(images.shape)
     if images.ndim == 3 and shape[-1] in (3, 4):

@@ -6,6 +6,7 @@ Colours are as Pillow reads them without colour profiles, as in the reference co
 
 import contextlib
 import functools
+import io
 import os
 import pathlib
 import stat
@@ -63,7 +64,18 @@ def open_file(path: str | pathlib.Path, upright: bool) -> PIL.Image.Image:
     size = require_file(path, _MAX_BYTES)
     if not size:
         raise ValueError("the file is empty")
-    image = open_image(path)
+    return _believable(open_image(path), size, upright)
+
+
+def open_bytes(content: bytes, upright: bool) -> PIL.Image.Image:
+    """Opens an encoded image in memory; arguments and errors are those of `open_file`."""
+    if not content:
+        raise ValueError("there are no bytes")
+    return _believable(open_image(io.BytesIO(content)), len(content), upright)
+
+
+def _believable(image: PIL.Image.Image, size: int, upright: bool) -> PIL.Image.Image:
+    """Refuses an image that claims more pixels than its `size` in bytes can hold."""
     try:
         if image.width * image.height > max(_ANY_FILE_HOLDS, _A_BYTE_HOLDS * size):
             raise ValueError(

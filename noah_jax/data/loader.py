@@ -172,6 +172,9 @@ def decode(
         except Exception as error:  # Pillow's readers raise whatever a broken file provokes
             return f"{split.names[index]}: {reason(error)}"
 
+    if len(indices) == 1:  # starting threads would take longer
+        yield read(indices[0])
+        return
     import grain  # here, because it loads JAX, which `import noah_jax.data` must not do
 
     threads = os.cpu_count() or 1

@@ -1,7 +1,8 @@
 """The commands of `python -m noah_jax.interop`.
 
 python -m noah_jax.interop export WORKDIR [--out=FOLDER] [--weights=FILE]
-python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3] [--weights=FILE]
+python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3] [--threshold=0]
+    [--format=text|csv|jsonl] [--weights=FILE]
 python -m noah_jax.interop push FOLDER OWNER/NAME [--private] [--weights=FILE]
 
 A FOLDER to predict with may be OWNER/NAME on the Hugging Face hub; one to push may be a workdir.
@@ -11,11 +12,13 @@ Exit codes: 0 = everything is done; 1 = some images could not be read, all other
 """
 
 import argparse
+import io
 import pathlib
 import sys
 
 from noah_jax.errors import UserError
 from noah_jax.interop import export, hub, predict
+from noah_jax.runtime import backend
 
 
 def _main(argv: list[str]) -> None:
@@ -25,9 +28,15 @@ def _main(argv: list[str]) -> None:
     out.add_argument("workdir", type=pathlib.Path)
     out.add_argument("--out", type=pathlib.Path, help="default: WORKDIR/export")
     use = commands.add_parser("predict", help="classes of images, by an exported subnet")
-    use.add_argument("folder", help="what export wrote, or OWNER/NAME on the Hugging Face hub")
+    use.add_argument(
+        "folder", help="an export, the workdir of a run, or OWNER/NAME on the Hugging Face hub"
+    )
     use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
     use.add_argument("--top", type=int, default=3, help="how many classes to print")
+    use.add_argument(
+        "--threshold", type=float, default=0.0, help="the least probability of an image's class"
+    )
+    use.add_argument("--format", choices=predict.FORMATS, default="text")
     push = commands.add_parser("push", help="an export onto the Hugging Face hub")
     push.add_argument("folder", type=pathlib.Path, help="what export wrote, or a run's workdir")
     push.add_argument("name", metavar="OWNER/NAME")
@@ -37,6 +46,7 @@ def _main(argv: list[str]) -> None:
             "--weights", default="", help="where the file of weights is now, if it has moved"
         )
     arguments = parser.parse_args(argv)
+    backend.keep_compiled_programs()
     if arguments.command == "export":
         folder = arguments.out or arguments.workdir / "export"
         lines = export.export(arguments.workdir, folder, arguments.weights)
@@ -49,8 +59,10 @@ def _main(argv: list[str]) -> None:
         )
         lines = [where]
     else:
-        folder = hub.folder_of(arguments.folder)
-        lines = predict.predict(folder, arguments.images, arguments.top, arguments.weights)
+        if arguments.format == "csv" and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files as they are
+        output = predict.Output(arguments.format, arguments.top, arguments.threshold)
+        lines = predict.predict(arguments.folder, arguments.images, output, arguments.weights)
     for line in lines:
         print(line, flush=True)
 

@@ -21,13 +21,9 @@ _TRAINED = {"full": "trained as a whole", "linear": "of which the head alone was
 
 _USE = f"""```python
 import noah_jax
-import numpy as np
-from PIL import Image, ImageOps
 
-subnet = noah_jax.from_pretrained("{REPOSITORY}")
-photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-chances = noah_jax.classify(subnet, np.asarray(photo)[None])[0]
-print(subnet.class_names[chances.argmax()], chances.max())
+predictor = noah_jax.Predictor("{REPOSITORY}")
+print(predictor.predict("photo.jpg").labels(top=3))
 ```
 
 `python torch_model.py photo.jpg` does the same in PyTorch, without noah_jax. `model.onnx` and

@@ -1,71 +1,103 @@
-"""Classifies images with an exported subnet: `python -m noah_jax.interop predict FOLDER IMAGE …`"""
+"""Classifies image files with a found subnet: `python -m noah_jax.interop predict FOLDER IMAGE …`
 
-import contextlib
-import functools
+Each format has a line for each image, in order:
+
+    text    the path and the likeliest classes; images that cannot be read are left out
+    csv     a header, then path, label, probability, error, and the likeliest classes
+    jsonl   an object with the keys path, label, probability, top and, if it cannot be read, error
+
+With a threshold, an image whose best class is less probable has no class: text says so before the
+likeliest classes; in csv label and probability are empty, in jsonl they are null.
+"""
+
+import csv
+import dataclasses
+import io
 import itertools
+import json
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
-import jax
-import numpy as np
-import PIL.Image
-from flax import nnx
+from tqdm import tqdm
 
-from noah_jax.data import loader
 from noah_jax.data.folders import described, walk
-from noah_jax.data.images import open_file
 from noah_jax.errors import UserError, listed, printable
-from noah_jax.interop.subnet import Subnet, read
+from noah_jax.interop.predictor import Predictor, ranked
 
-_BATCH = 64
+FORMATS = ("text", "csv", "jsonl")
+_UNTIMED = 64  # the first images, which wait for the compiler
 
 
 class Unread(Exception):
     """Some of the images could not be read; the message names them. All others are classified."""
 
 
-def predict(
-    folder: pathlib.Path, paths: Sequence[pathlib.Path], top: int, weights: str = ""
-) -> Iterator[str]:
-    """Yields a line for each image that can be read: its path, `top` classes, their probabilities.
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """How answers are written.
 
-    If there are several batches, a further line gives the speed in images/s. A line on stderr says
-    what else folders hold.
+    Attributes:
+      format: one of `FORMATS`.
+      top: how many of the likeliest classes are named.
+      threshold: the least probability of a class, 0 to 1, for an image to be of it.
+    """
+
+    format: str = "text"
+    top: int = 3
+    threshold: float = 0.0
+
+
+def predict(
+    folder: str | pathlib.Path,
+    paths: Sequence[pathlib.Path],
+    output: Output = Output(),
+    weights: str = "",
+) -> Iterator[str]:
+    """Yields the lines of the answers.
+
+    Lines on stderr say what else folders hold and, if there are many images, the speed in images/s.
 
     Args:
-      folder: an export, or the workdir of a finished run.
+      folder: an export, the workdir of a finished run, or `OWNER/NAME` on the Hugging Face hub.
       paths: files, and folders of images.
       weights: where the backbone's file is now, if it has moved since the run.
 
     Raises:
-      UserError: the folder holds no subnet, there are no images, or `top` is no number of classes.
+      UserError: the folder holds no subnet, there are no images, or `output` cannot be meant.
       Unread: at the end, if images cannot be read.
     """
-    subnet = read(folder, weights)
-    names = subnet.class_names
-    if not 1 <= top <= len(names):
-        raise UserError(f"--top={top}: expected 1 to {len(names)}, the number of classes")
+    if not 0 <= output.threshold <= 1:
+        raise UserError(f"--threshold={output.threshold}: expected a probability, 0 to 1")
+    predictor = Predictor(folder, weights)
+    names = predictor.class_names
+    if not 1 <= output.top <= len(names):
+        raise UserError(f"--top={output.top}: expected 1 to {len(names)}, the number of classes")
     files, left_out = _files(paths)
     if not files:
         raise UserError(f"no images in {', '.join(map(str, paths))}{listed(left_out)}")
     for line in left_out:
         print(line, file=sys.stderr)
-    split = loader.Split([str(path) for path in files], lambda i: (open_file(files[i], True), 0))
-    start, first, unread = time.perf_counter(), len(files), []
-    for done, (path, row) in enumerate(zip(files, _probabilities(subnet, split), strict=True), 1):
+    if output.format == "csv":
+        yield _csv_header(output.top)
+    line, start, unread = _LINES[output.format], time.perf_counter(), []
+    quiet = sys.stdout.isatty() or not sys.stderr.isatty()  # the lines themselves show progress
+    rows = tqdm(predictor.stream(files), total=len(files), unit="images", disable=quiet)
+    for done, (path, row) in enumerate(zip(files, rows, strict=True), 1):
         if isinstance(row, str):
             unread.append(row)
+            answer = _Answer(str(path), [], False, row.removeprefix(f"{path}: "))
         else:
-            best = np.argsort(-row, kind="stable")[:top]
-            classes = (f"{printable(names[i])} {100 * row[i]:.1f} %" for i in best)
-            yield f"{printable(str(path))}  " + "  ".join(classes)
-        if done == _BATCH:
-            first, start = done, time.perf_counter()  # without the first batch, which compiles
-    if len(files) > first:
-        seconds = time.perf_counter() - start
-        yield f"{(len(files) - first) / seconds:.1f} images/s after the first {first}"
+            top = ranked(row, names, output.top)
+            answer = _Answer(str(path), top, top[0][1] >= output.threshold)
+        if output.format != "text" or not answer.error:
+            yield line(answer, output)
+        if done == _UNTIMED:
+            start = time.perf_counter()
+    if len(files) > _UNTIMED:
+        speed = (len(files) - _UNTIMED) / (time.perf_counter() - start)
+        print(f"{speed:.1f} images/s after the first {_UNTIMED}", file=sys.stderr)
     if unread:
         raise Unread(f"{len(unread)} of {len(files)} images cannot be read:{listed(unread)}")
 
@@ -83,44 +115,48 @@ def _files(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], list[str]
     return files, described(left)
 
 
-def classify(subnet: Subnet, images: np.ndarray) -> np.ndarray:
-    """Computes the probability of each class for images in memory.
-
-    Args:
-      images: uint8 `[n, h, w, 3]`, RGB, of any size.
-
-    Returns:
-      float32 `[n, num_classes]`
-
-    Raises:
-      UserError: the images are something else.
-    """
-    split = loader.Split(
-        [f"image {i}" for i in range(len(images))],
-        lambda i: (PIL.Image.fromarray(images[i]), 0),
-    )
-    rows = [*_probabilities(subnet, split)]
-    if wrong := [row for row in rows if isinstance(row, str)]:
-        raise UserError(f"{len(wrong)} images cannot be read:{listed(wrong)}")
-    return np.stack([row for row in rows if not isinstance(row, str)])
+# --- Formats -------------------------------------------------------------------------------------
 
 
-def _probabilities(subnet: Subnet, split: loader.Split) -> Iterator[np.ndarray | str]:
-    """Yields the probabilities of each image, float32 `[num_classes]`, or why it cannot be read."""
-    graphdef, weights = nnx.split(subnet.model())
-    weights = jax.device_put(weights)
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """The likeliest classes of an image, and whether it is of the first; or why it is not read."""
 
-    @jax.jit
-    def evaluate(weights, images):
-        return jax.nn.softmax(nnx.merge(graphdef, weights)(subnet.normalise(images)))
+    path: str
+    top: Sequence[tuple[str, float]]
+    sure: bool
+    error: str = ""
 
-    size, crop = subnet.config.image_size, subnet.facts["center_crop"]
-    batch = np.zeros((min(_BATCH, len(split)), size, size, 3), np.uint8)
-    prepare = functools.partial(loader.resize, size=size, crop=crop)
-    with contextlib.closing(loader.decode(split, range(len(split)), prepare)) as decoded:
-        while some := list(itertools.islice(decoded, len(batch))):
-            for place, result in enumerate(some):
-                batch[place] = 0 if isinstance(result, str) else result[0]
-            rows = np.asarray(evaluate(weights, batch))
-            for result, row in zip(some, rows, strict=False):
-                yield result if isinstance(result, str) else row
+
+def _text(answer: _Answer, output: Output) -> str:
+    classes = "  ".join(f"{printable(name)} {100 * share:.1f} %" for name, share in answer.top)
+    none = "" if answer.sure else f"no class reaches {100 * output.threshold:g} %: "
+    return f"{printable(answer.path)}  {none}{classes}"
+
+
+def _csv_header(top: int) -> str:
+    pairs = ((f"class_{i}", f"probability_{i}") for i in range(1, top + 1))
+    return _csv_row("path", "label", "probability", "error", *itertools.chain(*pairs))
+
+
+def _csv(answer: _Answer, output: Output) -> str:
+    pairs = [(name, f"{share:.6f}") for name, share in answer.top]
+    label = pairs[0] if answer.sure else ("", "")
+    pairs = pairs or [("", "")] * output.top
+    return _csv_row(answer.path, *label, answer.error, *itertools.chain(*pairs))
+
+
+def _csv_row(*cells: str) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
+
+
+def _jsonl(answer: _Answer, output: Output) -> str:
+    top = [{"label": name, "probability": round(share, 6)} for name, share in answer.top]
+    label = top[0] if answer.sure else {"label": None, "probability": None}
+    error = {"error": answer.error} if answer.error else {}
+    return json.dumps({"path": answer.path, **label, "top": top, **error})
+
+
+_LINES = {"text": _text, "csv": _csv, "jsonl": _jsonl}

@@ -39,7 +39,7 @@ SHAPE = (  # the fields of a ViTConfig that say what it computes, not how
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # one is itself alone, and can be a key
 class Subnet:
     """A trained subnet, and the facts that are needed to use it.
 
@@ -67,6 +67,11 @@ class Subnet:
     def class_names(self) -> list[str]:
         """The names of the classes in the order of the labels; numbers if no names are known."""
         return self.facts["class_names"] or [str(i) for i in range(self.config.num_classes)]
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities; 1 if it was not fitted."""
+        return self.facts.get("temperature", 1.0)
 
     def model(self) -> CompactViT:
         """Builds the ViT of this genome, with the subnet's weights.
@@ -177,6 +182,8 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
         facts = json.loads((folder / "subnet.json").read_bytes())
         found = Subnet(facts, {})
         found.config, found.sizes, found.class_names  # noqa: B018  (they raise)
+        if not found.temperature > 0:
+            raise ValueError(f"temperature {found.temperature}: expected more than 0")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'subnet.json'} cannot be read: {error}") from error
     return facts

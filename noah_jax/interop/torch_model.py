@@ -26,7 +26,7 @@ class Model(torch.nn.Module):
 
     def __init__(self, facts: dict, tensors: dict[str, torch.Tensor]):
         super().__init__()
-        self.facts, self.vit = facts, facts["vit"]
+        self.facts, self.vit, self.temperature = facts, facts["vit"], facts.get("temperature", 1)
         self.side, self.heads = self.vit["image_size"], self.vit["heads"]
         self.grid, self.pooling = self.side // self.vit["patch_size"], self.vit.get("pooling")
         self.genome = [dict(zip(COLUMNS, row, strict=False)) for row in facts["genome"]]
@@ -146,5 +146,5 @@ def load(folder: str | pathlib.Path = pathlib.Path(__file__).parent) -> Model:
 if __name__ == "__main__":
     model = load()
     for path in sys.argv[1:]:
-        chances = model(model.read_image(path)[None]).softmax(-1)[0]
+        chances = (model(model.read_image(path)[None])[0] / model.temperature).softmax(-1)
         print(f"{path}  {model.class_names[chances.argmax()]} {100 * chances.max():.1f} %")

@@ -11,7 +11,7 @@ import numpy as np
 
 from noah_jax.config.settings import SEARCHED
 from noah_jax.errors import UserError
-from noah_jax.report import figures, page, search_figures
+from noah_jax.report import calibration, figures, page, search_figures
 from noah_jax.report.page import picture
 from noah_jax.report.tables import published
 from noah_jax.runtime.workdir import read_json_here, read_lines
@@ -173,8 +173,11 @@ def _test(workdir: pathlib.Path, result: Result) -> Values:
     try:
         test = predictions.read(workdir, result)
     except UserError as error:
-        return {"no_predictions": str(error), "classes": None, "examples": {}}
-    return {"no_predictions": "", "classes": _classes(workdir, test), "examples": _examples(test)}
+        nothing: Values = {"classes": None, "examples": {}, "calibration": None}
+        return {"no_predictions": str(error)} | nothing
+    shown = calibration.shown(workdir, result, test)
+    values = {"classes": _classes(workdir, test), "examples": _examples(test), "calibration": shown}
+    return {"no_predictions": ""} | values
 
 
 def _classes(workdir: pathlib.Path, test: Predictions) -> Values:

@@ -18,10 +18,13 @@ from noah_jax.vit.network import Network
 _T = TypeVar("_T")
 
 
-def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+def make_evaluator(network: Network, mesh: Mesh, with_logits: bool = False) -> jax.stages.Wrapped:
     """Makes the compiled `evaluate(params, frozen, images, labels, genomes, classes)`.
 
     Networks that differ in their weights alone share it, with all that it has compiled.
+
+    Args:
+      with_logits: for the test of a subnet; a search needs none.
 
     Args of the result:
       images, labels: uint8 `[chunks, b, h, w, 3]`, int32 `[chunks, b]`; label -1 does not count.
@@ -31,13 +34,13 @@ def make_evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     Returns:
       Each `[g]`: correct predictions among `classes` and among all (int32), summed cross-entropy
       (float32). Then the labels, int32 `[chunks, b]`, and the predictions among `classes`, int32
-      `[chunks, g, b]`.
+      `[chunks, g, b]`; with logits also these, float32 `[chunks, g, b, num_classes]`.
     """
-    return _evaluator(network.without_weights(), mesh)
+    return _evaluator(network.without_weights(), mesh, with_logits)
 
 
 @functools.lru_cache(maxsize=32)
-def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
+def _evaluator(network: Network, mesh: Mesh, with_logits: bool) -> jax.stages.Wrapped:
     @functools.partial(
         jax.jit, out_shardings=sharding.replicated(mesh), compiler_options=network.options
     )
@@ -55,7 +58,8 @@ def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
             log_probability = jax.nn.log_softmax(logits)
             picked = jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)
             loss = -jnp.where(labels >= 0, picked[:, 0], 0.0).sum()
-            return (right, right_of_all, loss), predicted.astype(jnp.int32)
+            kept = (logits,) if with_logits else ()
+            return (right, right_of_all, loss), (predicted.astype(jnp.int32), *kept)
 
         def side_by_side(genomes):
             genomes = sharding.spread(mesh, genomes)
@@ -63,8 +67,8 @@ def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
             def chunk(totals, batch):
                 images, labels = batch
                 images = images if wide else sharding.spread(mesh, images)
-                counts, predicted = jax.vmap(evaluate_one, (0, None, None))(genomes, images, labels)
-                return jax.tree.map(jnp.add, totals, counts), predicted
+                counts, answers = jax.vmap(evaluate_one, (0, None, None))(genomes, images, labels)
+                return jax.tree.map(jnp.add, totals, counts), answers
 
             dtypes = jnp.int32, jnp.int32, jnp.float32
             zeros = tuple(jnp.zeros(len(genomes), dtype) for dtype in dtypes)
@@ -72,13 +76,14 @@ def _evaluator(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
 
         if wide and network.execution.genomes_in_turn:
             turns = genomes.reshape(-1, mesh.size, *genomes.shape[1:])
-            totals, predicted = jax.lax.map(side_by_side, turns)
+            totals, answers = jax.lax.map(side_by_side, turns)
             totals = [total.reshape(-1) for total in totals]
-            chunks = predicted.shape[1]  # of [turns, chunks, devices, b]
-            predicted = predicted.swapaxes(0, 1).reshape(chunks, len(genomes), -1)
+            answers = [  # of [turns, chunks, devices, b, …]
+                x.swapaxes(0, 1).reshape(x.shape[1], len(genomes), *x.shape[3:]) for x in answers
+            ]
         else:
-            totals, predicted = side_by_side(genomes)
-        return *totals, labels, predicted  # labels, as a process has only those of its own rows
+            totals, answers = side_by_side(genomes)
+        return *totals, labels, *answers  # labels, as a process has only those of its own rows
 
     return evaluate
 
@@ -144,15 +149,15 @@ def score_stream(
     remaining: Remaining,
     evaluate: Callable,
     mesh: Mesh,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields, batch by batch, how many images are done, sums over them, and the predictions.
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields, batch by batch, how many images are done, sums over them, predictions and logits.
 
     The sums, float64 `[3]`: correct among the set's classes, correct among all, loss. The
     predictions, int32 `[2, images]`: label and prediction of each image of the batch, in the set's
-    order.
+    order. The logits of these images, float32 `[images, num_classes]`.
 
     Args:
-      evaluate: from `make_evaluator`.
+      evaluate: from `make_evaluator`, with logits.
     """
     head: Any = params["head"]
     shown = np.zeros(head["bias"].shape, bool)
@@ -163,10 +168,11 @@ def score_stream(
         placed = [sharding.from_local_rows(mesh, part[None], batch, axis=1) for part in local]
         return evaluate(params, network.frozen, *placed, genome[None], shown)
 
-    for *sums, labels, predicted in one_late(map(count, remaining.batches)):
+    for *sums, labels, predicted, logits in one_late(map(count, remaining.batches)):
         done, totals = min(done + batch, remaining.total), totals + np.ravel(sums)
         pairs = np.stack([np.ravel(labels), np.ravel(predicted)])
-        yield done, totals, pairs[:, pairs[0] >= 0]
+        rows = pairs[0] >= 0
+        yield done, totals, pairs[:, rows], np.asarray(logits).reshape(len(rows), -1)[rows]
 
 
 def one_late(results: Iterable[_T]) -> Iterator[_T]:

@@ -27,8 +27,9 @@ from noah_jax.vit.attention import can_fuse
 
 # The outputs of the stages in a workdir.
 _OUTPUTS = (
-    *("supernet", "tuning", "search", "best.json", "retrain", "test.json"),
-    *("predictions.json", "subnet.json", "subnet.safetensors", "result.json"),
+    *("supernet", "tuning", "search", "best.json", "retrain"),
+    *("calibration", "calibration.json", "test.json", "predictions.json"),
+    *("subnet.json", "subnet.safetensors", "result.json"),
 )
 
 
@@ -61,7 +62,8 @@ def open_run(config: Config, workdir: pathlib.Path, source: loader.Source | None
     config, counts = _resolve(config), {name: len(split) for name, split in source.splits.items()}
     if config.has_supernet:
         step_lib.steps_per_epoch("supernet", *derived.schedule(config, counts, "supernet"))
-    for stage in ("tuning", "retrain") if config.method in TUNED else ("retrain",):
+    others = [*["tuning"] * (config.method in TUNED), *["calibration"] * config.calibrate]
+    for stage in ("retrain", *others):
         step_lib.steps_per_epoch(stage, *derived.schedule(config, counts, stage))
     vit = derived.vit(config, source.num_classes, config.dtype)
     weights = config.weights or config.backbone

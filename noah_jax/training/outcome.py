@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.special
 from flax import nnx
 
 import noah_jax
@@ -24,7 +25,7 @@ from noah_jax.training.result import ComputedBy, Result
 from noah_jax.training.run import Run
 from noah_jax.vit.network import Network
 
-_UNFINISHED, _SECONDS_BETWEEN_SAVES = "test.json", 1.0
+_UNFINISHED, _SECONDS_BETWEEN_SAVES, _DECIMALS = "test.json", 1.0, 4
 _MOST_OF_THE_TIME = 0.05  # for saving, which writes all predictions of a large test set
 
 
@@ -34,39 +35,45 @@ def test_subnet(
     params: nnx.State,
     genome: np.ndarray,
     best: Mapping[str, Any] | None,
+    temperature: float | None = None,
 ) -> None:
     """Tests a trained subnet and writes predictions, subnet and `result.json`.
 
     Args:
       best: the contents of `best.json`; None if the method finds no genome.
+      temperature: from `calibration.temperature`; None if it was not fitted.
 
     Raises:
       UserError: an image cannot be read, or a file cannot be written.
       Preempted: a signal came; the predictions so far are saved.
     """
     with run.writer.stage("test"):
-        tests, predicted = _test(run, network, params, genome)
-    predictions.keep(run.workdir, run.source, predicted)
+        tests, answers = _test(run, network, params, genome, temperature)
+    predictions.keep(run.workdir, run.source, answers)
     result = _result(run, params, genome, best, tests)
+    if temperature is not None:
+        result["temperature"] = temperature
     subnet.write(_subnet_facts(run, result), subnet.by_name(params, by_module(genome)), run.workdir)
     workdir.write_json(run.workdir / "result.json", result)
     workdir.discard(run.workdir / _UNFINISHED)
 
 
-def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], dict[str, Any]]:
+def _test(
+    run: Run, network: Network, params, genome, temperature: float | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tests a subnet on all test sets, from where an earlier start stopped.
 
     Returns:
-      The scores of each set: accuracy among the classes that it shows, and among all. Then two
-      lists for each, labels and predictions.
+      The scores of each set: accuracy among the classes that it shows, and among all. Then for each
+      the lists `predictions.COLUMNS`, the last of them only with a temperature.
     """
-    evaluate = watch(evaluation.make_evaluator(network, run.mesh))
+    evaluate = watch(evaluation.make_evaluator(network, run.mesh, with_logits=True))
     path, results = run.workdir / _UNFINISHED, {}
-    digest = _digest(params, genome)
+    digest = _digest(params, genome, temperature)
     saved = workdir.read_json(path, run.writer.say) or {}
     known = saved.get("sets", {}) if saved.get("subnet") == digest else {}
     for name, split in {"test": run.source.splits["test"], **run.source.more_tests}.items():
-        done, totals, predicted = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], []]))
+        done, totals, answers = known.setdefault(name, (0, [0.0, 0.0, 0.0], [[], [], [], []]))
         batch, next_save = run.eval_batch(split), time.monotonic() + _SECONDS_BETWEEN_SAVES
         batches = run.batches(split, sharding.local_rows(run.mesh, batch), done)
         rest = evaluation.Remaining(
@@ -78,14 +85,15 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
             contextlib.closing(batches),
             preemption.deferred(),
         ):
-            for now_done, sums, new in evaluation.score_stream(*inputs):
+            for now_done, sums, pairs, logits in evaluation.score_stream(*inputs):
                 progress.update(now_done - done)
                 done, totals = now_done, sums.tolist()
-                for values, more in zip(predicted, new.tolist(), strict=True):
+                shares = _confidences(logits, split.classes, temperature)
+                for values, more in zip(answers, [*pairs.tolist(), *shares], strict=False):
                     values += more
                 start = time.monotonic()
                 if start > next_save or done == len(split) or preemption.requested():
-                    known[name] = done, totals, predicted
+                    known[name] = done, totals, answers
                     workdir.write_json(path, {"subnet": digest, "sets": known})
                     seconds = (time.monotonic() - start) / _MOST_OF_THE_TIME
                     next_save = time.monotonic() + max(_SECONDS_BETWEEN_SAVES, seconds)
@@ -97,12 +105,28 @@ def _test(run: Run, network: Network, params, genome) -> tuple[dict[str, Any], d
         if split.classes:
             results[name] |= {"classes": len(split.classes), "accuracy_among_all": among_all}
         run.writer.log(stage="test", test_set=name, **results[name])
-    return results, {name: predicted for name, (*_, predicted) in known.items()}
+    return results, {name: [x for x in answers if x] for name, (*_, answers) in known.items()}
 
 
-def _digest(params, genome: np.ndarray) -> str:
-    """A trained subnet's fingerprint."""
-    digest = hashlib.sha256(genome.tobytes())
+def _confidences(
+    logits: np.ndarray, classes: tuple[int, ...], temperature: float | None
+) -> list[list[float]]:
+    """The probability of each prediction among `classes`, with the temperature if there is one.
+
+    If there is one, a second list has the probabilities without it.
+    """
+    shown = logits[:, list(classes) or slice(None)].astype(np.float64)
+    shares = [
+        scipy.special.softmax(shown / by, axis=1).max(axis=1)
+        for by in ((1.0,) if temperature is None else (temperature, 1.0))
+    ]
+    # Logits that are not finite have no probabilities, and JSON no such numbers.
+    return [np.nan_to_num(share).round(_DECIMALS).tolist() for share in shares]
+
+
+def _digest(params, genome: np.ndarray, temperature: float | None) -> str:
+    """The fingerprint of a trained subnet, and of what is kept of its test."""
+    digest = hashlib.sha256(genome.tobytes() + f"confidences at {temperature}".encode())
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
@@ -148,7 +172,7 @@ def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of `subnet.json`: the facts needed to use the subnet, and its origin."""
     mean, std = pretrained.NORMALISATIONS[run.normalisation]
     copied = "genome class_names task method seed shots test_accuracy images params head_params"
-    copied += " stages devices versions"
+    copied += " stages devices versions temperature"
     return {
         "vit": {name: getattr(run.vit, name) for name in subnet.SHAPE},
         "mean": mean,
@@ -156,7 +180,7 @@ def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
         "center_crop": run.config.center_crop,
         "backbone": run.config.weights or run.config.backbone,
         "weights": run.inputs["weights"],
-        **{name: result[name] for name in copied.split()},
+        **{name: result[name] for name in copied.split() if name in result},
     }
 
 

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import io
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from noah_jax.runtime.workdir import read_json_here, write_json
 from noah_jax.training.result import Result
 
 NAME = "predictions.json"
+# The lists that are kept of a test. Confidences are probabilities of the predictions, among the
+# classes that the test shows; the last are those before a temperature, if there is one.
+COLUMNS = ("labels", "predictions", "confidences", "uncalibrated_confidences")
 _EXAMPLES, _PIXELS, _QUALITY = 8, 144, 80  # of the right and of the wrong each: 100 KB in all
 
 
@@ -30,6 +34,8 @@ class Predictions:
     """Labels of the test images and predictions for them, int `[n]`, in the test's order.
 
     Attributes:
+      confidences, uncalibrated: probabilities of the predictions, float `[n]`, with the temperature
+        and without it; None where there are none, as in workdirs of earlier versions.
       class_names: empty where the data has none.
       examples: `index`, `name` and `jpeg` (base64) of a few images, right ones and wrong ones.
     """
@@ -38,6 +44,8 @@ class Predictions:
     predicted: np.ndarray
     class_names: tuple[str, ...]
     examples: list[dict[str, Any]]
+    confidences: np.ndarray | None = None
+    uncalibrated: np.ndarray | None = None
 
     @property
     def right(self) -> np.ndarray:
@@ -60,18 +68,16 @@ class Predictions:
         return [(*pair, n) for pair, n in sorted(counts.items(), key=lambda x: (-x[1], x[0]))]
 
 
-def keep(workdir: pathlib.Path, source: Source, tests: dict[str, list[list[int]]]) -> None:
+def keep(workdir: pathlib.Path, source: Source, tests: Mapping[str, Sequence[list]]) -> None:
     """Writes `predictions.json`.
 
     Args:
-      tests: labels and predictions of each test set.
+      tests: the lists `COLUMNS` of each test set.
     """
     if not processes.is_main():
         return
-    values = {
-        name: dict(zip(("labels", "predictions"), x, strict=True)) for name, x in tests.items()
-    }
-    examples = _examples(source.splits["test"], *map(np.array, tests["test"]))
+    values = {name: dict(zip(COLUMNS, x, strict=False)) for name, x in tests.items()}
+    examples = _examples(source.splits["test"], *map(np.array, tests["test"][:2]))
     names = {"class_names": list(source.class_names)}
     write_json(workdir / NAME, {"tests": values, "examples": examples} | names)
 
@@ -92,8 +98,10 @@ def read(workdir: pathlib.Path, result: Result) -> Predictions:
         raise UserError(f"{error}: {again}") from error
     if values is None:
         raise UserError(f"{path} is not there, as in workdirs of earlier versions: {again}")
-    labels, predicted = (np.array(values["tests"]["test"][k]) for k in ("labels", "predictions"))
-    found = Predictions(labels, predicted, tuple(values["class_names"]), values["examples"])
+    kept = {key: np.array(x) for key, x in values["tests"]["test"].items()}
+    names, examples = tuple(values["class_names"]), values["examples"]
+    shares = map(kept.get, COLUMNS[2:])
+    found = Predictions(kept["labels"], kept["predictions"], names, examples, *shares)
     if found.right.sum() != round(result["test_accuracy"] * result["images"]["test"]):
         raise UserError(f"{path} is of another result: {again}")
     return found

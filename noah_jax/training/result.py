@@ -52,3 +52,4 @@ class Result(ComputedBy):
     heads: int  # of its attention
     dtype: str  # of the computation
     fused_attention: bool
+    temperature: NotRequired[float]  # that probabilities divide logits by, see `calibrate`

@@ -25,7 +25,7 @@ from noah_jax.vit.network import Network, inherit, make_network
 # Random streams, so that no two uses of one seed see the same numbers.
 _STREAMS = (
     *("supernet init", "supernet", "genomes", "search", "retrain init", "retrain"),
-    *("folds", "tuning", "rank", "tuning init"),
+    *("folds", "tuning", "rank", "tuning init", "calibration", "calibration init"),
 )
 
 

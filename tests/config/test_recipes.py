@@ -142,6 +142,8 @@ def test_few_shot_and_imagenet_have_the_papers_recipe():
         config_lib.expand(vtab.get_config("svhn,whole_val=True"))
     with pytest.raises(UserError, match="search.folds=2: few-shot runs have too few images"):
         config_lib.expand(fewshot.get_config("food101,search.folds=2"))
+    with pytest.raises(UserError, match="calibrate needs weights that have not seen val"):
+        config_lib.expand(vtab.get_config("svhn,calibrate=True,search.folds=5,retrain.inherit=0.5"))
     with pytest.raises(UserError, match="retrain.inherit needs a supernet, but a run with"):
         config_lib.expand(vtab.get_config("svhn,genome=g.json,retrain.inherit=0.5"))
 

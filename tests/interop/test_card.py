@@ -1,5 +1,6 @@
 """The model card: what it says of a run, in words and for the hub, and how it tells to use it."""
 
+import ast
 import re
 
 import huggingface_hub
@@ -79,6 +80,6 @@ def test_its_lines_of_python_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"(?s)```python\n(.*?)```", card.text(found))
     exec(program.replace(card.REPOSITORY, "export"), {})
-    (line,) = predict.predict(tmp_path / "export", [tmp_path / "photo.jpg"], top=1)
-    name, chance = capsys.readouterr().out.rsplit(maxsplit=1)
-    assert f"  {name} {100 * float(chance):.1f} %" in line
+    ((best, *_),) = ast.literal_eval(capsys.readouterr().out)
+    (line,) = predict.predict(tmp_path / "export", [tmp_path / "photo.jpg"])
+    assert f"  {best[0]} {100 * best[1]:.1f} %" in line

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 
@@ -21,7 +20,7 @@ from noah_jax import pretrained
 from noah_jax.data.images import open_file
 from noah_jax.data.loader import resize
 from noah_jax.errors import UserError
-from noah_jax.interop import export, layouts, onnx_graph, predict, subnet, torch_model
+from noah_jax.interop import export, layouts, onnx_graph, subnet, torch_model
 from noah_jax.pretrained import loading, weights
 from noah_jax.vit import ViT, ViTConfig
 from tests.helpers.subnets import (
@@ -225,81 +224,11 @@ def test_an_export_from_before_the_later_families_is_read():
     assert dataclasses.replace(found, facts=older).config == found.config
 
 
-def test_predictions(tmp_path):
-    _, _, found = random_subnet(6, 3)
-    subnet.export(found, tmp_path / "export")
-    images = random_images(4)
-    (tmp_path / "more").mkdir()
-    for i, image in enumerate(images):
-        folder = tmp_path / "more" if i else tmp_path
-        PIL.Image.fromarray(image).save(folder / f"{i}.png")
-    paths = [tmp_path / "0.png", tmp_path / "more"]
-    *lines, _ = [*predict.predict(tmp_path / "export", paths, top=2), ""]
-    chances = jax.nn.softmax(logits_of(found.model(), 4))
-    for i, (line, row) in enumerate(zip(lines, np.asarray(chances), strict=True)):
-        path, *classes = line.split("  ")
-        assert path.endswith(f"/{i}.png") and len(classes) == 2
-        first, second = (found.class_names[k] for k in np.argsort(-row)[:2])
-        assert classes[0] == f"{first} {100 * row.max():.1f} %" and classes[1].startswith(second)
-    for top in (0, -1, len(found.class_names) + 1):
-        with pytest.raises(UserError, match=f"--top={top}: expected 1 to {len(chances[0])}"):
-            next(predict.predict(tmp_path / "export", paths, top))
-
-
-def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
-    """Wherever they are in a batch; all are named at the end."""
-    _, _, found = random_subnet(6, 3)
-    subnet.export(found, tmp_path / "export")
-    for i, image in enumerate(random_images(5)):
-        PIL.Image.fromarray(image).save(tmp_path / f"{i}.png")
-    whole = [line.split("/")[-1] for line in predict.predict(tmp_path / "export", [tmp_path], 1)]
-    (tmp_path / "0a.png").write_bytes(b"no image")
-    (tmp_path / "1a.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
-    (tmp_path / "4a.png").touch()
-    monkeypatch.setattr(predict, "_BATCH", 2)
-    lines = []
-    with pytest.raises(predict.Unread) as unread:
-        for line in predict.predict(tmp_path / "export", [tmp_path], top=1):
-            lines.append(line.split("/")[-1])
-    assert [line for line in lines if " %" in line] == whole
-    message = str(unread.value)
-    assert message.startswith("3 of 8 images cannot be read:") and message.count("\n") == 3
-    assert "0a.png: no image" in message and "4a.png: the file is empty" in message
-    with pytest.raises(predict.Unread, match="1 of 1 images cannot be read"):
-        [*predict.predict(tmp_path / "export", [tmp_path / "0a.png"], top=1)]
-
-
 @pytest.mark.parametrize("name", ViTConfig.names(depth=12, patch_size=16))
 def test_a_subnets_facts_say_all_of_its_shape(name):
     """So that an export computes, and resizes positions, as the run did."""
     vit = ViTConfig.named(name, image_size=48, num_classes=5)
     assert ViTConfig(**{field: getattr(vit, field) for field in subnet.SHAPE}) == vit
-
-
-def test_classify_refuses_what_is_no_image():
-    _, _, found = random_subnet(6, 3)
-    with pytest.raises(UserError, match="(?s)2 images cannot be read:.*image 0: .*image 1: "):
-        predict.classify(found, np.zeros((2, 8, 8, 3), np.float32))
-
-
-def test_predict_shows_odd_names_as_text(tmp_path):
-    """Neither a class nor a file can write on the terminal, or break its encoding."""
-    _, _, found = random_subnet(6, 3)
-    found.facts["class_names"] = ["\x1b[2J", "a\nb", *map(str, range(len(found.class_names) - 2))]
-    subnet.export(found, tmp_path / "export")
-    path = tmp_path / os.fsdecode(b"\xff \x1b.png")
-    PIL.Image.fromarray(random_images(1)[0]).save(path)
-    (line,) = predict.predict(tmp_path / "export", [path], top=len(found.class_names))
-    assert line.isprintable() and line.encode() and r"'a\nb'" in line
-
-
-def test_predict_without_images(tmp_path):
-    _, _, found = random_subnet(6, 3)
-    subnet.export(found, tmp_path / "export")
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more/notes.txt").write_text("none")
-    with pytest.raises(UserError, match=r"(?s)no images in .*left out: 1 .txt \(.*/notes.txt\)"):
-        [*predict.predict(tmp_path / "export", [tmp_path / "more"], top=1)]
 
 
 def _files(folder, rng):

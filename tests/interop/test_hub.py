@@ -44,7 +44,7 @@ def test_pushed_and_fetched(runs, server):
     assert done.stdout.strip() == f"{server.address}/me/birds/commit/{1:040x}"
     files = server.repos["me/birds"]
     assert {*export.files(runs / "lora/export"), ".gitattributes"} == files.keys()
-    assert b'from_pretrained("me/birds")' in files["README.md"]
+    assert b'Predictor("me/birds")' in files["README.md"]
     assert card.REPOSITORY in (runs / "lora/export/README.md").read_text()
 
     files["mine.txt"] = b"mine"
@@ -63,6 +63,7 @@ def test_pushed_and_fetched(runs, server):
     server.shutdown()
     server.server_close()
     assert hub.folder_of("me/birds") == folder  # without network
+    assert noah_jax.Predictor("me/birds").facts == expected.facts
 
 
 def test_a_card_of_ones_own_stays_on_the_hub(runs, server):

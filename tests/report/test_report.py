@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from noah_jax import report
-from noah_jax.report import comparison, figures, search_figures
+from noah_jax.report import calibration, comparison, figures, search_figures
 from noah_jax.runtime.workdir import read_json_here, write_json
 from noah_jax.space.candidates import Candidate
 
@@ -349,3 +349,38 @@ def test_methods_side_by_side(tmp_path):
     assert "5 methods on 2 tasks" in page and "mean ± deviation over seeds" in page
     assert "../other/report.html" in page
     assert len(_table(tmp_path / "both/figures/accuracy_2.csv")) == 1
+
+
+def _keep_confidences(workdir, **columns):
+    kept = read_json_here(workdir / "predictions.json")
+    test = kept["tests"]["test"] | {key: list(map(float, x)) for key, x in columns.items()}
+    write_json(workdir / "predictions.json", kept | {"tests": {"test": test}})
+
+
+def test_the_calibration_error_is_that_of_counting_by_hand(workdir):
+    """700 of 1,000 images are right, however sure the subnet is; older runs do not know that."""
+    assert "ECE" not in report.write(workdir).read_text()
+    sure = np.where(np.arange(1000) % 2, 0.99, 0.8)
+    _keep_confidences(workdir, confidences=sure)
+    page = report.write(workdir).read_text()
+    _asks_for_nothing(page)
+    assert "<p>ECE 19.5 %</p>" in page and page.count("image/svg+xml") == 8
+    rows = _table(workdir / "figures/calibration.csv")
+    assert [int(row["images"]) for row in rows] == [500, 500]
+    assert [float(row["confidence"]) for row in rows] == pytest.approx([0.8, 0.99])
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx([0.7, 0.7])
+    _keep_confidences(workdir, confidences=0 * sure + 0.7, uncalibrated_confidences=sure)
+    write_json(
+        workdir / "result.json", read_json_here(workdir / "result.json") | {"temperature": 1.5}
+    )
+    page = report.write(workdir).read_text()
+    assert "<p>ECE 0.0 % with the temperature 1.500, 19.5 % without</p>" in page
+
+
+def test_bins_of_confidence_include_their_upper_ends():
+    confidences = np.array([0.0, 1 / 15, 1 / 15 + 1e-9, 0.5, 1.0])
+    count, *_ = calibration.by_bin(confidences, np.ones(5, bool)).T
+    assert np.flatnonzero(count).tolist() == [0, 1, 7, 14] and count[0] == 2
+    assert calibration.error(confidences, np.ones(5, bool)) == pytest.approx(
+        (2 * (1 - 1 / 30) + (1 - 1 / 15) + 0.5) / 5
+    )

@@ -53,14 +53,14 @@ def test_genomes_in_turn_are_those_side_by_side(tiny_vit, random_genome):
     assert len(genomes) == 2 * mesh.size  # two turns
     in_turn = dataclasses.replace(network, execution=Execution(genomes_in_turn=True))
     results = [
-        evaluation.make_evaluator(one, mesh)(
+        evaluation.make_evaluator(one, mesh, with_logits=True)(
             *(network.params, network.frozen, images, labels, genomes),
             np.ones(TINY.num_classes, bool),
         )
         for one in (network, in_turn)
     ]
     for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert len(set(np.asarray(results[0][2]).tolist())) == 4  # each genome has a loss of its own
 
 
@@ -73,7 +73,7 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
     genome, network = random_genome(1), make_network(tiny_vit)
     logits = np.asarray(jax.jit(tiny_vit)((images / 127.5 - 1).astype(np.float32), genome))
     mesh = sharding.make_mesh()
-    evaluate = evaluation.make_evaluator(network, mesh)
+    evaluate = evaluation.make_evaluator(network, mesh, with_logits=True)
     batches = [(images[i : i + 10], labels[i : i + 10]) for i in range(0, 40, 10)]
     batches[-1][1][-1] = -1  # what fills up a last batch
 
@@ -84,16 +84,17 @@ def test_a_stream_is_scored_among_the_classes_it_shows(tiny_vit, random_genome):
 
     scores = score((1, 3))
     among, among_all, loss = scores[-1][1]
+    np.testing.assert_allclose(np.concatenate([x for *_, x in scores]), logits[:39], atol=1e-5)
     pairs = np.array([1, 3])[logits[:39][:, [1, 3]].argmax(-1)]
     assert among == (pairs == labels[:39]).sum() > 0
     assert among_all == (logits[:39].argmax(-1) == labels[:39]).sum() < among
     expected = -np.asarray(jax.nn.log_softmax(logits))[np.arange(39), labels[:39]].sum()
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
-    answers = np.concatenate([batch for *_, batch in scores], axis=1)
+    answers = np.concatenate([batch for *_, batch, _ in scores], axis=1)
     assert answers.tolist() == [labels[:39].tolist(), pairs.tolist()]
     assert [done for done, *_ in scores] == [10, 20, 30, 39]
     assert score(())[-1][1].tolist() == [among_all, among_all, loss]
-    done, sums, _ = scores[1]
+    done, sums, *_ = scores[1]
     resumed = score((1, 3), after=2, done=done, sums=sums)[-1]
     assert resumed[1].tolist() == [among, among_all, loss]  # bit for bit
     assert evaluate._cache_size() == 1

@@ -1,8 +1,10 @@
 """The test stage: stopped and gone on, it leaves what one start leaves."""
 
+import hashlib
 import signal
 import types
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
@@ -37,10 +39,15 @@ def test_stopped_inside_the_test_it_goes_on(tmp_path, tiny_vit, random_genome, m
     whole = outcome._test(_run(tmp_path / "whole"), network, network.params, genome)
     tests, answers = whole
     for name, images in (("test", 35), ("other", 12)):
-        labels, predictions = map(np.array, answers[name])
+        labels, predictions, confidences = map(np.array, answers[name])
         assert labels.tolist() == [i % TINY.num_classes for i in range(images)]
         assert tests[name]["accuracy"] == (labels == predictions).mean()
+        # A prediction is at least as probable as each of the other classes that are shown.
+        assert ((confidences >= (1 / 2 if name == "other" else 1 / 5)) & (confidences <= 1)).all()
     assert set(answers["other"][1]) <= {0, 1}
+    model = jax.jit(tiny_vit)((PIXELS / 127.5 - 1).astype(np.float32), genome)
+    shares = np.asarray(jax.nn.softmax(model).max(axis=1))
+    np.testing.assert_allclose(answers["test"][2], shares, atol=1e-4)
 
     monkeypatch.setattr(preemption._signals, "first", signal.SIGTERM)
     for done in (10, 20, 30, 35):
@@ -53,8 +60,15 @@ def test_stopped_inside_the_test_it_goes_on(tmp_path, tiny_vit, random_genome, m
 
 def test_what_an_earlier_version_left_is_begun_anew(tmp_path, tiny_vit, random_genome):
     network, genome, run = make_network(tiny_vit), random_genome(1), _run(tmp_path)
-    subnet = outcome._digest(network.params, genome)
-    old = {"subnet": subnet, "sums": {"test": [20, [20.0, 20.0, 0.0]]}}
+    digest = hashlib.sha256(genome.tobytes())  # as it was before confidences were kept
+    for leaf in jax.tree.leaves(network.params):
+        digest.update(np.asarray(leaf).tobytes())
+    sets = {"test": [20, [20.0, 20.0, 0.0], [[0] * 20, [0] * 20]]}
+    old = {"subnet": digest.hexdigest(), "sets": sets}
     outcome.workdir.write_json(tmp_path / "test.json", old)
     tests, answers = outcome._test(run, network, network.params, genome)
-    assert tests["test"]["accuracy"] == np.equal(*answers["test"]).mean() < 0.9
+    assert tests["test"]["accuracy"] == np.equal(*answers["test"][:2]).mean() < 0.9
+    assert [len(values) for values in answers["test"]] == [35, 35, 35]
+    two = outcome._test(run, network, network.params, genome, temperature=2.0)[1]["test"]
+    assert two[:2] == answers["test"][:2] and two[3] == answers["test"][2]  # not those saved at 1
+    assert np.mean(two[2]) < np.mean(two[3])

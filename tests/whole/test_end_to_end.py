@@ -58,7 +58,7 @@ def test_noah_from_folder_to_report(home, tmp_path):
     assert result["images"] == {"train": 24, "val": 9, "trainval": 33, "test": 15}
     assert result["encoding"] == "jpeg" and result["head_params"] == 3 * 193
     page = (workdir / "report.html").read_text()
-    assert page.count("data:image/svg+xml;base64") == 7 and "://" not in page
+    assert page.count("data:image/svg+xml;base64") == 8 and "://" not in page
     right = _right(workdir, result)
     assert page.count("data:image/jpeg;base64") == min(8, right) + min(8, 15 - right)
     assert f"--workdir={workdir} \\\n" in page and "--config.stage=supernet" in page
@@ -138,6 +138,27 @@ def test_a_subnet_leaves_its_run(home, tmp_path):
     assert len(lines) == 48 and np.mean(right) > 0.6
     missing = run_module("noah_jax.interop", "export", tmp_path / "no_run", code=2)
     assert "holds no subnet.json" in missing.stderr
+
+    done = run_main(home, tmp_path / "run", "--config.method=lora", "--config.calibrate=True")
+    assert "calibration …" in done.stdout and "retrain goes on after step 12 of 12" in done.stdout
+    calibrated = json.loads((tmp_path / "run/result.json").read_text())
+    found = json.loads((tmp_path / "run/calibration.json").read_text())
+    assert found["images"] == 9 and found["loss"] <= found["loss_before"]
+    assert (
+        calibrated["temperature"]
+        == found["temperature"]
+        == subnet.read(tmp_path / "run").temperature
+    )
+    for key in ("test_accuracy", "test_loss", "genome"):
+        assert calibrated[key] == result[key]
+    trained = {line["stage"]: line["step"] for line in _lines(tmp_path / "run") if "step" in line}
+    assert trained == {"retrain": 12, "calibration": 9}  # of 33 and 24 images
+    test = json.loads((tmp_path / "run/predictions.json").read_text())["tests"]["test"]
+    sure = np.exp(logits / found["temperature"])
+    sure = (sure / sure.sum(axis=1, keepdims=True)).max(axis=1)
+    np.testing.assert_allclose(test["confidences"], sure, atol=1e-3)
+    again = run_main(home, tmp_path / "run", "--config.method=lora", "--config.calibrate=True")
+    assert "…" not in again.stdout
 
 
 def test_baselines_in_one_go(home, tmp_path):

@@ -33,7 +33,7 @@ def test_a_type_checker_sees_what_a_program_imports():
     for node in block.body:
         for name in node.names:
             seen[name.asname or name.name] = importlib.import_module(node.module), name.name
-    assert seen.keys() == set(noah_jax.__all__) and len(seen) == 10
+    assert seen.keys() == set(noah_jax.__all__) and len(seen) == 11
     for name, (module, attribute) in seen.items():
         assert getattr(noah_jax, name) is getattr(module, attribute)
     assert {*seen, "__version__"} <= set(dir(noah_jax))
@@ -77,10 +77,10 @@ def test_requirements_are_read_by_setuptools():
         extra: {each.name for each in _required(files["file"])}
         for extra, files in dynamic["optional-dependencies"].items()
     }
-    assert extras.keys() == {"tpu", "cuda", "images", "prepare", "test"}
+    assert extras.keys() == {"tpu", "cuda", "images", "prepare", "serve", "test"}
     assert "jax" in core and "tensorflow-cpu" not in core | extras["tpu"] | extras["cuda"]
     assert "tensorflow-cpu" in extras["prepare"]
-    assert extras["prepare"] | extras["images"] < extras["test"]
+    assert extras["prepare"] | extras["images"] | extras["serve"] < extras["test"]
     for name in core:
         importlib.metadata.version(name)
 
