@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from noah_jax.report.tables import aligned
+
 TUNED = ("tuned_vpt", "tuned_lora", "tuned_adapter")
 _ORDER = ("noah", "random", "uniform", "sensitivity", "tuned", *TUNED, "lora", "adapter", "vpt")
 _FINAL_STAGES = ("retrain", "test")
@@ -250,7 +252,4 @@ def _render(rows: Rows, markdown: bool) -> str:
     if markdown:
         rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
         return "\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows)
