@@ -134,16 +134,16 @@ def _table(results: Results, standings: Sequence[Standing]) -> list[tuple[Cell, 
                 one.method,
                 _pair(f"{np.mean(scores):.2f}{bracketed(interval(own))}"),
                 "" if paper is None else f"{paper:.1f}",
+                mark.replace(" ", "\N{NO-BREAK SPACE}"),
                 _pair(difference),
                 p,
-                mark,
                 f"{params:.4f}",
                 duration(seconds),
                 f"{np.std(scores, ddof=1):.2f}" if len(own) > 1 else "",
                 str(len(own)),
             )
         )
-    titles = METRIC, "published", "less the best", "p", "", "parameters (M)", "time"
+    titles = METRIC, "published", "", "less the best", "p", "parameters (M)", "time"
     header = ("method", *titles, "deviation", "seeds")
     several, seeds = len(rows) > 1, len(results) > len(rows)
     paper = any(row[2] for row in rows)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
@@ -24,6 +25,7 @@ from noah_jax.training.result import Result
 _FAR = 3  # an axis is broken at a gap of at least so many times the spread of its main part;
 _LEAST_SPREAD = 1.0  # the spread of accuracies counts as so many points or more
 _MAIN, _APART = 3, 1  # the lengths of the two parts
+_STEPS = [1, 2, 5, 10]  # between ticks, times a power of ten
 # Where the label of a point may be, in points from it, and how it is aligned there.
 _PLACES = (
     *((8, 0, "left", "center"), (-8, 0, "right", "center"), (6, 6, "left", "bottom")),
@@ -118,12 +120,13 @@ def _panels(
     grid = axes.reshape(len(rows), len(columns))
     for (row, column), axis in np.ndenumerate(grid):
         axis.grid(alpha=0.25)
-        axis.xaxis.set_major_locator(MaxNLocator(2 if small[1][column] else 5))
-        axis.yaxis.set_major_locator(MaxNLocator(2 if small[0][row] else 6))
+        axis.xaxis.set_major_locator(MaxNLocator(2 if small[1][column] else 5, steps=_STEPS))
+        axis.yaxis.set_major_locator(MaxNLocator(2 if small[0][row] else 6, steps=_STEPS))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
         if small[0][row] or small[1][column]:
-            axis.set_facecolor(f"{GREY}22")
+            whole: dict[str, Any] = {"transform": axis.transAxes, "linewidth": 0, "zorder": 0}
+            axis.add_patch(Rectangle((0, 0), 1, 1, color=GREY, alpha=0.13, **whole))
         if row < len(rows) - 1:
             axis.spines["bottom"].set_visible(False)
             axis.tick_params(bottom=False)
@@ -158,21 +161,28 @@ def _draw(axis: Axes, point: _Point, looks: Looks) -> None:
     (colour, marker), (x, y) = looks[point.method], point.place
     ends = [[y - point.bar[0]], [point.bar[1] - y]]
     line: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1, "markersize": 7, "zorder": 3}
-    axis.errorbar(x, y, ends, color=colour, fmt=marker, label=point.method, **line)
+    axis.errorbar(
+        x, y, ends, color=colour, fmt=marker, label=figures.short_name(point.method), **line
+    )
     if len(point.scores) > 1:
         axis.scatter(point.sizes, point.scores, s=9, color=colour, alpha=0.5, linewidths=0)
 
 
 def _limits_of_scores(points: Sequence[_Point]) -> Range:
-    """The range of some points and intervals; a long interval goes on beyond it.
+    """The range of some points with their intervals.
 
-    The interval of two seeds is far longer than what there is to see.
+    An interval over seeds goes on beyond it if it is far longer than what there is to see, as that
+    of two seeds is.
     """
     scores = [score for point in points for score in point.scores]
     low, high = min(scores), max(scores)
-    room = max(high - low, _LEAST_SPREAD)
-    ends = [end for point in points for end in point.bar]
-    return _widened(max(min(ends), low - room), min(max(ends), high + room), _LEAST_SPREAD)
+    room = 3 * (high - low)
+    for point in points:
+        least, most = point.bar
+        if len(point.scores) > 1:
+            least, most = max(least, min(scores) - room), min(most, max(scores) + room)
+        low, high = min(low, least), max(high, most)
+    return _widened(low, high, _LEAST_SPREAD)
 
 
 def _widened(low: float, high: float, least: float) -> Range:
@@ -189,7 +199,7 @@ def _label(figure: Figure, points: Sequence[_Point], axes: Mapping[str, Axes]) -
         axis = axes[point.method]
         for right, up, horizontal, vertical in _PLACES:
             label = axis.annotate(
-                point.method,
+                figures.short_name(point.method),
                 point.place,
                 (right, up),
                 textcoords="offset points",
@@ -255,7 +265,7 @@ def learning(name: str, curves: Sequence[tuple[Result, dict[int, float]]], looks
     for result, losses in curves:
         method = result["method"]
         colour, marker = looks[method]
-        label = None if method in labelled else method
+        label = None if method in labelled else figures.short_name(method)
         figures.draw_losses(axis, losses, marker, color=colour, label=label)
         labelled[method] = None
         rows += [(method, result["seed"], *point) for point in losses.items()]

@@ -196,8 +196,8 @@ def explained(results: Results, standings: Sequence[Standing]) -> list[str]:
     said = []
     if 1 in counts:
         said.append(
-            "95 % interval of one run (Wilson's): what other test images might change. Another "
-            "seed may change more."
+            "95 % interval of one run (Wilson's): what other test images might change. What "
+            "another seed might change comes on top."
         )
     if max(counts) > 1:
         said.append(
@@ -208,7 +208,7 @@ def explained(results: Results, standings: Sequence[Standing]) -> list[str]:
     if any(difference.by_image for difference in differences):
         said.append(
             "Less the best, with one seed: exact McNemar test on the images that only one of the "
-            "two has right."
+            "two has right; 95 % interval over all images (Student's t)."
         )
     if any(not difference.by_image for difference in differences):
         of = "task and seed" if len(by_set(results)) > 1 else "seed"

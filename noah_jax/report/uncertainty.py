@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 class Difference(NamedTuple):
     """One method less another: the mean over pairs, its interval, and the p value of no difference.
 
-    The interval is None if nothing can be said of it, and so is `p`.
+    The interval is None for a single pair, and if all pairs differ by the same.
     """
 
     mean: float
@@ -45,30 +45,23 @@ def of_mean(accuracies: Sequence[float]) -> Interval | None:
 
     None for a single seed, and for equal ones, which do not show how seeds differ.
     """
-    if len(accuracies) < 2 or np.ptp(accuracies) < _EQUAL:
-        return None
-    low, high = _t_interval(np.array(accuracies))
-    return Interval(max(low, 0.0), min(high, 1.0))
+    return _t_interval(accuracies, 0.0)
 
 
 def by_images(ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    """Compares two networks on the same images by the exact test of McNemar.
+    """Compares two networks on the same images.
 
-    The test asks whether the images that only one of them has right are shared as by a coin. The
-    interval is that of Clopper and Pearson for this share, so it is without 0 if p < 0.05.
+    `p` is that of the exact McNemar test, which asks whether the images that only one of them has
+    right are shared as by tosses of a coin. The interval is Student's over the images.
 
     Args:
       ours, theirs: whether each image is right, bool `[n]`.
     """
-    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    images, differ = len(ours), won + lost
-    if not differ:
-        return Difference(0.0, None, 1.0, images, True)
-    test = stats.binomtest(won, differ)
-    share = test.proportion_ci(1 - LEVEL, "exact")
-    low, high = (float(2 * end - 1) * differ / images for end in (share.low, share.high))
-    mean, p = (won - lost) / images, min(float(test.pvalue), 1.0)
-    return Difference(mean, Interval(low, high), p, images, True)
+    differences = ours.astype(float) - theirs
+    won, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    interval = _t_interval(differences, -1.0)
+    return Difference(float(differences.mean()), interval, min(p, 1.0), len(ours), True)
 
 
 def by_runs(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
@@ -78,13 +71,13 @@ def by_runs(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     as the test is not defined then.
     """
     differences = np.array(ours) - np.array(theirs)
-    mean, pairs = float(differences.mean()), len(differences)
-    if pairs < 2 or np.ptp(differences) < _EQUAL:
-        none_differ = pairs > 1 and abs(mean) < _EQUAL
-        return Difference(mean, None, 1.0 if none_differ else None, pairs, False)
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    low, high = _t_interval(differences)
-    return Difference(mean, Interval(max(low, -1.0), min(high, 1.0)), p, pairs, False)
+    interval, pairs = _t_interval(differences, -1.0), len(differences)
+    p = None
+    if interval:
+        p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    elif pairs > 1 and np.abs(differences).max() < _EQUAL:
+        p = 1.0
+    return Difference(float(differences.mean()), interval, p, pairs, False)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -96,6 +89,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(corrected, 1.0).tolist()
 
 
-def _t_interval(values: np.ndarray) -> Interval:
+def _t_interval(values: Sequence[float] | np.ndarray, least: float) -> Interval | None:
+    """Student's interval of a mean, cut to `least` and 1; None for a single value or equal ones."""
+    if len(values) < 2 or np.ptp(values) < _EQUAL:
+        return None
     found = stats.ttest_1samp(values, 0.0).confidence_interval(1 - LEVEL)
-    return Interval(float(found.low), float(found.high))
+    return Interval(max(float(found.low), least), min(float(found.high), 1.0))
