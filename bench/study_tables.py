@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from noah_jax.report.tables import aligned
+from noah_jax.report.uncertainty import by_runs
 
 TUNED = ("tuned_vpt", "tuned_lora", "tuned_adapter")
 _ORDER = ("noah", "random", "uniform", "sensitivity", "tuned", *TUNED, "lora", "adapter", "vpt")
@@ -143,10 +143,8 @@ def standard_error(differences: np.ndarray) -> float | None:
 
 
 def t_test(differences: np.ndarray) -> float | None:
-    """The p value of the paired t test; None if it is not defined, as for equal differences."""
-    if len(differences) < 2 or np.ptp(differences) < 1e-9:
-        return None
-    return float(stats.ttest_rel(differences, np.zeros_like(differences)).pvalue)
+    """The p value of the paired t test; None if it is not defined."""
+    return by_runs(differences, np.zeros_like(differences)).p
 
 
 def sign_flip_test(differences: np.ndarray) -> float:

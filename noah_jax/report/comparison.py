@@ -27,7 +27,7 @@ from noah_jax.report.standings import (
     interval,
     set_name,
 )
-from noah_jax.report.tables import benchmark, bracketed, compared, published
+from noah_jax.report.tables import Pair, benchmark, compared, percent, published
 from noah_jax.report.usage import commands
 from noah_jax.runtime.workdir import make_folder, read_json_here, read_lines
 from noah_jax.runtime.writer import duration
@@ -40,7 +40,7 @@ _MARKERS = "osD^vPX*"
 _MOST_SETS, _MOST_ARCHITECTURES = 4, 24
 
 Logs = Mapping[pathlib.Path, Log]  # by workdir
-Cell = str | tuple[str, str]  # a pair is a figure and its interval
+Cell = str | Pair
 
 
 def write(
@@ -121,10 +121,11 @@ def _one_set(folder: pathlib.Path, number: int, results: Results, looks: Looks, 
 
 def _table(results: Results, standings: Sequence[Standing]) -> list[tuple[Cell, ...]]:
     """A row of titles, and a row for each method; columns that would say nothing are left out."""
-    methods, rows = by_method(results.values()), []
+    methods = by_method(results.values())
+    rows: list[tuple[Cell, ...]] = []
     for one in standings:
         own = methods[one.method]
-        scores = [100 * result["test_accuracy"] for result in own]
+        scores = [result["test_accuracy"] for result in own]
         params = np.mean([result["params"] for result in own]) / 1e6
         seconds = float(np.mean([sum(result["stages"].values()) for result in own]))
         paper = published(own[0])
@@ -132,29 +133,23 @@ def _table(results: Results, standings: Sequence[Standing]) -> list[tuple[Cell, 
         rows.append(
             (
                 one.method,
-                _pair(f"{np.mean(scores):.2f}{bracketed(interval(own))}"),
+                percent(float(np.mean(scores)), interval(own)),
                 "" if paper is None else f"{paper:.1f}",
                 mark.replace(" ", "\N{NO-BREAK SPACE}"),
-                _pair(difference),
+                difference,
                 p,
                 f"{params:.4f}",
                 duration(seconds),
-                f"{np.std(scores, ddof=1):.2f}" if len(own) > 1 else "",
+                f"{100 * np.std(scores, ddof=1):.2f}" if len(own) > 1 else "",
                 str(len(own)),
             )
         )
     titles = METRIC, "published", "", "less the best", "p", "parameters (M)", "time"
     header = ("method", *titles, "deviation", "seeds")
     several, seeds = len(rows) > 1, len(results) > len(rows)
-    paper = any(row[2] for row in rows)
-    told = [True, True, paper, several, several, several, True, True, seeds, seeds]
-    return [tuple(itertools.compress(row, told)) for row in [header, *rows]]
-
-
-def _pair(text: str) -> Cell:
-    """A figure and its interval apart."""
-    figure, bracket, rest = text.partition(" [")
-    return (figure, f"[{rest}") if bracket else text
+    known = any(row[2] for row in rows)
+    told = [True, True, known, several, several, several, True, True, seeds, seeds]
+    return [tuple(itertools.compress(row, told)) for row in (header, *rows)]
 
 
 def _architectures(

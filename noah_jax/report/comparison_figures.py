@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
@@ -60,20 +61,21 @@ def trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
     rows = _parts({point.method: point.scores for point in points}, _LEAST_SPREAD)[::-1]
     figure, grid = _panels(rows, columns)
     axes: dict[str, Axes] = {}
+    drawn = []
     for point in points:
         row, column = (
             next(number for number, part in enumerate(parts) if point.method in part)
             for parts in (rows, columns)
         )
         axes[point.method] = grid[row, column]
-        _draw(grid[row, column], point, looks)
+        drawn.append(_draw(grid[row, column], point, looks))
     for row, part in zip(grid, rows, strict=True):
         row[0].set_ylim(_limits_of_scores([p for p in points if p.method in part]))
     for axis, part in zip(grid[-1], columns, strict=True):
         sizes = [size for point in points if point.method in part for size in point.sizes]
         axis.set_xlim(_widened(min(sizes), max(sizes), 0.1 * (max(sizes) or 1.0)))
     if not _label(figure, points, axes):
-        figure.legend(loc="outside upper left", ncols=4)
+        figure.legend(handles=drawn, loc="outside upper left", ncols=4)
     return Drawing(name, figure, _in_words(points), _numbers(results))
 
 
@@ -156,16 +158,16 @@ def _mark_break(axis: Axes, place: Range) -> None:
     axis.plot(*place, transform=axis.transAxes, **stroke)
 
 
-def _draw(axis: Axes, point: _Point, looks: Looks) -> None:
-    """Draws the mean with its interval, and several seeds behind it."""
+def _draw(axis: Axes, point: _Point, looks: Looks) -> ErrorbarContainer:
+    """Draws the mean with its interval, and several seeds behind it; returns the former."""
     (colour, marker), (x, y) = looks[point.method], point.place
     ends = [[y - point.bar[0]], [point.bar[1] - y]]
     line: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1, "markersize": 7, "zorder": 3}
-    axis.errorbar(
-        x, y, ends, color=colour, fmt=marker, label=figures.short_name(point.method), **line
-    )
+    line |= {"color": colour, "fmt": marker, "label": figures.short_name(point.method)}
+    drawn = axis.errorbar(x, y, ends, **line)
     if len(point.scores) > 1:
         axis.scatter(point.sizes, point.scores, s=9, color=colour, alpha=0.5, linewidths=0)
+    return drawn
 
 
 def _limits_of_scores(points: Sequence[_Point]) -> Range:

@@ -207,12 +207,14 @@ def explained(results: Results, standings: Sequence[Standing]) -> list[str]:
     differences = [one.difference for one in standings if one.difference]
     if any(difference.by_image for difference in differences):
         said.append(
-            "Less the best, with one seed: exact McNemar test on the images that only one of the "
-            "two has right; 95 % interval over all images (Student's t)."
+            "Less the best, in points, with one seed: exact McNemar test on the images that only "
+            "one of the two has right; 95 % interval over all images (Student's t)."
         )
     if any(not difference.by_image for difference in differences):
         of = "task and seed" if len(by_set(results)) > 1 else "seed"
-        said.append(f"Less the best, with several runs: paired t test over the pairs of {of}.")
+        said.append(
+            f"Less the best, in points, with several runs: paired t test over the pairs of {of}."
+        )
     if rivals := sum(one.p is not None for one in standings):
         said.append(
             f"p is corrected for {rivals} comparison{'s' * (rivals > 1)} (Holm), the intervals are "

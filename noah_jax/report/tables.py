@@ -14,6 +14,8 @@ from noah_jax.training.result import Result
 
 _COMPARED = ("less the best", "p", "")  # titles; the last column has the marks
 
+Pair = tuple[str, str]  # a figure and its interval
+
 
 def runs(results: Results) -> str:
     """A line for each run on the same images with the same seed, the best first.
@@ -33,29 +35,38 @@ def runs(results: Results) -> str:
                 result["method"],
                 str(result["seed"]),
                 f"{result['params'] / 1e6:.4f}",
-                f"{100 * result['test_accuracy']:.2f}{bracketed(interval([result]))}",
+                _joined(percent(result["test_accuracy"], interval([result]))),
                 "-" if figure is None else f"{figure:.1f}",
-                *compared(one),
+                *_compared(one),
             )
         )
     rows = rows if len(standings) > 1 else [row[: -len(_COMPARED)] for row in rows]
     return _with_words(rows, results, standings)
 
 
-def bracketed(interval: Interval | None, sign: str = "") -> str:
-    """An interval behind its figure, in percent; empty without one."""
-    if interval is None:
-        return ""
-    return f" [{100 * interval.low:{sign}.2f}, {100 * interval.high:{sign}.2f}]"
+def percent(share: float, interval: Interval | None, sign: str = "") -> Pair:
+    """A share and its interval in percent; the second is empty without an interval."""
+    ends = [f"{100 * end:{sign}.2f}" for end in interval or ()]
+    return f"{100 * share:{sign}.2f}", f"[{', '.join(ends)}]" if ends else ""
 
 
-def compared(one: Standing) -> tuple[str, str, str]:
-    """The cells under `_COMPARED`: the difference in points and its interval, p, and the mark."""
+def compared(one: Standing) -> tuple[Pair, str, str]:
+    """The difference from the best in points and its interval, p, and the mark."""
     if one.difference is None:
-        return "", "", one.mark
-    difference = f"{100 * one.difference.mean:+.2f}{bracketed(one.difference.interval, '+')}"
+        return ("", ""), "", one.mark
+    difference = percent(one.difference.mean, one.difference.interval, "+")
     p = "-" if one.p is None else "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
     return difference, p, one.mark
+
+
+def _compared(one: Standing) -> tuple[str, str, str]:
+    """The cells under `_COMPARED`."""
+    difference, p, mark = compared(one)
+    return _joined(difference), p, mark
+
+
+def _joined(pair: Pair) -> str:
+    return " ".join(filter(None, pair))
 
 
 def _with_words(
@@ -98,7 +109,7 @@ class _Cell:
             right = round(shares[0] * self.images)
             found = uncertainty.of_share(right, self.images) if self.images else None
         figure = "" if self.figure is None else f" ({self.figure:.1f})"
-        return f"{100 * np.mean(shares):.2f}{bracketed(found)}{figure}"
+        return f"{_joined(percent(float(np.mean(shares)), found))}{figure}"
 
 
 def benchmark(results: Results) -> str:
@@ -124,7 +135,7 @@ def benchmark(results: Results) -> str:
     for one in standings:
         difference = one.difference
         count = str(difference.pairs) if difference and not difference.by_image else ""
-        pairs.append((one.method, count, *compared(one)))
+        pairs.append((one.method, count, *_compared(one)))
     return f"{title}\n{aligned(rows)}\n\n{_with_words(pairs, results, standings)}"
 
 

@@ -28,7 +28,7 @@ def of_model(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, str]
     export = place / "export"
     paths = {"shell": shlex.quote(str(place)), "export": shlex.quote(str(export))}
     paths |= {"python": repr(str(place)), "weights_flag": "", "weights_argument": ""}
-    file = pathlib.Path(weights).expanduser()
+    file = pathlib.Path(weights)
     if weights and not file.is_absolute() and file.exists():
         paths["weights_flag"] = f" {shlex.quote(f'--weights={file.resolve()}')}"
         paths["weights_argument"] = f", weights={str(file.resolve())!r}"
