@@ -121,4 +121,5 @@ def _tell(
             print(f"warning: no comparison.html: {error}", file=sys.stderr)
     alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
     one_number = alike and not any(result["more_tests"] for result in finished.values())
-    print(tables.runs(finished) if one_number else tables.benchmark(finished), flush=True)
+    print(tables.runs(finished) if one_number else tables.benchmark(finished))
+    print(f"\n{tables.words(finished)}", flush=True)

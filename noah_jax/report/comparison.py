@@ -67,6 +67,7 @@ def write(
             "title": f"{len(looks)} method{'s' * (len(looks) > 1)} on {tasks}",
             "failed": failed,
             "all_tests": benchmark(results) if several else "",
+            "all_said": explained(results, standings) if len(sets) > 1 else [],
             "sets_found": len(sets),
             "sets": [
                 _one_set(folder, number, some, looks, logs)

@@ -23,18 +23,20 @@ from noah_jax.report.figures import GREY, Drawing, Rows, new_figure
 from noah_jax.report.standings import by_method, interval
 from noah_jax.training.result import Result
 
-_FAR = 3  # an axis is broken at a gap of at least so many times the spread of its main part;
+_FAR = 2  # an axis is broken at a gap of at least so many times the spread of its main part;
 _LEAST_SPREAD = 1.0  # the spread of accuracies counts as so many points or more
 _MAIN, _APART = 3, 1  # the lengths of the two parts
 _STEPS = [1, 2, 5, 10]  # between ticks, times a power of ten
-# Where the label of a point may be, in points from it, and how it is aligned there.
+# Where a label may be: how far along the interval, in points from there, and how it is aligned.
 _PLACES = (
-    *((8, 0, "left", "center"), (-8, 0, "right", "center"), (6, 6, "left", "bottom")),
-    *((6, -6, "left", "top"), (-6, 6, "right", "bottom"), (-6, -6, "right", "top")),
+    *((0, 8, 0, "left", "center"), (0, -8, 0, "right", "center"), (0, 6, 6, "left", "bottom")),
+    *((0, 6, -6, "left", "top"), (0, -6, 6, "right", "bottom"), (0, -6, -6, "right", "top")),
+    *((1, 0, 3, "center", "bottom"), (-1, 0, -3, "center", "top")),
 )
 
 Looks = Mapping[str, tuple[str, str]]  # method → colour and marker
 Range = tuple[float, float]
+_Part = list[str]  # methods that share an axis, or a part of a broken one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,15 @@ class _Point:
     def place(self) -> tuple[float, float]:
         return float(np.mean(self.sizes)), float(np.mean(self.scores))
 
+    @property
+    def reach(self) -> Range:
+        """What has to be in sight: all runs, and the interval of a single one.
+
+        An interval over seeds may be far longer than what there is to see, as that of two is.
+        """
+        ends = self.bar if len(self.scores) == 1 else ()
+        return min(*self.scores, *ends), max(*self.scores, *ends)
+
 
 def trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
     """Draws test accuracy with its 95 % interval against parameters.
@@ -58,7 +69,7 @@ def trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
     """
     points = [_point(method, own) for method, own in by_method(results).items()]
     columns = _parts({point.method: point.sizes for point in points})
-    rows = _parts({point.method: point.scores for point in points}, _LEAST_SPREAD)[::-1]
+    rows = _parts({point.method: point.reach for point in points}, _LEAST_SPREAD)[::-1]
     figure, grid = _panels(rows, columns)
     axes: dict[str, Axes] = {}
     drawn = []
@@ -69,13 +80,9 @@ def trade(name: str, results: Sequence[Result], looks: Looks) -> Drawing:
         )
         axes[point.method] = grid[row, column]
         drawn.append(_draw(grid[row, column], point, looks))
-    for row, part in zip(grid, rows, strict=True):
-        row[0].set_ylim(_limits_of_scores([p for p in points if p.method in part]))
-    for axis, part in zip(grid[-1], columns, strict=True):
-        sizes = [size for point in points if point.method in part for size in point.sizes]
-        axis.set_xlim(_widened(min(sizes), max(sizes), 0.1 * (max(sizes) or 1.0)))
+    _limit(points, grid, rows, columns)
     if not _label(figure, points, axes):
-        figure.legend(handles=drawn, loc="outside upper left", ncols=4)
+        figures.add_legend(figure, drawn)
     return Drawing(name, figure, _in_words(points), _numbers(results))
 
 
@@ -87,7 +94,7 @@ def _point(method: str, own: Sequence[Result]) -> _Point:
     return _Point(method, sizes, scores, (min(bar[0], mean), max(bar[1], mean)))
 
 
-def _parts(values: Mapping[str, Sequence[float]], least: float = 0.0) -> list[list[str]]:
+def _parts(values: Mapping[str, Sequence[float]], least: float = 0.0) -> list[_Part]:
     """Cuts an axis in two where most methods are close together and the others far off.
 
     Args:
@@ -110,9 +117,7 @@ def _parts(values: Mapping[str, Sequence[float]], least: float = 0.0) -> list[li
     return parts
 
 
-def _panels(
-    rows: Sequence[Sequence[str]], columns: Sequence[Sequence[str]]
-) -> tuple[Figure, np.ndarray]:
+def _panels(rows: Sequence[_Part], columns: Sequence[_Part]) -> tuple[Figure, np.ndarray]:
     """Axes `[rows, columns]`; the breaks between them are marked, the smaller parts are grey."""
     small = [[len(part) < max(map(len, parts)) for part in parts] for parts in (rows, columns)]
     heights, widths = ([_APART if one else _MAIN for one in each] for each in small)
@@ -170,21 +175,37 @@ def _draw(axis: Axes, point: _Point, looks: Looks) -> ErrorbarContainer:
     return drawn
 
 
-def _limits_of_scores(points: Sequence[_Point]) -> Range:
-    """The range of some points with their intervals.
+def _limit(
+    points: Sequence[_Point], grid: np.ndarray, rows: Sequence[_Part], columns: Sequence[_Part]
+) -> None:
+    """Sets the ranges of all axes; the parts of a broken one do not overlap."""
+    parts = [[point for point in points if point.method in part] for part in rows]
+    limits = [_limits_of_scores(part) for part in parts]
+    if len(parts) > 1:
+        middle = (_reach(parts[0])[0] + _reach(parts[1])[1]) / 2
+        (below, most), (least, above) = limits
+        limits = [(max(below, middle), most), (least, min(above, middle))]
+    for row, ends in zip(grid, limits, strict=True):
+        row[0].set_ylim(ends)
+    largest = max(map(len, columns))
+    for axis, column in zip(grid[-1], columns, strict=True):
+        sizes = [size for point in points if point.method in column for size in point.sizes]
+        room = 0.1 if len(column) == largest else 4  # a narrow axis has room for two ticks
+        axis.set_xlim(_widened(min(sizes), max(sizes), room * (max(sizes) or 1.0)))
 
-    An interval over seeds goes on beyond it if it is far longer than what there is to see, as that
-    of two seeds is.
-    """
-    scores = [score for point in points for score in point.scores]
-    low, high = min(scores), max(scores)
+
+def _limits_of_scores(points: Sequence[_Point]) -> Range:
+    """The range of some points and, as far as it is not too long, their intervals."""
+    low, high = _reach(points)
     room = 3 * (high - low)
-    for point in points:
-        least, most = point.bar
-        if len(point.scores) > 1:
-            least, most = max(least, min(scores) - room), min(most, max(scores) + room)
-        low, high = min(low, least), max(high, most)
-    return _widened(low, high, _LEAST_SPREAD)
+    ends = [end for point in points for end in point.bar]
+    least, most = max(min(ends), low - room), min(max(ends), high + room)
+    return _widened(min(low, least), max(high, most), _LEAST_SPREAD)
+
+
+def _reach(points: Sequence[_Point]) -> Range:
+    lows, highs = zip(*(point.reach for point in points), strict=True)
+    return min(lows), max(highs)
 
 
 def _widened(low: float, high: float, least: float) -> Range:
@@ -195,14 +216,14 @@ def _widened(low: float, high: float, least: float) -> Range:
 def _label(figure: Figure, points: Sequence[_Point], axes: Mapping[str, Axes]) -> bool:
     """Writes each method beside its point where nothing else is; False if there is no room."""
     figure.draw_without_rendering()  # lays the axes out
-    taken = [_extent(point, axes[point.method]) for point in points]
+    taken = [box for point in points for box in _extents(point, axes[point.method])]
     labels: list[Annotation] = []
     for point in points:
         axis = axes[point.method]
-        for right, up, horizontal, vertical in _PLACES:
+        for end, right, up, horizontal, vertical in _PLACES:
             label = axis.annotate(
                 figures.short_name(point.method),
-                point.place,
+                (point.place[0], (point.place[1], *point.bar[::-1])[end]),
                 (right, up),
                 textcoords="offset points",
                 ha=horizontal,
@@ -225,12 +246,13 @@ def _label(figure: Figure, points: Sequence[_Point], axes: Mapping[str, Axes]) -
     return True
 
 
-def _extent(point: _Point, axis: Axes) -> Bbox:
-    """The box around a point and its interval, in pixels."""
+def _extents(point: _Point, axis: Axes) -> list[Bbox]:
+    """The boxes around a point and around its interval, in pixels."""
     x, y = point.place
-    (_, low), (_, high) = axis.transData.transform([(x, point.bar[0]), (x, point.bar[1])])
-    centre, middle = axis.transData.transform((x, y))
-    return Bbox.from_extents(centre - 6, min(low, middle - 6), centre + 6, max(high, middle + 6))
+    places = axis.transData.transform([(x, y), (x, point.bar[0]), (x, point.bar[1])])
+    (middle, centre), (_, low), (_, high) = places.tolist()
+    mark = Bbox.from_extents(middle - 6, centre - 6, middle + 6, centre + 6)
+    return [mark, Bbox.from_extents(middle - 3, low, middle + 3, high)]
 
 
 def _in_words(points: Sequence[_Point]) -> str:
@@ -272,6 +294,6 @@ def learning(name: str, curves: Sequence[tuple[Result, dict[int, float]]], looks
         labelled[method] = None
         rows += [(method, result["seed"], *point) for point in losses.items()]
     axis.set_ylabel("training loss")
-    figure.legend(loc="outside upper left", ncols=4)
+    figures.add_legend(figure, axis.get_legend_handles_labels()[0])
     alt = f"Training loss by epoch of {', '.join(labelled)}."
     return Drawing(name, figure, alt, rows)

@@ -202,7 +202,7 @@ def explained(results: Results, standings: Sequence[Standing]) -> list[str]:
     if max(counts) > 1:
         said.append(
             "95 % interval of a mean over seeds (Student's t): what other seeds might change, on "
-            "these test images."
+            "these test images. It is left out where all seeds are alike."
         )
     differences = [one.difference for one in standings if one.difference]
     if any(difference.by_image for difference in differences):

@@ -21,7 +21,7 @@ def runs(results: Results) -> str:
     """A line for each run on the same images with the same seed, the best first.
 
     It has method, parameters, accuracy, any published figure, and how the run compares with the
-    best. Below are sentences on the intervals and tests.
+    best.
     """
     standings = compare(results)
     by_name = {result["method"]: result for result in results.values()}
@@ -41,7 +41,7 @@ def runs(results: Results) -> str:
             )
         )
     rows = rows if len(standings) > 1 else [row[: -len(_COMPARED)] for row in rows]
-    return _with_words(rows, results, standings)
+    return aligned(rows)
 
 
 def percent(share: float, interval: Interval | None, sign: str = "") -> Pair:
@@ -69,12 +69,10 @@ def _joined(pair: Pair) -> str:
     return " ".join(filter(None, pair))
 
 
-def _with_words(
-    rows: Sequence[Sequence[str]], results: Results, standings: Sequence[Standing]
-) -> str:
-    said = explained(results, standings)
-    lines = [textwrap.fill(sentence, 100, subsequent_indent="  ") for sentence in said]
-    return "\n".join([aligned(rows), "", *lines])
+def words(results: Results) -> str:
+    """The sentences that go with either table, in lines of 100 letters."""
+    said = explained(results, compare(results))
+    return "\n".join(textwrap.fill(each, 100, subsequent_indent="  ") for each in said)
 
 
 def published(result: Result) -> float | None:
@@ -130,13 +128,13 @@ def benchmark(results: Results) -> str:
     title = f"{METRIC}, mean over seeds [95 % interval] (published)"
     standings = compare(results)
     if len(methods) == 1:
-        return f"{title}\n{_with_words(rows, results, standings)}"
+        return f"{title}\n{aligned(rows)}"
     pairs = [("method", "pairs", *_COMPARED)]
     for one in standings:
         difference = one.difference
         count = str(difference.pairs) if difference and not difference.by_image else ""
         pairs.append((one.method, count, *_compared(one)))
-    return f"{title}\n{aligned(rows)}\n\n{_with_words(pairs, results, standings)}"
+    return f"{title}\n{aligned(rows)}\n\n{aligned(pairs)}"
 
 
 def _column(results: Sequence[Result]) -> dict[str, _Cell]:

@@ -365,10 +365,12 @@ def test_methods_side_by_side(tmp_path):
     assert len(_table(tmp_path / "both/figures/accuracy_2.csv")) == 1
 
 
-def _panels_of(values):
+def _panels_of(values, images=797):
     """What the axes of a figure of accuracies and millions show: their ranges and labels."""
     results = [
-        RESULT | {"method": method, "params": round(1e6 * size), "test_accuracy": score / 100}
+        RESULT
+        | {"method": method, "params": round(1e6 * size), "test_accuracy": score / 100}
+        | {"images": {"test": images}}
         for method, (size, score) in values.items()
     ]
     looks = {method: ("#000000", "o") for method in values}
@@ -386,16 +388,20 @@ def test_rivals_can_be_told_apart():
     figure, (above, below) = _panels_of(close | {"linear": (0.0, 79.67)})
     assert above == set(close) and below == {"linear"}
     low, high = figure.axes[0].get_ylim()
-    assert 96 < low < 97.37 and 98.62 < high < 100 and "broken" in figure.get_supylabel()
+    assert 95 < low < 97.37 and 98.62 < high < 100 and "broken" in figure.get_supylabel()
     figure, labels = _panels_of(close | {"linear": (0.0, 79.67), "full": (86.0, 97.9)})
     assert labels == [set(close), {"full"}, {"linear"}, set()]
     assert figure.axes[0].get_xlim()[1] < 0.2 and 80 < figure.axes[1].get_xlim()[0] < 86
     assert "broken" in figure.get_supxlabel()
+    figure, labels = _panels_of(close | {"linear": (0.0, 79.67)}, images=9)
+    assert len(labels) == 1  # the intervals of nine images overlap
     figure, labels = _panels_of({"noah": (0.098, 98.12), "linear": (0.0, 79.67)})
     assert len(labels) == 1  # of two neither is the rule
     crowd = {f"method_{number}": (0.1, 90 + number / 100) for number in range(9)}
     figure, (none,) = _panels_of(crowd)
     assert none == set() and len(figure.legends) == 1
+    said = [text.get_text()[-1] for text in figure.legends[0].get_texts()]
+    assert said == list("840" + "73" + "62" + "51")  # line by line: 8 7 6 5, 4 3 2 1, 0
 
 
 def test_a_long_interval_does_not_squeeze_the_rest():

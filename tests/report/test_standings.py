@@ -111,7 +111,7 @@ def test_several_seeds_are_paired(finished):
     assert rival.mark == NOT_WORSE
     results |= finished("noah", 40, seed=3) | finished("lora", 41, seed=3)
     assert _marks(results) == {"noah": BEST, "lora": WORSE}  # t = -5, p = 0.0154
-    said = tables.benchmark(results)
+    said = tables.words(results)
     assert "paired t test over the pairs of seed" in said and "McNemar" not in said
 
 
@@ -125,7 +125,7 @@ def test_pairs_are_over_tasks_and_seeds(finished):
     assert rival.difference.pairs == 6 and rival.difference.mean == pytest.approx(-0.025)
     row = next(line for line in tables.benchmark(results).splitlines() if "worse" in line)
     assert row.split()[:3] == ["lora", "6", "-2.50"]
-    assert "over the pairs of task and seed" in tables.benchmark(results)
+    assert "over the pairs of task and seed" in tables.words(results)
 
 
 def test_unequal_seeds(finished):
@@ -137,14 +137,14 @@ def test_unequal_seeds(finished):
     results = finished("vpt", 3, seed=8) | results
     found = {one.method: one for one in standings.compare(results)}
     assert found["vpt"].mark == UNKNOWN and "no seed in common" in found["vpt"].problem
-    assert "vpt has no seed in common with the best." in tables.benchmark(results)
+    assert "vpt has no seed in common with the best." in tables.words(results)
 
 
 def test_other_test_images_are_not_compared(finished):
     best, other = finished("noah"), finished("lora", 50, inputs="other")
     (_, rival) = standings.compare(best | other)
     assert rival.mark == UNKNOWN and rival.difference is None
-    assert "lora was tested on other images than the best." in tables.runs(best | other)
+    assert "lora was tested on other images than the best." in tables.words(best | other)
     labels = finished("vpt", 20, labels=LABELS[::-1])
     (_, rival) = standings.compare(best | labels)
     assert rival.mark == UNKNOWN and "have other test labels" in rival.problem
@@ -162,7 +162,7 @@ def test_predictions_that_cannot_be_read_are_said(finished, tmp_path):
     page = html.unescape(comparison.write(tmp_path, list(results)).read_text())
     assert "lora cannot be compared" in page and "predictions.json is not there" in page
     (tmp_path / "a-lora-s0/predictions.json").write_text("{")
-    assert _marks(results) == marks and "predictions.json is damaged" in tables.runs(results)
+    assert _marks(results) == marks and "predictions.json is damaged" in tables.words(results)
     (tmp_path / "a-noah-s0/predictions.json").unlink()  # the best's
     assert _marks(results) == {"noah": BEST, "lora": UNKNOWN, "vpt": UNKNOWN}
 
