@@ -23,6 +23,7 @@ from noah_jax.training import predictions
 from noah_jax.training.predictions import Predictions
 from noah_jax.training.result import Result
 
+_PERCENT = "\N{NO-BREAK SPACE}%"
 _MOST_PAIRS, _MOST_CLASSES = 10, 6
 
 Values = dict[str, Any]  # the values of a template, by the names that it uses
@@ -89,7 +90,7 @@ def _summary(result: Result, validation: str) -> dict[str, str]:
 def _interval(accuracy: float, images: int) -> str:
     """The 95 % interval of an accuracy on so many images, in words."""
     low, high = uncertainty.of_share(round(accuracy * images), images)
-    return f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+    return f"95{_PERCENT} interval {100 * low:.2f} to {100 * high:.2f}{_PERCENT}"
 
 
 def _validation(result: Result, config: Mapping[str, Any], search: Values | None) -> str:
@@ -106,11 +107,11 @@ def _validation(result: Result, config: Mapping[str, Any], search: Values | None
             "of many owes something to chance. "
         )
     if result["method"] in SEARCHED:
-        training = "with the weights of the supernet, which all genomes share"
+        measured = "in the supernet, whose weights serve all genomes at once and are tuned to none"
     else:
-        training = "after training on the training images alone"
+        measured = "after training on the training images alone"
     said += (
-        f"It was measured {training}. For the test the genome was trained by itself, on training "
+        f"It was measured {measured}. For the test the genome was trained by itself, on training "
         "and validation images, which as a rule makes it better."
     )
     return said

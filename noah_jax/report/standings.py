@@ -129,10 +129,13 @@ def compare(results: Results) -> list[Standing]:
         runs.setdefault(result["method"], {})[pair] = _Run(workdir, result)
     best, *rivals = by_method(results.values())
     found = [_against(method, runs[method], runs[best]) for method in rivals]
-    told = [one for one in found if one.difference and one.difference.p is not None]
-    corrected = uncertainty.holm([one.difference.p for one in told])  # type: ignore
-    p_values = {one.method: p for one, p in zip(told, corrected, strict=True)}
-    return [Standing(best, BEST), *(_marked(one, p_values.get(one.method)) for one in found)]
+    alone = {
+        one.method: one.difference.p
+        for one in found
+        if one.difference and one.difference.p is not None
+    }
+    together = dict(zip(alone, uncertainty.holm([*alone.values()]), strict=True))
+    return [Standing(best, BEST), *(_marked(one, together.get(one.method)) for one in found)]
 
 
 def _marked(standing: Standing, p: float | None) -> Standing:

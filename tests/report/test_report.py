@@ -156,7 +156,7 @@ def test_page_holds_everything_in_one_file(workdir):
     _asks_for_nothing(page)
     assert page.count("image/svg+xml") == 7 and page.count("image/jpeg") == 3
     assert "&lt;cats&gt;" in page and "<cats>" not in page and "<b>" not in page
-    domain = "25.00 % among all (95 % interval 14.18 to 44.45 %)"
+    domain = "25.00 % among all (95\N{NO-BREAK SPACE}% interval 14.18 to 44.45\N{NO-BREAK SPACE}%)"
     for fact in (
         "70.00 %",
         "700 of 1000 images",
@@ -391,7 +391,7 @@ def test_rivals_can_be_told_apart():
     assert 95 < low < 97.37 and 98.62 < high < 100 and "broken" in figure.get_supylabel()
     figure, labels = _panels_of(close | {"linear": (0.0, 79.67), "full": (86.0, 97.9)})
     assert labels == [set(close), {"full"}, {"linear"}, set()]
-    assert figure.axes[0].get_xlim()[1] < 0.2 and 80 < figure.axes[1].get_xlim()[0] < 86
+    assert figure.axes[0].get_xlim()[1] < 0.2 and 50 < figure.axes[1].get_xlim()[0] < 86
     assert "broken" in figure.get_supxlabel()
     figure, labels = _panels_of(close | {"linear": (0.0, 79.67)}, images=9)
     assert len(labels) == 1  # the intervals of nine images overlap
@@ -419,10 +419,14 @@ def test_a_long_interval_does_not_squeeze_the_rest():
 
 
 def test_the_accuracy_of_validation_is_explained(workdir):
-    page = html.unescape(report.write(workdir).read_text())
+    page = html.unescape(report.write(workdir).read_text()).replace("\N{NO-BREAK SPACE}", " ")
     assert "of the test images are right; 95 % interval 67.09 to 72.76 %" in page
     said = "69.00 % of 200 images right (95 % interval 62.28 to 75.00 %)"
-    assert said in page and "picked the genome from 9" in page and "which all genomes share" in page
+    assert (
+        said in page
+        and "picked the genome from 9" in page
+        and "whose weights serve all genomes at once" in page
+    )
     assert (
         "50.00 % of 30 images right among its 200 classes (95 % interval 33.15 to 66.85 %)" in page
     )
