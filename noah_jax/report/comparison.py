@@ -101,7 +101,9 @@ def _looks(methods: Iterable[str]) -> Looks:
     }
 
 
-def _one_set(folder: pathlib.Path, number: int, results: Results, looks: Looks, logs: Logs):
+def _one_set(
+    folder: pathlib.Path, number: int, results: Results, looks: Looks, logs: Logs
+) -> dict[str, Any]:
     """The table and the drawings of all runs on the same images."""
     suffix = f"_{number + 1}" if number else ""
     drawings = [trade(f"accuracy{suffix}", list(results.values()), looks)]

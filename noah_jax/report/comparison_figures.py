@@ -200,7 +200,7 @@ def _limits_of_scores(points: Sequence[_Point]) -> Range:
     room = 3 * (high - low)
     ends = [end for point in points for end in point.bar]
     least, most = max(min(ends), low - room), min(max(ends), high + room)
-    return _widened(min(low, least), max(high, most), 5 * _LEAST_SPREAD)
+    return _widened(min(low, least), max(high, most), 5.0)
 
 
 def _reach(points: Sequence[_Point]) -> Range:

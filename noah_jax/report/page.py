@@ -18,7 +18,7 @@ from noah_jax.report.figures import INK, Drawing
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 
 _FOLDER = "figures"
-_NUMBER = re.compile(r"(< |[+-])?\d[\d.,]*( ?(%|s|min|MB|h \d+ min|± [\d.]+))?")
+_NUMBER = re.compile(r"(< |[+-])?\d[\d.,]*( ?(%|s|min|MB|h \d+ min))?")
 _DARK = (
     "<style>@media (prefers-color-scheme: dark) {"
     f'[style*="fill: {INK}"] {{ fill: #dddddd !important; }}'

@@ -21,8 +21,8 @@ def _is_command(words: Any) -> bool:
 def of_model(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, str]:
     """The paths in the commands and the Python lines that use the model, quoted for each.
 
-    A file of weights is among them only if its name is relative, for from another folder it would
-    not be found.
+    The backbone's file of weights is among them only if the run was given a relative path, which
+    the model would not find from another folder.
     """
     place, weights = workdir.resolve(), config.get("weights") or ""
     export = place / "export"

@@ -263,6 +263,17 @@ def test_what_is_missing_or_damaged_is_said(workdir):
     assert report.write(workdir).read_text().count("is damaged") == 4
 
 
+def test_a_relative_path_of_weights_is_made_whole(workdir, monkeypatch):
+    monkeypatch.chdir(workdir)
+    (workdir / "my weights").write_text("")
+    write_json(workdir / "config.json", CONFIG | {"weights": "my weights"})
+    page = html.unescape(report.write(workdir).read_text())
+    assert f"my_images '--weights={workdir.resolve()}/my weights'</pre>" in page
+    assert f"load_subnet('{workdir.resolve()}', weights='{workdir.resolve()}/my weights')" in page
+    write_json(workdir / "config.json", CONFIG | {"weights": str(workdir / "my weights")})
+    assert "--weights" not in report.write(workdir).read_text()  # subnet.json has it
+
+
 def _panels(genome):
     """Title → the label of each block's bar."""
     figure = figures.architecture({"genome": genome, "backbone": "vit_b16"}).figure
