@@ -15,7 +15,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from noah_jax.report.tables import aligned
+from noah_jax.report.uncertainty import by_runs
 
 TUNED = ("tuned_vpt", "tuned_lora", "tuned_adapter")
 _ORDER = ("noah", "random", "uniform", "sensitivity", "tuned", *TUNED, "lora", "adapter", "vpt")
@@ -141,10 +143,8 @@ def standard_error(differences: np.ndarray) -> float | None:
 
 
 def t_test(differences: np.ndarray) -> float | None:
-    """The p value of the paired t test; None if it is not defined, as for equal differences."""
-    if len(differences) < 2 or np.ptp(differences) < 1e-9:
-        return None
-    return float(stats.ttest_rel(differences, np.zeros_like(differences)).pvalue)
+    """The p value of the paired t test; None if it is not defined."""
+    return by_runs(differences, np.zeros_like(differences)).p
 
 
 def sign_flip_test(differences: np.ndarray) -> float:
@@ -250,7 +250,4 @@ def _render(rows: Rows, markdown: bool) -> str:
     if markdown:
         rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
         return "\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(rows)

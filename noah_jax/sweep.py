@@ -119,7 +119,7 @@ def _tell(
             print(f"side by side: {comparison.write(common, [*finished], failed)}")
         except (UserError, OSError) as error:  # the results are printed below in any case
             print(f"warning: no comparison.html: {error}", file=sys.stderr)
-    results = [*finished.values()]
     alike = len({(config.task, config.shots, config.seed) for config in configs}) == 1
-    one_number = alike and not any(result["more_tests"] for result in results)
-    print(tables.runs(results) if one_number else tables.benchmark(results), flush=True)
+    one_number = alike and not any(result["more_tests"] for result in finished.values())
+    print(tables.runs(finished) if one_number else tables.benchmark(finished))
+    print(f"\n{tables.words(finished)}", flush=True)

@@ -5,7 +5,7 @@ keep them in memory and need a display on some systems.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -70,6 +70,12 @@ def new_figure(
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def add_legend(figure: matplotlib.figure.Figure, handles: Sequence[Any], columns: int = 4) -> None:
+    """Adds a legend above the axes that is read line by line; matplotlib fills it by columns."""
+    by_column = [one for start in range(columns) for one in handles[start::columns]]
+    figure.legend(handles=by_column, loc="outside upper left", ncols=columns)
 
 
 # --- Architecture --------------------------------------------------------------------------------
@@ -163,6 +169,8 @@ def draw_losses(axis, losses: Mapping[int, float], marker: str, **options) -> No
     axis.set_xlabel("epoch")
     axis.set_ylim(0, 1.05 * max(*losses.values(), axis.dataLim.y1))
     axis.xaxis.get_major_locator().set_params(integer=True)
+    if axis.dataLim.width == 0:  # a single epoch
+        axis.set_xlim(axis.dataLim.x0 - 1, axis.dataLim.x0 + 1, auto=True)
     axis.grid(axis="y", alpha=0.25)
 
 

@@ -18,7 +18,7 @@ from noah_jax.report.figures import INK, Drawing
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
 
 _FOLDER = "figures"
-_NUMBER = re.compile(r"\d[\d.,]*( ?(%|s|min|MB|h \d+ min|± [\d.]+))?")
+_NUMBER = re.compile(r"(< |[+-])?\d[\d.,]*( ?(%|s|min|MB|h \d+ min))?")
 _DARK = (
     "<style>@media (prefers-color-scheme: dark) {"
     f'[style*="fill: {INK}"] {{ fill: #dddddd !important; }}'
@@ -32,7 +32,10 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     keep_trailing_newline=True,
 )
-_templates.tests["numeric"] = lambda cell: isinstance(cell, str) and bool(_NUMBER.fullmatch(cell))
+_templates.tests["pair"] = lambda cell: isinstance(cell, tuple)
+_templates.tests["numeric"] = lambda cell: (
+    isinstance(cell, tuple) or isinstance(cell, str) and bool(_NUMBER.fullmatch(cell))
+)
 
 
 def write(path: pathlib.Path, template: str, values: dict[str, Any]) -> pathlib.Path:

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 
 from noah_jax.config.settings import SEARCHED
 from noah_jax.errors import UserError
-from noah_jax.report import calibration, figures, page, search_figures
+from noah_jax.report import calibration, figures, page, search_figures, uncertainty
 from noah_jax.report.page import picture
 from noah_jax.report.tables import published
+from noah_jax.report.usage import commands, of_model
 from noah_jax.runtime.workdir import read_json_here, read_lines
 from noah_jax.runtime.writer import duration
 from noah_jax.space import SearchSpace
@@ -23,6 +23,7 @@ from noah_jax.training import predictions
 from noah_jax.training.predictions import Predictions
 from noah_jax.training.result import Result
 
+_PERCENT = "\N{NO-BREAK SPACE}%"
 _MOST_PAIRS, _MOST_CLASSES = 10, 6
 
 Values = dict[str, Any]  # the values of a template, by the names that it uses
@@ -38,22 +39,24 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     result: Result = read_json_here(workdir / "result.json")
     config = read_json_here(workdir / "config.json")
     log = read_lines(workdir / "metrics.jsonl")
-    values = {
+    values: Values = {
         "title": f"{result['method']} on {result['task']}, seed {result['seed']}",
         "result": result,
-        "summary": _summary(result),
+        "interval": _interval(result["test_accuracy"], result["images"]["test"]),
         "cost": _cost(result),
     }
     with matplotlib.rc_context(figures.STYLE):
         values |= _drawings(workdir, result, log)
         values |= _search(workdir, result, config)
         values |= _test(workdir, result)
-    values |= _commands(log)
-    values |= _settings(result, config)
+    values["summary"] = _summary(result, _validation(result, config, values["search"]))
+    started = commands(log)
+    values |= {"starts": len(started), "commands": list(dict.fromkeys(started))}
+    values |= {"use": of_model(workdir, config)} | _settings(result, config)
     return page.write(workdir / "report.html", "report.html", values)
 
 
-def _summary(result: Result) -> dict[str, str]:
+def _summary(result: Result, validation: str) -> dict[str, str]:
     correct = round(result["test_accuracy"] * (tests := result["images"]["test"]))
     rows = {
         "Test": f"{correct} of {tests} images right (last epoch)",
@@ -64,21 +67,54 @@ def _summary(result: Result) -> dict[str, str]:
         "Time": f"{duration(sum(result['stages'].values()))} on "
         f"{len(result['devices'])} × {result['devices'][0]}",
     }
-    if result["val_accuracy"] is not None:
-        how = "with the supernet's weights"
-        if result["method"] not in SEARCHED:
-            how = "trained on the training images alone"
-        rows["Validation"] = f"{100 * result['val_accuracy']:.1f} % {how}"
+    if validation:
+        rows["Validation"] = validation
     if figure := published(result):
         rows["Published"] = f"{figure:.1f} % (NOAH, table 1)"
     for name, test in result["more_tests"].items():
         among = f" among its {test['classes']} classes" if "classes" in test else ""
-        rows[name] = f"{100 * test['accuracy']:.2f} % of {test['images']} images right{among}"
+        rows[name] = (
+            f"{100 * test['accuracy']:.2f} % of {test['images']} images right{among} "
+            f"({_interval(test['accuracy'], test['images'])})"
+        )
         if "accuracy_among_all" in test:
-            rows[name] += f", {100 * test['accuracy_among_all']:.2f} % among all"
+            rows[name] += (
+                f", {100 * test['accuracy_among_all']:.2f} % among all "
+                f"({_interval(test['accuracy_among_all'], test['images'])})"
+            )
     if result["warnings"]:
         rows["Warnings"] = "; ".join(result["warnings"])
     return rows
+
+
+def _interval(accuracy: float, images: int) -> str:
+    """The 95 % interval of an accuracy on so many images, in words."""
+    low, high = uncertainty.of_share(round(accuracy * images), images)
+    return f"95{_PERCENT} interval {100 * low:.2f} to {100 * high:.2f}{_PERCENT}"
+
+
+def _validation(result: Result, config: Mapping[str, Any], search: Values | None) -> str:
+    """What the validation accuracy is, and why it is not the test's; empty without one."""
+    accuracy = result["val_accuracy"]
+    if accuracy is None:
+        return ""
+    folds = config["search"].get("folds", 1)
+    images = result["images"]["val" if folds == 1 else "trainval"]
+    said = f"{100 * accuracy:.2f} % of {images} images right ({_interval(accuracy, images)}). "
+    if search and search["count"] > 1:
+        said += (
+            f"This figure picked the genome from {search['count']}, so it is optimistic: the first "
+            "of many owes something to chance. "
+        )
+    if result["method"] in SEARCHED:
+        measured = "in the supernet, whose weights serve all genomes at once and are tuned to none"
+    else:
+        measured = "after training on the training images alone"
+    said += (
+        f"It was measured {measured}. For the test the genome was trained by itself, on training "
+        "and validation images, which as a rule makes it better."
+    )
+    return said
 
 
 def _cost(result: Result) -> list[tuple[str, str, str, float | str, str]]:
@@ -220,19 +256,6 @@ def _examples(test: Predictions) -> dict[str, list[dict[str, str]]]:
 
 
 # --- How to repeat the run -----------------------------------------------------------------------
-
-
-def _commands(log: Log) -> Values:
-    """The different commands that the run was started with, and how often it was started."""
-    started = [row["command"] for row in log if _is_command(row.get("command"))]
-    commands = [" \\\n  ".join(map(shlex.quote, words)) for words in started]
-    commands = [line.replace(" \\\n  ", " ", 2) for line in dict.fromkeys(commands)]
-    return {"starts": len(started), "commands": commands}
-
-
-def _is_command(words: Any) -> bool:
-    """Tells whether it is a list of words; metrics.jsonl has no checksum, so it may be anything."""
-    return isinstance(words, list) and all(isinstance(word, str) for word in words)
 
 
 def _settings(result: Result, config: Mapping[str, Any]) -> Values:

@@ -1,18 +1,33 @@
 """Tables of results for a terminal: one line a run, or the paper's table of a benchmark."""
 
+import dataclasses
+import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from noah_jax.data.tasks import FEW_SHOT, FEW_SHOT_MEANS, GROUPS, METRIC, TASKS, VTAB
+from noah_jax.report import uncertainty
+from noah_jax.report.standings import Results, Standing, by_method, compare, explained, interval
+from noah_jax.report.uncertainty import Interval
 from noah_jax.training.result import Result
 
+_COMPARED = ("less the best", "p", "")  # titles; the last column has the marks
 
-def runs(results: Sequence[Result]) -> str:
-    """A line for each result: method, parameters, accuracy, and any published figure."""
-    rows = [("task", "method", "seed", "params (M)", METRIC, "published (%)")]
-    for result in results:
+Pair = tuple[str, str]  # a figure and its interval
+
+
+def runs(results: Results) -> str:
+    """A line for each run on the same images with the same seed, the best first.
+
+    It has method, parameters, accuracy, any published figure, and how the run compares with the
+    best.
+    """
+    standings = compare(results)
+    by_name = {result["method"]: result for result in results.values()}
+    rows = [("task", "method", "seed", "params (M)", METRIC, "published (%)", *_COMPARED)]
+    for one in standings:
+        result = by_name[one.method]
         figure = published(result)
         rows.append(
             (
@@ -20,11 +35,44 @@ def runs(results: Sequence[Result]) -> str:
                 result["method"],
                 str(result["seed"]),
                 f"{result['params'] / 1e6:.4f}",
-                f"{100 * result['test_accuracy']:.2f}",
+                _joined(percent(result["test_accuracy"], interval([result]))),
                 "-" if figure is None else f"{figure:.1f}",
+                *_compared(one),
             )
         )
-    return _aligned(rows)
+    rows = rows if len(standings) > 1 else [row[: -len(_COMPARED)] for row in rows]
+    return aligned(rows)
+
+
+def percent(share: float, interval: Interval | None, sign: str = "") -> Pair:
+    """A share and its interval in percent; the second is empty without an interval."""
+    ends = [f"{100 * end:{sign}.2f}" for end in interval or ()]
+    return f"{100 * share:{sign}.2f}", f"[{', '.join(ends)}]" if ends else ""
+
+
+def compared(one: Standing) -> tuple[Pair, str, str]:
+    """The difference from the best in points and its interval, p, and the mark."""
+    if one.difference is None:
+        return ("", ""), "", one.mark
+    difference = percent(one.difference.mean, one.difference.interval, "+")
+    p = "-" if one.p is None else "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
+    return difference, p, one.mark
+
+
+def _compared(one: Standing) -> tuple[str, str, str]:
+    """The cells under `_COMPARED`."""
+    difference, p, mark = compared(one)
+    return _joined(difference), p, mark
+
+
+def _joined(pair: Pair) -> str:
+    return " ".join(filter(None, pair))
+
+
+def words(results: Results) -> str:
+    """The sentences that go with either table, in lines of 100 letters."""
+    said = explained(results, compare(results))
+    return "\n".join(textwrap.fill(each, 100, subsequent_indent="  ") for each in said)
 
 
 def published(result: Result) -> float | None:
@@ -43,50 +91,64 @@ def _comparable(result: Result) -> bool:
 # --- The table of a benchmark --------------------------------------------------------------------
 
 
-class _Cell(NamedTuple):
-    """Accuracy in percent for each seed, and the published figure."""
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """Accuracy in percent for each seed, its interval, and the published figure."""
 
     scores: dict[int, float]
     figure: float | None
+    images: int = 0  # that a seed is tested on; 0 for a mean of several tests
 
     def __str__(self) -> str:
-        scores = list(self.scores.values())
-        spread = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+        shares = [score / 100 for score in self.scores.values()]
+        if len(shares) > 1:
+            found = uncertainty.of_mean(shares)
+        else:
+            right = round(shares[0] * self.images)
+            found = uncertainty.of_share(right, self.images) if self.images else None
         figure = "" if self.figure is None else f" ({self.figure:.1f})"
-        return f"{np.mean(scores):.2f}{spread}{figure}"
+        return f"{_joined(percent(float(np.mean(shares)), found))}{figure}"
 
 
-def benchmark(results: Sequence[Result]) -> str:
-    """A row for each task, a column for each method: mean ± deviation over seeds (published).
+def benchmark(results: Results) -> str:
+    """A row for each task, a column for each method: mean over seeds [95 % interval] (published).
 
-    Further rows follow if all their tasks are there: the mean of each of VTAB-1k's groups, of all
-    its tasks, and of its groups; the mean of the few-shot sets at each number of shots. The last
-    row has the parameters without the head.
+    The best method is first. Further rows follow if all their tasks are there: the mean of each of
+    VTAB-1k's groups, of all its tasks, and of its groups; the mean of the few-shot sets at each
+    number of shots. The last row has the parameters without the head. A second table compares each
+    method with the best.
     """
-    by_method: dict[str, list[Result]] = {}
-    for result in results:
-        by_method.setdefault(result["method"], []).append(result)
-    columns = [_column(own) for own in by_method.values()]
+    methods = by_method(results.values())
+    columns = [_column(own) for own in methods.values()]
     names = dict.fromkeys(name for column in columns for name in column)
-    rows = [("", *by_method)]
+    rows = [("", *methods)]
     rows += [(name, *(str(column.get(name, "-")) for column in columns)) for name in names]
-    params = (np.mean([result["params"] for result in own]) for own in by_method.values())
+    params = (np.mean([result["params"] for result in own]) for own in methods.values())
     rows.append(("parameters (M)", *(f"{number / 1e6:.3f}" for number in params)))
-    return f"{METRIC}, mean ± deviation over seeds (published)\n{_aligned(rows)}"
+    title = f"{METRIC}, mean over seeds [95 % interval] (published)"
+    standings = compare(results)
+    if len(methods) == 1:
+        return f"{title}\n{aligned(rows)}"
+    pairs = [("method", "pairs", *_COMPARED)]
+    for one in standings:
+        difference = one.difference
+        count = str(difference.pairs) if difference and not difference.by_image else ""
+        pairs.append((one.method, count, *_compared(one)))
+    return f"{title}\n{aligned(rows)}\n\n{aligned(pairs)}"
 
 
 def _column(results: Sequence[Result]) -> dict[str, _Cell]:
     """The cells of one method, including means, by the names of their rows."""
     cells: dict[tuple[str, int], _Cell] = {}
     for result in results:
-        tests = {result["task"]: result["test_accuracy"]}
+        tests = {result["task"]: (result["test_accuracy"], result["images"]["test"])}
         for name, test in result["more_tests"].items():
-            tests[name] = test["accuracy"]
+            tests[name] = test["accuracy"], test["images"]
             if "accuracy_among_all" in test:
-                tests[f"{name} among all classes"] = test["accuracy_among_all"]
-        for name, accuracy in tests.items():
+                tests[f"{name} among all classes"] = test["accuracy_among_all"], test["images"]
+        for name, (accuracy, images) in tests.items():
             figure = published(result) if name == result["task"] else None
-            cell = cells.setdefault((name, result["shots"]), _Cell({}, figure))
+            cell = cells.setdefault((name, result["shots"]), _Cell({}, figure, images))
             cell.scores[result["seed"]] = 100 * accuracy
     column: dict[str, _Cell | None] = {
         f"{name}, {shots}-shot" if shots else name: cell for (name, shots), cell in cells.items()
@@ -94,7 +156,7 @@ def _column(results: Sequence[Result]) -> dict[str, _Cell]:
     for shots in sorted({shots for _, shots in cells}):
         mean = _mean([cells.get((name, shots)) for name in FEW_SHOT])
         if mean and all(map(_comparable, results)) and results[0]["method"] == "noah":
-            mean = mean._replace(figure=FEW_SHOT_MEANS.get(shots))
+            mean = dataclasses.replace(mean, figure=FEW_SHOT_MEANS.get(shots))
         column[f"mean of {len(FEW_SHOT)}, {shots}-shot"] = mean
     tasks = {
         group: [cells.get((name, 0)) for name, task in VTAB.items() if task.group == group]
@@ -121,7 +183,8 @@ def _mean(cells: Sequence[_Cell | None]) -> _Cell | None:
     return _Cell(scores, float(np.mean(figures)) if len(figures) == len(found) else None)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns of equal width; a line parts the first row, the titles."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
     lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)

@@ -1,16 +1,26 @@
 """The pages, from results of the shape that a run writes."""
 
 import csv
+import html
 import html.parser
 import json
 import re
+import urllib.parse
 import xml.etree.ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 
 from noah_jax import report
-from noah_jax.report import calibration, comparison, figures, search_figures
+from noah_jax.report import (
+    calibration,
+    comparison,
+    comparison_figures,
+    figures,
+    search_figures,
+    uncertainty,
+)
 from noah_jax.runtime.workdir import read_json_here, write_json
 from noah_jax.space.candidates import Candidate
 
@@ -153,7 +163,7 @@ def test_page_holds_everything_in_one_file(workdir):
     _asks_for_nothing(page)
     assert page.count("image/svg+xml") == 7 and page.count("image/jpeg") == 3
     assert "&lt;cats&gt;" in page and "<cats>" not in page and "<b>" not in page
-    domain = "50.00 % of 30 images right among its 200 classes, 25.00 % among all"
+    domain = "25.00 % among all (95\N{NO-BREAK SPACE}% interval 14.18 to 44.45\N{NO-BREAK SPACE}%)"
     for fact in (
         "70.00 %",
         "700 of 1000 images",
@@ -260,6 +270,17 @@ def test_what_is_missing_or_damaged_is_said(workdir):
     assert report.write(workdir).read_text().count("is damaged") == 4
 
 
+def test_a_relative_path_of_weights_is_made_whole(workdir, monkeypatch):
+    monkeypatch.chdir(workdir)
+    (workdir / "my weights").write_text("")
+    write_json(workdir / "config.json", CONFIG | {"weights": "my weights"})
+    page = html.unescape(report.write(workdir).read_text())
+    assert f"my_images '--weights={workdir.resolve()}/my weights'</pre>" in page
+    assert f"load_subnet('{workdir.resolve()}', weights='{workdir.resolve()}/my weights')" in page
+    write_json(workdir / "config.json", CONFIG | {"weights": str(workdir / "my weights")})
+    assert "--weights" not in report.write(workdir).read_text()  # subnet.json has it
+
+
 def _panels(genome):
     """Title → the label of each block's bar."""
     figure = figures.architecture({"genome": genome, "backbone": "vit_b16"}).figure
@@ -315,8 +336,8 @@ def _finished(folder, **values):
 def test_methods_side_by_side(tmp_path):
     zeros = np.zeros((12, 3), int).tolist()
     runs = [
-        *(("linear", 0, 0), ("lora", 0, 147_456), ("noah", 0, 73_740), ("noah", 1, 73_740)),
-        *(("<vpt>", 0, 46_080), ("full", 0, 86_000_000)),
+        *(("linear", 0, 0, 0.2), ("lora", 0, 147_456, 0.52), ("noah", 1, 73_740, 0.6)),
+        *(("noah", 0, 73_740, 0.5), ("<vpt>", 0, 46_080, 0.54), ("full", 0, 86_000_000, 0.53)),
     ]
     workdirs = [
         _finished(
@@ -324,29 +345,40 @@ def test_methods_side_by_side(tmp_path):
             method=method,
             seed=seed,
             params=params,
-            test_accuracy=0.5 + 0.1 * seed,
+            test_accuracy=accuracy,
             genome=RESULT["genome"] if 0 < params < 1e6 else zeros,
         )
-        for method, seed, params in runs
+        for method, seed, params, accuracy in runs
     ]
     page = comparison.write(tmp_path, workdirs, ["runs/<i>lost</i>"]).read_text()
     _asks_for_nothing(page)
     assert "imagenet_r" in page  # the other test set of all
-    assert "5 methods on cifar100" in page and "55.00 ± 7.07" in page and "86.0000" in page
+    assert "5 methods on cifar100" in page and "55.00" in page and "86.0000" in page
     assert "&lt;i&gt;lost" in page and "&lt;vpt&gt;" in page and "<vpt>" not in page
+    order = [("noah", 0), ("noah", 1), ("<vpt>", 0), ("full", 0), ("lora", 0), ("linear", 0)]
     links = re.findall('href="([^"]*)', page)
-    assert links[:3] == ["linear-0/report.html", "lora-0/report.html", "noah-0/report.html"]
+    expected = [f"{method}-{seed}/report.html" for method, seed in order]
+    assert [urllib.parse.unquote(link) for link in links] == expected
+    assert re.findall("<tr>\n<td>(.*?)</td>", html.unescape(page)) == list(
+        dict.fromkeys(method for method, _ in order)
+    )
     rows = _table(tmp_path / "figures/accuracy.csv")
-    assert [(row["method"], int(row["seed"]), int(row["params"])) for row in rows] == runs
-    labels = re.findall("<text[^>]*>([^<]*)", (tmp_path / "figures/accuracy.svg").read_text())
-    assert {"0", "0.1", "1", "10"} <= set(labels) and not any("$" in label for label in labels)
-    assert len(_table(tmp_path / "figures/learning.csv")) == 6 * 3
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        *((method, str(seed)) for method, seed in order[:2]),
+        ("noah", "mean"),
+        *((method, str(seed)) for method, seed in order[2:]),
+    ]
+    assert rows[3]["interval_low"] == str(uncertainty.of_share(5400, 10_000).low)
+    rows = _table(tmp_path / "figures/learning.csv")
+    assert [(row["method"], int(row["seed"])) for row in rows[::3]] == order
     # Not of what is alike in all blocks: LoRA alone.
     assert len(list(tmp_path.glob("figures/architecture_*.svg"))) == 3
+    titles = re.findall("<h3>(.*?), seed", html.unescape(page))
+    assert titles == ["noah", "noah", "<vpt>"]
 
     other = _finished(tmp_path / "other", task="dtd", method="linear", params=0, genome=zeros)
     page = comparison.write(tmp_path / "both", [*workdirs, other]).read_text()
-    assert "5 methods on 2 tasks" in page and "mean ± deviation over seeds" in page
+    assert "5 methods on 2 tasks" in page and "mean over seeds [95 % interval]" in page
     assert "../other/report.html" in page
     assert len(_table(tmp_path / "both/figures/accuracy_2.csv")) == 1
 
@@ -384,3 +416,76 @@ def test_bins_of_confidence_include_their_upper_ends():
     assert calibration.error(confidences, np.ones(5, bool)) == pytest.approx(
         (2 * (1 - 1 / 30) + (1 - 1 / 15) + 0.5) / 5
     )
+
+
+def _panels_of(values, images=797):
+    """What the axes of a figure of accuracies and millions show: their ranges and labels."""
+    results = [
+        RESULT
+        | {"method": method, "params": round(1e6 * size), "test_accuracy": score / 100}
+        | {"images": {"test": images}}
+        for method, (size, score) in values.items()
+    ]
+    looks = {method: ("#000000", "o") for method in values}
+    with matplotlib.rc_context(figures.STYLE):
+        figure = comparison_figures.trade("accuracy", results, looks).figure
+    labels = [{text.get_text() for text in axis.texts} for axis in figure.axes]
+    return figure, labels
+
+
+def test_rivals_can_be_told_apart():
+    """The linear probe and full fine-tuning are far off; the others fill the rest of the axes."""
+    close = {"lora": (0.147, 98.62), "noah": (0.098, 98.12), "vpt": (0.046, 97.37)}
+    figure, (above,) = _panels_of(close)
+    assert above == set(close) and not figure.legends
+    figure, (above, below) = _panels_of(close | {"linear": (0.0, 79.67)})
+    assert above == set(close) and below == {"linear"}
+    low, high = figure.axes[0].get_ylim()
+    assert 95 < low < 97.37 and 98.62 < high < 100 and "broken" in figure.get_supylabel()
+    figure, labels = _panels_of(close | {"linear": (0.0, 79.67), "full": (86.0, 97.9)})
+    assert labels == [set(close), {"full"}, {"linear"}, set()]
+    assert figure.axes[0].get_xlim()[1] < 0.2 and 50 < figure.axes[1].get_xlim()[0] < 86
+    assert "broken" in figure.get_supxlabel()
+    figure, labels = _panels_of(close | {"linear": (0.0, 79.67)}, images=9)
+    assert len(labels) == 1  # the intervals of nine images overlap
+    figure, labels = _panels_of({"noah": (0.098, 98.12), "linear": (0.0, 79.67)})
+    assert len(labels) == 1  # of two neither is the rule
+    crowd = {f"method_{number}": (0.1, 90 + number / 100) for number in range(9)}
+    figure, (none,) = _panels_of(crowd)
+    assert none == set() and len(figure.legends) == 1
+    said = [text.get_text()[-1] for text in figure.legends[0].get_texts()]
+    assert said == list("840" + "73" + "62" + "51")  # line by line: 8 7 6 5, 4 3 2 1, 0
+
+
+def test_a_long_interval_does_not_squeeze_the_rest():
+    """Two seeds say little: their interval reaches far beyond all that there is to see."""
+    results = [
+        RESULT | {"method": method, "seed": seed, "test_accuracy": accuracy}
+        for method, accuracies in {"noah": (0.80, 0.86), "lora": (0.81, 0.84)}.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    looks = dict.fromkeys(("noah", "lora"), ("#000000", "o"))
+    drawing = comparison_figures.trade("accuracy", results, looks)
+    assert "noah 83.00 % (44.88 to 100.00)" in drawing.alt
+    low, high = drawing.figure.axes[0].get_ylim()
+    assert 55 < low < 80 and 86 < high < 110
+
+
+def test_the_accuracy_of_validation_is_explained(workdir):
+    page = html.unescape(report.write(workdir).read_text()).replace("\N{NO-BREAK SPACE}", " ")
+    assert "of the test images are right; 95 % interval 67.09 to 72.76 %" in page
+    said = "69.00 % of 200 images right (95 % interval 62.28 to 75.00 %)"
+    assert (
+        said in page
+        and "picked the genome from 9" in page
+        and "whose weights serve all genomes at once" in page
+    )
+    assert (
+        "50.00 % of 30 images right among its 200 classes (95 % interval 33.15 to 66.85 %)" in page
+    )
+    tuned = read_json_here(workdir / "result.json") | {"method": "tuned"}
+    write_json(workdir / "result.json", tuned)
+    for path in (workdir / "search").iterdir():
+        path.unlink()
+    page = report.write(workdir).read_text()
+    assert "training on the training images alone" in page and "picked" not in page

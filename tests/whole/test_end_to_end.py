@@ -1,9 +1,14 @@
 """A user's own path made tiny: the real command, a fabricated checkpoint, a folder of JPEGs."""
 
+import html
 import json
+import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -18,6 +23,7 @@ RESULT_KEYS = set(
     "task method seed test_accuracy val_accuracy genome params params_noah_count head_params "
     "stages memory images normalisation encoding backbone versions devices".split()
 )
+_OURS = os.environ | {"PYTHONPATH": str(ROOT)}  # for a process in another folder
 
 
 def _lines(workdir):
@@ -111,11 +117,31 @@ def test_noah_from_folder_to_report(home, tmp_path):
     assert value["genome"] == best["genome"] and value["test_loss"] == result["test_loss"]
 
 
+def _typed(command, folder):
+    """What a command of a page prints that is typed in that folder."""
+    python, flag, module, *words = shlex.split(command)
+    assert (python, flag) == ("python", "-m")
+    return run_module(module, *words, folder=folder).stdout
+
+
 def test_a_subnet_leaves_its_run(home, tmp_path):
-    """Exported and read back it tests as the run did; by its command it names the classes."""
+    """The page's own commands use and export it; read back it tests as the run did."""
     run_main(home, tmp_path / "run", "--config.method=lora")
-    found = run_module("noah_jax.interop", "export", tmp_path / "run").stdout
-    folder = tmp_path / "run/export"
+    page = html.unescape((tmp_path / "run/report.html").read_text())
+    predicting, program, exporting, _ = re.findall('<pre class="copy">(.*?)</pre>', page, re.S)
+    shutil.copytree(home / "colours/images/test", tmp_path / "my_images")
+    shutil.copy(home / "colours/images/test/000001.jpg", tmp_path / "my_image.jpg")
+    said = _typed(predicting, tmp_path).splitlines()
+    assert len(said) == 15
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=_OURS
+    )
+    assert done.returncode == 0, done.stderr
+    name, probability = done.stdout.split()
+    shown = f"my_images/000001.jpg  {name} {100 * float(probability):.1f} %"
+    assert any(line.startswith(shown) for line in said)
+
+    found, folder = _typed(exporting, tmp_path), tmp_path / "run/export"
     assert "peft.PeftModel" in found and (folder / "timm/model.safetensors").is_file()
     assert "; 15 images)" in (folder / "README.md").read_text()
     assert (folder / "architecture.png").is_file() == (tmp_path / "run/figures").is_dir()
@@ -167,9 +193,11 @@ def test_baselines_in_one_go(home, tmp_path):
     )
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("colours ")]
     table = {row[1]: (float(row[3]), float(row[4])) for row in rows}
-    assert list(table) == ["linear", "lora", "adapter", "vpt", "full"]
-    params = [value[0] for value in table.values()]
-    assert params[0] == 0 and params[3] == round(12 * 3 * 192 / 1e6, 4) and params[4] > 5
+    assert set(table) == {"linear", "lora", "adapter", "vpt", "full"}
+    places = [(-accuracy, params) for params, accuracy in table.values()]
+    assert places == sorted(places) and rows[0][-1] == "best"
+    assert table["linear"][0] == 0 and table["full"][0] > 5
+    assert table["vpt"][0] == round(12 * 3 * 192 / 1e6, 4)
     for method in table:
         workdir = tmp_path / "all" / f"colours-{method}-s0"
         result = json.loads((workdir / "result.json").read_text())
@@ -178,6 +206,7 @@ def test_baselines_in_one_go(home, tmp_path):
         _right(workdir, result)
     page = (tmp_path / "all/comparison.html").read_text()
     assert "5 methods on colours" in page and "colours-vpt-s0/report.html" in page
+    assert "--config.method=linear+lora+adapter+vpt+full</pre>" in page  # the command
     (tmp_path / "all/comparison.html").unlink()
     flags = "--config.method=linear+full", "--config.stage=report"
     run_main(home, tmp_path / "all", *flags)
@@ -316,17 +345,22 @@ def test_a_benchmark_that_was_killed_gives_the_same_table(home, tmp_path):
     again = run_main(home, tmp_path / "killed", *flags, config=config).stdout
     assert again.count("retrain …") == 8
 
-    table = whole.splitlines()[-7:]
-    assert again.splitlines()[-7:] == table
-    assert table[0].startswith("test accuracy (%)") and table[1].split() == ["linear", "lora"]
+    table = _from_title(whole)
+    assert _from_title(again) == table and set(table[1].split()) == {"linear", "lora"}
     rows = ["colours", "hues", "tints", "parameters"]
-    assert [line.split()[0] for line in table[3:]] == rows
-    scores = [
-        100 * json.loads((runs / f"hues-lora-s{seed}/result.json").read_text())["test_accuracy"]
-        for seed in (0, 1)
-    ]
-    expected = f"{np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}"
-    assert table[4].endswith(expected)
+    assert [line.split()[0] for line in table[3:7]] == rows
+    assert any(line.split()[1:2] == ["6"] for line in table[10:12])  # pairs of task and seed
+    for method in ("linear", "lora"):
+        results = (runs / f"hues-{method}-s{seed}/result.json" for seed in (0, 1))
+        scores = [100 * json.loads(path.read_text())["test_accuracy"] for path in results]
+        assert f"  {np.mean(scores):.2f}" in table[4]
+
+
+def _from_title(printed):
+    """The lines from the title of the last table on."""
+    lines = printed.splitlines()
+    titles = [i for i, line in enumerate(lines) if line.startswith("test accuracy (%), mean")]
+    return lines[titles[-1] :]
 
 
 def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path):
@@ -340,11 +374,11 @@ def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path)
     assert tests["imagenet_v2"]["images"] == 1000 and "classes" not in tests["imagenet_v2"]
     assert tests["imagenet_r"]["classes"] == 200
     assert tests["imagenet_r"]["accuracy"] == 1 / 200  # all are told to be the same one of the 200
-    rows = [line.split("  ") for line in done.stdout.splitlines()[-5:-1]]
+    rows = [line.split("  ") for line in _from_title(done.stdout)[3:7]]
     assert [row[0].removesuffix(", 1-shot") for row in rows] == [
         *("imagenet", "imagenet_v2", "imagenet_r", "imagenet_r among all classes")
     ]
-    assert rows[2][-1] == "0.50"
+    assert rows[2][-1].startswith("0.50 [")
 
 
 def test_one_run_that_fails_does_not_stop_the_others(home, tmp_path):
