@@ -21,11 +21,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from noah_jax import config as config_lib
-from noah_jax import sweep
 from noah_jax.config import installed
 from noah_jax.errors import UserError
 from noah_jax.report import status
-from noah_jax.runtime import backend, preemption, processes
+from noah_jax.runtime import preemption, processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(
@@ -48,6 +47,9 @@ def main(_) -> None:
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
+    from noah_jax import sweep  # and JAX with it, for which nothing before this waits
+    from noah_jax.runtime import backend
+
     backend.keep_compiled_programs()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     configs, name = config_lib.expand(_CONFIG.value), _name(file)

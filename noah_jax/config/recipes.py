@@ -7,7 +7,6 @@ import textwrap
 import typing
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from noah_jax.config.fields import Setting, walk
@@ -112,8 +111,10 @@ def from_json(values: dict) -> Config:
       UserError: the settings are not those of this version of the program.
     """
     problems: list[str] = []
-    whole = flatten_dict(dataclasses.asdict(Config())) | flatten_dict(values)
-    config = _build(Config, unflatten_dict(whole), "", problems)
+    whole = ConfigDict(dataclasses.asdict(Config()), type_safe=False)
+    with whole.unlocked():  # keys that are not known are told of below
+        whole.update(values)
+    config = _build(Config, whole.to_dict(), "", problems)
     if problems:
         raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config

@@ -12,10 +12,10 @@ import pathlib
 import sys
 
 from noah_jax.errors import UserError
-from noah_jax.interop import export, predict
 
 
-def _main(argv: list[str]) -> None:
+def _main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m noah_jax.interop")
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="a finished run's subnet, for other programs")
@@ -30,6 +30,8 @@ def _main(argv: list[str]) -> None:
             "--weights", default="", help="where the file of weights is now, if it has moved"
         )
     arguments = parser.parse_args(argv)
+    from noah_jax.interop import export, predict  # and JAX, for which --help does not wait
+
     if arguments.command == "export":
         folder = arguments.out or arguments.workdir / "export"
         lines = export.export(arguments.workdir, folder, arguments.weights)
@@ -37,18 +39,20 @@ def _main(argv: list[str]) -> None:
         lines = predict.predict(
             *(arguments.folder, arguments.images, arguments.top, arguments.weights)
         )
-    for line in lines:
-        print(line, flush=True)
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except predict.Unread as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        _main(sys.argv[1:])
+        sys.exit(_main(sys.argv[1:]))
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
-    except predict.Unread as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(1)
     except (UserError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)

@@ -16,8 +16,8 @@ from noah_jax.report.figures import GREY, RED, Drawing, new_figure
 from noah_jax.report.page import picture
 from noah_jax.report.report import losses_by_epoch
 from noah_jax.report.tables import benchmark, published
+from noah_jax.runtime.durations import duration
 from noah_jax.runtime.workdir import make_folder, read_json_here, read_lines
-from noah_jax.runtime.writer import duration
 from noah_jax.space.genomes import ALL_MODULES
 from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.training.result import Result
