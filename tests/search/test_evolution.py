@@ -10,7 +10,7 @@ import pytest
 from noah_jax.errors import UserError
 from noah_jax.runtime import preemption
 from noah_jax.runtime.writer import Writer
-from noah_jax.search.evolution import evolve
+from noah_jax.search import evolve
 from noah_jax.space import SearchSpace
 from noah_jax.space.candidates import Candidate, pareto_front, pareto_order
 from noah_jax.space.genomes import MODULES
