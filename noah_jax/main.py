@@ -114,8 +114,9 @@ def _flags(argv: list[str]) -> list[str]:
         near = nearest(f"--{name}", [f"--{flag.name}" for flag in ours]) or asked(settings)
         raise UserError(f"there is no flag --{name}{near}; --help lists all") from error
     except (AttributeError, KeyError) as error:  # ml_collections raises these for --config.KEY
-        keys = [word.partition("=")[0].partition("config.")[2] for word in argv]
-        wrong = [key for key in keys if key and key not in config_lib.KEYS]
+        names = [word.lstrip("-").partition("=")[0] for word in argv]
+        keys = [name.removeprefix("config.") for name in names if name.startswith("config.")]
+        wrong = [key for key in keys if key not in config_lib.KEYS]
         told = [key + asked(config_lib.nearest_keys(key)) for key in wrong or error.args[:1]]
         raise UserError(f"there is no setting {', '.join(told)}; --help lists all") from error
     except (TypeError, ValueError) as error:

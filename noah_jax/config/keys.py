@@ -5,7 +5,7 @@ import difflib
 from noah_jax.config.fields import walk
 from noah_jax.config.settings import Config
 
-KEYS = ("seeds", *(key for key, *_ in walk(Config())))  # `seeds` is told by users alone
+KEYS = ("seeds", *(key for key, *_ in walk(Config())))  # a single run has no `seeds`
 
 
 def nearest_keys(key: str) -> list[str]:

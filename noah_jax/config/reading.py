@@ -42,7 +42,7 @@ def misplaced(configs: Sequence[Config], given: Collection[str]) -> Iterator[str
         for config in configs:
             meant = _meant(config, key)
             if meant and meant not in given:
-                yield f"{key}: method={config.method} does not read it, {meant} is its key"
+                yield f"{key}: method={config.method} does not read it; its key is {meant}"
 
 
 def unread(configs: Sequence[Config], given: Collection[str]) -> str:

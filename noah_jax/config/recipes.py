@@ -90,13 +90,20 @@ def from_json(values: dict) -> Config:
       UserError: the settings are not those of this version of the program.
     """
     problems: list[str] = []
-    whole = ConfigDict(dataclasses.asdict(Config()), type_safe=False)
-    with whole.unlocked():  # keys that are not known are told of below
-        whole.update(values)
-    config = _build(Config, whole.to_dict(), "", problems)
+    config = _build(Config, _merged(dataclasses.asdict(Config()), values), "", problems)
     if problems:
         raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config
+
+
+def _merged(old: dict, new: dict) -> dict:
+    """Nested dicts with the values of the new one before those of the old."""
+    both = {
+        key: _merged(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, dict) and isinstance(old.get(key), dict)
+    }
+    return old | new | both
 
 
 def _build(cls, values, prefix, problems):

@@ -24,11 +24,11 @@ def _told(method, *given, genome=""):
         (
             "lora",
             ["space.lora"],
-            "lora: method=lora does not read it, baseline.lora is its key",
+            "lora: method=lora does not read it; its key is baseline.lora",
         ),
-        ("noah", ["baseline.lora"], "method=noah does not read it, space.lora is its key"),
-        ("tuned_vpt", ["baseline.vpt"], "baseline.tuned is its key"),
-        ("full", ["supernet.epochs"], "retrain.epochs is its key"),
+        ("noah", ["baseline.lora"], "method=noah does not read it; its key is space.lora"),
+        ("tuned_vpt", ["baseline.vpt"], "its key is baseline.tuned"),
+        ("full", ["supernet.epochs"], "its key is retrain.epochs"),
         ("lora", ["search.population"], "not read by method=lora: search.population"),
         (
             "lora+vpt",
@@ -81,7 +81,7 @@ def test_keys_of_the_config_string():
         (["--config=configs/vtabb.py:dtd"], "configs/vtabb.py (did you mean configs/vtab.py?)"),
         (["--config", "vtab"], "no config vtab (did you mean configs/vtab.py?)"),
         (["--config.method=loraa"], "(did you mean lora?)"),
-        (["--config.space.lora=4", "--config.method=lora"], "baseline.lora is its key"),
+        (["--config.space.lora=4", "--config.method=lora"], "its key is baseline.lora"),
     ],
 )
 def test_a_mistyped_flag_gets_a_hint(flags, hint):
