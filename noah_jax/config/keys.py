@@ -16,6 +16,7 @@ def nearest_keys(key: str) -> list[str]:
     last = key.rpartition(".")[2]
     if last in by_last:
         return by_last[last]
-    groups = sorted({f"{each.partition('.')[0]}.…" for each in KEYS if "." in each})
-    near = difflib.get_close_matches(key, [*KEYS, *groups], n=1)
+    groups = {f"{each.partition('.')[0]}.…" for each in KEYS if "." in each}
+    groups -= {f"{key.partition('.')[0]}.…"}
+    near = difflib.get_close_matches(key, [*KEYS, *sorted(groups)], n=1)
     return near or [each for x in difflib.get_close_matches(last, by_last) for each in by_last[x]]
