@@ -20,6 +20,7 @@ from bench import equal_size, machine
 from noah_jax.data import loader
 from noah_jax.runtime import backend
 from noah_jax.search import ranking, supernet
+from noah_jax.search.places import add_places
 from noah_jax.training import evaluation
 from noah_jax.training.run import Run
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--retrain", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)
-    ranking.add_places(parser)
+    add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
     runs = [ranking.open_run(workdir, vars(arguments)) for workdir in arguments.workdirs]

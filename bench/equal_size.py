@@ -22,6 +22,7 @@ from noah_jax import search
 from noah_jax.data import loader
 from noah_jax.runtime import backend
 from noah_jax.search import ranking, supernet
+from noah_jax.search.places import add_places
 from noah_jax.training.run import Run
 
 _PARTS = 5
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--genomes", type=int, default=48)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
-    ranking.add_places(parser)
+    add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
     run = ranking.open_run(arguments.workdir, vars(arguments))

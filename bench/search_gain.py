@@ -29,6 +29,7 @@ from noah_jax.data import loader
 from noah_jax.runtime import backend
 from noah_jax.runtime.writer import Writer
 from noah_jax.search import ranking, supernet
+from noah_jax.search.places import add_places
 from noah_jax.space import candidates
 from noah_jax.training.run import Run
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--budgets", type=float, nargs="*", default=[0.1, 0.25, 0.5])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path)
-    ranking.add_places(parser)
+    add_places(parser)
     arguments = parser.parse_args(argv)
     backend.keep_compiled_programs()
     run = ranking.open_run(arguments.workdir, vars(arguments))

@@ -24,13 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import flops, machine
+from bench import machine
 from noah_jax.config.settings import SupernetSchedule
 from noah_jax.runtime import sharding
 from noah_jax.space import SearchSpace
 from noah_jax.space.genomes import MODULES
 from noah_jax.training import evaluation
 from noah_jax.training import step as step_lib
+from noah_jax.vit import flops
 
 _CLASSES = 100
 _MAX_SIZES = dict.fromkeys(MODULES, 10)

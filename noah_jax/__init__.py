@@ -15,8 +15,9 @@ For use in other programs:
     ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
 
-import pkgutil
 from typing import TYPE_CHECKING
+
+from noah_jax.faces import face
 
 if TYPE_CHECKING:
     from noah_jax.api import find_subnet
@@ -63,9 +64,4 @@ def __dir__() -> list[str]:
 
 
 if not TYPE_CHECKING:  # for a type checker only these names exist, not any name
-
-    def __getattr__(name: str):
-        """Loads a part when it is first used, so that a program loads no more than it needs."""
-        if name not in _PLACES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return pkgutil.resolve_name(f"{__name__}.{_PLACES[name]}")
+    __getattr__ = face(__name__, _PLACES)

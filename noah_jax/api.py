@@ -1,6 +1,7 @@
 """The whole method as a function of arrays, for use in other programs."""
 
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,10 +57,13 @@ def find_subnet(
     flat = settings | {key: _plain(value) for key, value in flatten_dict(given, sep=".").items()}
     values = ConfigDict(unflatten_dict(flat, sep="."))
     values.task = values.task or "arrays"
-    runs = config_lib.expand(values)
+    changed = () if isinstance(config, ConfigDict) else flatten_dict(given, sep=".")
+    runs = config_lib.expand(values, changed)
     if len(runs) > 1 or runs[0].shots:
         raise UserError("find_subnet is one run, on all images: one method, seeds=1, shots=0")
     source = from_arrays(images, labels, class_names, runs[0].split_seed)
+    if unread := config_lib.unread(runs, changed):
+        print(f"warning: {unread}", file=sys.stderr)
     return pipeline.run(runs[0], pathlib.Path(workdir), source)
 
 

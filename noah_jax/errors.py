@@ -16,8 +16,12 @@ class UserError(Exception):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Asks, in a message about an unknown name, whether a similar one was meant; may be empty."""
-    near = difflib.get_close_matches(name, list(known))
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    return asked(difflib.get_close_matches(name, list(known)))
+
+
+def asked(names: Sequence[str]) -> str:
+    """Asks whether one of these was meant; empty if there are none."""
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
 
 
 def listed(lines: Iterable[str], most: int = 20) -> str:

@@ -21,11 +21,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from noah_jax import config as config_lib
-from noah_jax import sweep
 from noah_jax.config import installed
-from noah_jax.errors import UserError
+from noah_jax.errors import UserError, asked, nearest
 from noah_jax.report import status
-from noah_jax.runtime import backend, preemption, processes
+from noah_jax.runtime import preemption, processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file, e.g. configs/vtab.py:cifar100.")
 _WORKDIR = flags.DEFINE_string(
@@ -48,9 +47,15 @@ def main(_) -> None:
     if _STATUS.value is not None:
         print("\n".join(status.status(pathlib.Path(_STATUS.value).expanduser())))
         return
+    from noah_jax import sweep  # and JAX with it, for which nothing before this waits
+    from noah_jax.runtime import backend
+
     backend.keep_compiled_programs()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    configs, name = config_lib.expand(_CONFIG.value), _name(file)
+    given = _given()
+    configs, name = config_lib.expand(_CONFIG.value, given), _name(file)
+    if (unread := config_lib.unread(configs, given)) and processes.is_main():
+        print(f"warning: {unread}", file=sys.stderr)
     workdirs, common = sweep.places(configs, name, _WORKDIR.value, _FRESH.value)
     advice = preemption.SAME_COMMAND
     if _FRESH.value:
@@ -67,8 +72,8 @@ def _name(config_file: str) -> str:
 def _parse(argv: list[str]) -> list[str]:
     """Reads the flags, and joins the other processes; one message says what is wrong."""
     if not {"--help", "-help", "-h"}.isdisjoint(argv[1:]):
-        ours = flags.FLAGS.module_help(sys.modules[__name__])
-        print(__doc__, ours, "", config_lib.explained(), sep="\n")
+        ours = flags.FLAGS.module_help(sys.modules[__name__]).partition(":")[2]
+        print(f"{__doc__}\nThe flags.{ours}\n\n{config_lib.explained()}")
         sys.exit()
     logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every step, and errors twice
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # so does Orbax's loop
@@ -83,7 +88,7 @@ def _parse(argv: list[str]) -> list[str]:
             return rest
         if _CONFIG.value is None:
             raise UserError("--config is missing, e.g. --config=configs/demo.py")
-        config_lib.expand(_CONFIG.value)
+        config_lib.expand(_CONFIG.value, _given())
         return rest
     except preemption.Preempted as stopped:
         preemption.leave(stopped)
@@ -91,12 +96,29 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(error, "--debug" in argv)
 
 
+def _given() -> list[str]:
+    """The keys that the command sets, by flags or in the config string."""
+    flag = flags.FLAGS["config"]
+    text = config_flags.get_config_filename(flag).partition(":")[2]
+    return list(dict.fromkeys([*config_flags.get_override_values(flag), *config_lib.named(text)]))
+
+
 def _flags(argv: list[str]) -> list[str]:
+    argv = installed.find(argv)
+    installed.require(argv)
     try:
-        return flags.FLAGS(installed.find(argv))
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        name, ours = error.flagname, (_CONFIG, _WORKDIR, _FRESH, _STATUS, _DEBUG)
+        settings = [f"--config.{key}" for key in config_lib.nearest_keys(name)]
+        near = nearest(f"--{name}", [f"--{flag.name}" for flag in ours]) or asked(settings)
+        raise UserError(f"there is no flag --{name}{near}; --help lists all") from error
     except (AttributeError, KeyError) as error:  # ml_collections raises these for --config.KEY
-        key = str(error).strip("\"'")
-        raise UserError(f"there is no configuration key {key}") from error
+        names = [word.lstrip("-").partition("=")[0] for word in argv]
+        keys = [name.removeprefix("config.") for name in names if name.startswith("config.")]
+        wrong = [key for key in keys if key not in config_lib.KEYS]
+        told = [key + asked(config_lib.nearest_keys(key)) for key in wrong or error.args[:1]]
+        raise UserError(f"there is no setting {', '.join(told)}; --help lists all") from error
     except (TypeError, ValueError) as error:
         raise UserError(f"a flag cannot be read: {error}") from error
 

@@ -37,6 +37,7 @@ from noah_jax.runtime.writer import Writer
 from noah_jax.search import methods, supernet
 from noah_jax.space import files
 from noah_jax.training import calibration, outcome
+from noah_jax.training.forecast import forecast
 from noah_jax.training.opening import moved, open_run, refuse_other_config
 from noah_jax.training.result import Result
 from noah_jax.training.run import Run
@@ -138,6 +139,9 @@ def _announce(run: Run) -> None:
     machine = filter(None, [backend.unused_accelerator()])
     for warning in (*machine, *source.warnings, *run.notes):
         say(f"  warning: {warning}")
+    if processes.is_main():
+        for line in forecast(run):
+            say(f"  {line}")
 
 
 def _run_stages(run: Run) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from noah_jax.config.settings import FOUND, SEARCHED, TUNED, Config
+from noah_jax.config.reading import reads
+from noah_jax.config.settings import Config
 
 # Paths of inputs. `training.opening` compares what is there, so that a run may go on elsewhere.
 PATHS = ("data_dir", "weights", "lists", "genome")
@@ -24,8 +25,6 @@ _FREE_KEYS = (
     "calibrate",  # a finished run may be calibrated afterwards
     *PATHS,
 )
-# The search's settings on which a genome depends that is found without a supernet.
-_BOUNDS = ("search.budget_millions", "search.least_millions")
 # Keys on which a supernet depends. A key with a dot at its end stands for all keys below it.
 _SUPERNET_KEYS = (
     *("supernet.", "space.", "search.folds", "task", "seed", "backbone", "heads", "image_size"),
@@ -36,22 +35,7 @@ _SUPERNET_KEYS = (
 
 def differences(saved: dict[str, Any], config: Config) -> list[str]:
     """Lists the settings by which a run that was saved as JSON would have another result."""
-    read: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ("supernet.", "search.", "retrain.inherit")
-    if config.method in SEARCHED:
-        unread = ("baseline.",)
-    elif config.method == "sensitivity":
-        read, unread = _BOUNDS, (*unread, "baseline.")
-    elif config.method in FOUND:  # uniform, tuned
-        tried = ("baseline.tuned",) if config.method in TUNED else ()
-        read, unread = (*_BOUNDS, *tried), (*unread, "baseline.", "space.")
-    else:
-        unread = (*unread, "space.")
-
-    def matters(key):
-        return key in read or not key.startswith(unread)
-
-    return _differences(saved, config, matters)
+    return _differences(saved, config, lambda key: reads(config, key))
 
 
 def supernet_differences(saved: dict[str, Any], config: Config) -> list[str]:

@@ -3,52 +3,27 @@
 import dataclasses
 import itertools
 import re
-import textwrap
 import typing
-from typing import Any
+from collections.abc import Collection
 
-from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from noah_jax.config.fields import Setting, walk
+from noah_jax.config.fields import Setting
+from noah_jax.config.keys import nearest_keys
+from noah_jax.config.reading import misplaced
 from noah_jax.config.settings import Config
 from noah_jax.config.strings import split_names
 from noah_jax.config.validation import complaints
-from noah_jax.errors import UserError, listed, nearest
+from noah_jax.errors import UserError, asked, listed
 
-_SEVERAL = {"shots": "0", "seeds": 1}  # keys whose form for users differs from that of a run
-_SEEDS = Setting("how many runs, with seed, seed + 1, …", least=1)
+SEVERAL = {"shots": "0", "seeds": 1}  # keys whose form for users differs from that of a run
+SEEDS = Setting("how many runs, with seed, seed + 1, …", least=1)
 _MOST_RUNS = 10_000  # all of VTAB-1k, six methods, three seeds: 342
 
 
 def defaults() -> ConfigDict:
     """All settings, at the values of NOAH's published VTAB-1k recipe."""
-    return ConfigDict(dataclasses.asdict(Config()) | _SEVERAL)
-
-
-def explained() -> str:
-    """The text of `--help`: all keys in groups, with their defaults and explanations."""
-    groups: dict[str, list[str]] = {"": [Config.__doc__ or ""]}
-    for key, (default, known) in _settings().items():
-        group = key.rpartition(".")[0]
-        if group not in groups:
-            groups[group] = [getattr(Config(), group).__doc__]
-        if isinstance(default, tuple):
-            default = f'"({",".join(map(str, default))})"'
-        expected = f" ({known.expected})" if known.expected else ""
-        text = textwrap.fill(known.explanation + expected, 94)
-        groups[group] += [f"  --config.{key}={default}", textwrap.indent(text, " " * 6)]
-    return "\n\n".join("\n".join(lines) for lines in groups.values())
-
-
-def _settings() -> dict[str, tuple[Any, Setting]]:
-    """The default, as users give it, and the `Setting` of each key."""
-    found = {}
-    for key, default, known in walk(Config()):
-        found[key] = _SEVERAL.get(key, default), known
-        if key == "seed":
-            found["seeds"] = _SEVERAL["seeds"], _SEEDS
-    return found
+    return ConfigDict(dataclasses.asdict(Config()) | SEVERAL)
 
 
 def few_shot_defaults() -> ConfigDict:
@@ -63,8 +38,11 @@ def few_shot_defaults() -> ConfigDict:
     return config
 
 
-def expand(values: ConfigDict) -> list[Config]:
+def expand(values: ConfigDict, given: Collection[str] = ()) -> list[Config]:
     """Expands a configuration into its runs: tasks × shots × methods × seeds, in that order.
+
+    Args:
+      given: the keys that the user gives, besides those that a config file sets.
 
     Raises:
       UserError: a setting is wrong; the message lists all that are, in all runs.
@@ -72,7 +50,7 @@ def expand(values: ConfigDict) -> list[Config]:
     flat = values.to_dict()
     problems: list[str] = []
     tasks, shots, methods, seeds = _axes(flat, problems)
-    configs = []
+    runs = []
     for task, number, method, i in itertools.product(tasks, shots, methods, range(seeds)):
         run = flat | {"task": task, "shots": int(number), "method": method}
         if type(run.get("seed")) is int:
@@ -80,10 +58,10 @@ def expand(values: ConfigDict) -> list[Config]:
         mistyped: list[str] = []
         config = _build(Config, run, "", mistyped)
         problems += mistyped or complaints(config)
-        configs.append(config)
-    if problems:
+        runs.append(config)
+    if problems := problems or [*misplaced(runs, given)]:
         raise UserError(f"the configuration is not valid:{listed(problems)}")
-    return configs
+    return runs
 
 
 def _axes(flat, problems):
@@ -95,8 +73,8 @@ def _axes(flat, problems):
     if not all(re.fullmatch("[0-9]{1,9}", number) for number in shots):
         problems.append(f"shots={flat.get('shots')!r}: expected numbers of images joined by +")
         shots = ["0"]
-    if type(seeds := flat.pop("seeds", 1)) is not int or _SEEDS.complaint("seeds", seeds):
-        problems.append(f"seeds={seeds!r}: expected how many, {_SEEDS.expected}")
+    if type(seeds := flat.pop("seeds", 1)) is not int or SEEDS.complaint("seeds", seeds):
+        problems.append(f"seeds={seeds!r}: expected how many, {SEEDS.expected}")
         seeds = 1
     runs = len(tasks) * len(shots) * len(methods) * seeds
     if runs > _MOST_RUNS:
@@ -112,11 +90,20 @@ def from_json(values: dict) -> Config:
       UserError: the settings are not those of this version of the program.
     """
     problems: list[str] = []
-    whole = flatten_dict(dataclasses.asdict(Config())) | flatten_dict(values)
-    config = _build(Config, unflatten_dict(whole), "", problems)
+    config = _build(Config, _merged(dataclasses.asdict(Config()), values), "", problems)
     if problems:
         raise UserError(f"the saved configuration is not valid:{listed(problems)}")
     return config
+
+
+def _merged(old: dict, new: dict) -> dict:
+    """Nested dicts with the values of the new one before those of the old."""
+    both = {
+        key: _merged(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, dict) and isinstance(old.get(key), dict)
+    }
+    return old | new | both
 
 
 def _build(cls, values, prefix, problems):
@@ -125,8 +112,9 @@ def _build(cls, values, prefix, problems):
         problems.append(f"{prefix[:-1]}={values!r}: expected the keys {prefix}…")
         return None
     hints, built = typing.get_type_hints(cls), {}
+    known = f"known are {', '.join(sorted(hints))}"
     problems += [
-        f"unknown key {prefix}{key}{nearest(str(key), hints)}; known are {', '.join(sorted(hints))}"
+        f"unknown key {prefix}{key}{asked(nearest_keys(f'{prefix}{key}'))}; {known}"
         for key in values
         if key not in hints
     ]

@@ -14,13 +14,28 @@ from noah_jax.pretrained import NORMALISATIONS
 from noah_jax.runtime.trackers import TRACKERS
 from noah_jax.space import OPERATORS
 from noah_jax.space.budget import Budget
-from noah_jax.space.genomes import ALL_MODULES, MODULES
+from noah_jax.space.genomes import MODULES
 from noah_jax.space.modules import MAX_SIZE
 
 SEARCHED = ("noah", "random")  # in a supernet
 TUNED = ("tuned", *(f"tuned_{name}" for name in MODULES))  # by training one after the other
 FOUND = (*SEARCHED, *TUNED, "uniform", "sensitivity")  # methods that find a genome
-METHODS = (*FOUND, *ALL_MODULES, "linear", "full")
+METHODS = {  # each with its genome
+    "noah": "the best that an evolution finds in a supernet",
+    "random": "the best of as many random ones in a supernet",
+    "tuned": "the best of single modules of the sizes baseline.tuned, each trained by itself",
+    "tuned_vpt": "the same with visual prompts alone",
+    "tuned_lora": "the same with LoRA alone",
+    "tuned_adapter": "the same with adapters alone",
+    "uniform": "visual prompts, LoRA and adapters share the budget, alike in all blocks",
+    "sensitivity": "the budget goes where one pass of gradients is large",
+    "vpt": "baseline.vpt visual prompts in every block",
+    "lora": "LoRA of rank baseline.lora in every block",
+    "adapter": "an adapter of width baseline.adapter after every MLP",
+    "parallel": "an adapter of width baseline.parallel beside every MLP",
+    "linear": "no modules, only the head is trained",
+    "full": "no modules, the whole network is trained",
+}
 _RETRAINED = ("tuning", "retrain", "calibration")
 SCHEDULES = {"supernet": "supernet", **dict.fromkeys(_RETRAINED, "retrain")}  # by training
 STAGES = ("supernet", "search", "retrain", "report")
@@ -176,7 +191,7 @@ class Config:
     task: str = setting(
         "", "a benchmark's task, or a folder or file in data_dir; several joined by +"
     )
-    method: str = setting("noah", "how the genome is found", choices=METHODS, joined=True)
+    method: str = setting("noah", "how the genome is found", choices=(*METHODS,), joined=True)
     stage: str = setting(
         "all", "the last stage to run; report = write the report anew", choices=("all", *STAGES)
     )

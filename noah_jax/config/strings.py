@@ -14,9 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from noah_jax.config.fields import walk
-from noah_jax.config.settings import Config
-from noah_jax.errors import UserError, nearest
+from noah_jax.config.keys import KEYS, nearest_keys
+from noah_jax.errors import UserError, asked, nearest
 
 _HUB = "hf://"  # as in data/folders, which is no room below this one
 _QUOTING = (
@@ -56,7 +55,10 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
     """
     for number, part in enumerate(filter(None, _split(argument or "", ","))):
         key, equals, value = part.partition("=")
-        if number == 0 and key.split(".")[0] not in config:  # a path may hold a =
+        if number == 0 and key.split(".")[0] not in config:
+            near = nearest_keys(key) if equals else []
+            if near and not os.path.exists(part):  # a path may hold a =
+                raise UserError(f"there is no setting {key}{asked(near)}, and no file {part}")
             key, value = first, part
         elif not equals:
             raise UserError(
@@ -70,9 +72,8 @@ def configure(config: ConfigDict, argument: str | None, first: str) -> ConfigDic
             value = value if key == "task" else value.replace('"', "")
             config.update_from_flattened_dict({key: parse(value)})
         except (KeyError, AttributeError, TypeError, ValueError):
-            known = [key for key, *_ in walk(Config())]
             raise UserError(
-                f"cannot set {key}={value} in the config string{nearest(key, known)}: "
+                f"cannot set {key}={value} in the config string{asked(nearest_keys(key))}: "
                 "expected a key and a value of its type, which --help lists"
             ) from None
     return config
@@ -91,13 +92,28 @@ def in_one_folder(tasks: Sequence[str]) -> tuple[list[str], str]:
     others = [task for task in tasks if not task.startswith(_HUB)]
     paths = [os.path.abspath(os.path.expanduser(task)) for task in others]
     if missing := [path for path in paths if not os.path.exists(path)]:
-        hint = f"; {_QUOTING}" if len(tasks) > 1 else ""
+        hint = f"; {_QUOTING}" if len(tasks) > 1 else _neighbours(missing[0])
         raise UserError(f"there is no folder or file {', '.join(missing)}{hint}")
     parents = {os.path.realpath(os.path.dirname(path)) for path in paths}
     parents |= {_HUB + task.removeprefix(_HUB).rpartition("/")[0] for task in hub}
     if len(parents) > 1:
         raise UserError(f"several tasks must be in one folder, not in {', '.join(sorted(parents))}")
     return [os.path.basename(path) for path in [*paths, *hub]], parents.pop()
+
+
+def _neighbours(path: str) -> str:
+    """Asks whether something of a similar name beside it was meant; may be empty."""
+    folder, name = os.path.split(path)
+    return nearest(name, os.listdir(folder)) if os.path.isdir(folder) else ""
+
+
+def named(text: str) -> list[str]:
+    """The keys that the text after the colon of `--config=FILE:TEXT` sets."""
+    try:
+        parts = _split(text, ",")
+    except UserError:  # a config file of one's own may read it in another way
+        return []
+    return [key for part in parts if "=" in part and (key := part.split("=")[0]) in KEYS]
 
 
 def select(names: str, benchmark: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ def _prepare(names: list[str], data_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="python -m noah_jax.data prepare TASK …")
+    parser = argparse.ArgumentParser(prog="python -m noah_jax.data", description=__doc__)
     parser.add_argument("command", choices=["prepare"])
     parser.add_argument("tasks", nargs="+", metavar="TASK")
     parser.add_argument("--data_dir", default="", help="TFDS's data folder")

@@ -17,11 +17,9 @@ import pathlib
 import sys
 
 from noah_jax.errors import UserError
-from noah_jax.interop import export, hub, predict
-from noah_jax.runtime import backend
 
 
-def _main(argv: list[str]) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m noah_jax.interop")
     commands = parser.add_subparsers(dest="command", required=True)
     out = commands.add_parser("export", help="a finished run's subnet, for other programs")
@@ -36,7 +34,7 @@ def _main(argv: list[str]) -> None:
     use.add_argument(
         "--threshold", type=float, default=0.0, help="the least probability of an image's class"
     )
-    use.add_argument("--format", choices=predict.FORMATS, default="text")
+    use.add_argument("--format", choices=("text", "csv", "jsonl"), default="text")
     push = commands.add_parser("push", help="an export onto the Hugging Face hub")
     push.add_argument("folder", type=pathlib.Path, help="what export wrote, or a run's workdir")
     push.add_argument("name", metavar="OWNER/NAME")
@@ -45,7 +43,15 @@ def _main(argv: list[str]) -> None:
         command.add_argument(
             "--weights", default="", help="where the file of weights is now, if it has moved"
         )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    from noah_jax.interop import export, hub, predict  # and JAX, for which --help does not wait
+    from noah_jax.runtime import backend
+
     backend.keep_compiled_programs()
     if arguments.command == "export":
         folder = arguments.out or arguments.workdir / "export"
@@ -63,18 +69,20 @@ def _main(argv: list[str]) -> None:
             sys.stdout.reconfigure(errors="surrogateescape")  # names of files as they are
         output = predict.Output(arguments.format, arguments.top, arguments.threshold)
         lines = predict.predict(arguments.folder, arguments.images, output, arguments.weights)
-    for line in lines:
-        print(line, flush=True)
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except predict.Unread as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        _main(sys.argv[1:])
+        sys.exit(_main(sys.argv[1:]))
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)
-    except predict.Unread as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(1)
     except (UserError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)

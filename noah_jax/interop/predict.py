@@ -26,7 +26,6 @@ from noah_jax.data.folders import described, walk
 from noah_jax.errors import UserError, listed, printable
 from noah_jax.interop.predictor import Predictor, ranked
 
-FORMATS = ("text", "csv", "jsonl")
 _UNTIMED = 64  # the first images, which wait for the compiler
 
 
@@ -39,7 +38,7 @@ class Output:
     """How answers are written.
 
     Attributes:
-      format: one of `FORMATS`.
+      format: a key of `_LINES`.
       top: how many of the likeliest classes are named.
       threshold: the least probability of a class, 0 to 1, for an image to be of it.
     """

@@ -29,8 +29,8 @@ from noah_jax.report.standings import (
 )
 from noah_jax.report.tables import Pair, benchmark, compared, percent, published
 from noah_jax.report.usage import commands
+from noah_jax.runtime.durations import duration
 from noah_jax.runtime.workdir import make_folder, read_json_here, read_lines
-from noah_jax.runtime.writer import duration
 from noah_jax.space.genomes import ALL_MODULES
 from noah_jax.space.modules import PROMPT_MODULES
 from noah_jax.training.result import Result

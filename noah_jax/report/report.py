@@ -14,8 +14,8 @@ from noah_jax.report import calibration, figures, page, search_figures, uncertai
 from noah_jax.report.page import picture
 from noah_jax.report.tables import published
 from noah_jax.report.usage import commands, of_model
+from noah_jax.runtime.durations import duration
 from noah_jax.runtime.workdir import read_json_here, read_lines
-from noah_jax.runtime.writer import duration
 from noah_jax.space import SearchSpace
 from noah_jax.space.candidates import Candidate
 from noah_jax.space.genomes import ALL_MODULES

@@ -6,8 +6,8 @@ from typing import Any
 
 from noah_jax.config.settings import SCHEDULES
 from noah_jax.errors import UserError
+from noah_jax.runtime.durations import duration
 from noah_jax.runtime.workdir import read_json_here, read_lines, refuse_if_claimed
-from noah_jax.runtime.writer import duration
 
 
 def status(folder: pathlib.Path) -> list[str]:

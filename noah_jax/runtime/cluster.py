@@ -7,8 +7,6 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from noah_jax.errors import UserError
 
 _METADATA_SECONDS = 3
@@ -81,9 +79,10 @@ def _explicit(values: dict[str, str]) -> dict[str, Any] | None:
 
 def _tpu_hosts(environment: Mapping[str, str]) -> int:
     """The number of hosts of the TPU pod that this host belongs to; 1 if it belongs to none."""
-    no_chips = "TPU_SKIP_MDS_QUERY" in environment  # set by JAX when it is imported
+    if not importlib.util.find_spec("libtpu"):
+        return 1
     other_platform = "tpu" not in (_platforms() or "tpu")
-    if no_chips or other_platform or not importlib.util.find_spec("libtpu"):
+    if other_platform or "TPU_SKIP_MDS_QUERY" in environment:  # set by JAX when it is loaded
         return 1
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if name in environment:  # Kubernetes
@@ -95,6 +94,8 @@ def _tpu_hosts(environment: Mapping[str, str]) -> int:
 
 
 def _platforms() -> str | None:
+    import jax
+
     return jax.config.jax_platforms  # type: ignore[attr-defined]  # options lack hints
 
 

@@ -2,7 +2,7 @@
 
 All run the same program on the same input. Only process 0, the main one, writes and prints. It also
 reads the workdir for all, so that no file system need be shared. An error in one process ends them
-all.
+all. A process by itself loads no JAX here, so that it can answer at once.
 """
 
 import atexit
@@ -15,9 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
-
-import jax
-from jax.experimental import multihost_utils
 
 from noah_jax.errors import UserError, listed
 from noah_jax.runtime.cluster import cluster
@@ -52,13 +49,21 @@ _group = _Group()
 def _service():
     """JAX's state of the service that the processes share: its `client`, and our `process_id`.
 
+    None before JAX is loaded. It is not loaded here, since a signal's handler asks for it, and the
+    signal may come while JAX is being loaded.
+
     The client's key-value store has no public name; Orbax, too, reaches it in this way. The
     process's number has one, `jax.process_index`, but that starts the backend and waits for the
     others, which must not happen in a signal's handler, or before all have joined.
     """
-    from jax._src import distributed
+    return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
 
-    return distributed.global_state
+
+def _gone() -> type[Exception]:
+    """The error of that service about a process or a key that is not there."""
+    import jax
+
+    return jax.errors.JaxRuntimeError
 
 
 def start(stop: Callable[[int], None]) -> None:
@@ -73,6 +78,8 @@ def start(stop: Callable[[int], None]) -> None:
     arguments = cluster(os.environ)
     if arguments is None:
         return
+    import jax
+
     what_to_do = "the same command must run on every host, and each must reach the first one"
     waiting = [
         threading.Timer(
@@ -105,7 +112,8 @@ def start(stop: Callable[[int], None]) -> None:
 
 def is_main() -> bool:
     """True in the process that writes and prints; a single process does."""
-    return not _service().process_id
+    service = _service()
+    return service is None or not service.process_id
 
 
 def several() -> bool:
@@ -131,7 +139,11 @@ def from_main(read: Callable[[], Any]) -> Any:
 
 def arrays_from_main(tree: Any) -> Any:
     """Returns in all processes the main one's arrays, as NumPy; shapes are the same everywhere."""
-    return multihost_utils.broadcast_one_to_all(tree) if several() else tree
+    if not several():
+        return tree
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(tree)
 
 
 def require_same(values: Mapping[str, Any]) -> None:
@@ -161,7 +173,7 @@ def all_come(name: str, seconds: int = 60) -> bool:
         return True
     try:
         _service().client.wait_at_barrier(f"noah_jax/{name}", seconds * 1000)
-    except jax.errors.JaxRuntimeError:
+    except _gone():
         return False
     return True
 
@@ -174,7 +186,7 @@ def end() -> None:
 def tell_main_to_stop(number: int) -> bool:
     """Tells the main process of a signal that came here; False before the processes have joined."""
     if several() and not is_main():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is told already, or gone
+        with contextlib.suppress(_gone()):  # it is told already, or gone
             _service().client.key_value_set(_STOP, str(number))
     return several()
 
@@ -195,7 +207,7 @@ def leave(code: int, message: str, trace: str = "", at_once: bool = False) -> No
     _group.ending.acquire()
     try:
         failed = json.dumps([code, _service().process_id, message])
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the main process is gone already
+        with contextlib.suppress(_gone()):  # the main process is gone already
             _service().client.key_value_set(_FAILED, failed, allow_overwrite=True)
     finally:  # a signal may come at any time
         _exit(code, trace + message)
@@ -216,7 +228,7 @@ def _watch(over: threading.Event, stop: Callable[[int], None]) -> None:
 def _told_by(key: str) -> str | None:
     try:
         return _service().client.key_value_try_get(key)
-    except jax.errors.JaxRuntimeError:  # no such key
+    except _gone():  # no such key
         return None
 
 
@@ -227,7 +239,7 @@ def _exit(code: int, message: str) -> NoReturn:
             print(message, file=sys.stderr, flush=True)
             sys.stdout.flush()
         if several():
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
+            with contextlib.suppress(_gone()):
                 client = _service().client
                 client.wait_at_barrier(_END, _TO_SAY_GOODBYE_SECONDS * 1000)
             if is_main():

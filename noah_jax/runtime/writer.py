@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from noah_jax.errors import UserError
 from noah_jax.runtime import memory, processes, trackers
+from noah_jax.runtime.durations import duration
 from noah_jax.runtime.workdir import append_line, read_lines
 
 _SECONDS_BETWEEN_LINES = 10
@@ -166,11 +167,3 @@ class Progress:
 def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-
-
-def duration(seconds: float) -> str:
-    """Tells seconds to people: 12.3 s, 4.5 min, 6 h 7 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, hours = seconds / 60 % 60, int(seconds // 3600)
-    return f"{hours} h {minutes:.0f} min" if hours else f"{minutes:.1f} min"

@@ -1,25 +1,42 @@
-"""The command `python -m noah_jax.search rank WORKDIR`; see `ranking.py`."""
+"""Measures how far a supernet can be trusted: `python -m noah_jax.search rank WORKDIR --genomes=N`
+
+Genomes of all numbers of parameters up to the budget are evaluated with the weights that they
+inherit, as in the search. Then each is retrained with fresh weights and tested. Kendall's tau says
+how alike the two orders are: 1 = the same, 0 = unrelated, -1 = opposite.
+
+`WORKDIR` must hold a supernet. It gets `rank.json` and `rank.png`. Subnets that were retrained
+before are not retrained again. `--retrained=OTHER` takes them from another workdir, which may have
+another supernet but must have the same recipe for retraining. `--data_dir`, `--task`, `--lists` and
+`--weights` say where the inputs are now, if they have moved.
+"""
 
 import argparse
 import pathlib
 import sys
 
 from noah_jax.errors import UserError
-from noah_jax.runtime import backend, preemption
-from noah_jax.search import ranking
+from noah_jax.runtime import preemption
+from noah_jax.search.places import add_places
 
 
 def main(argv: list[str]) -> None:
     """Runs the command; exits with code 2 for an error that the user can put right."""
-    parser = argparse.ArgumentParser(prog="python -m noah_jax.search", description=ranking.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m noah_jax.search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("command", choices=["rank"])
-    parser.add_argument("workdir", type=pathlib.Path)
-    parser.add_argument("--genomes", type=int, default=12)
-    parser.add_argument("--retrained", type=pathlib.Path)
-    ranking.add_places(parser)
+    parser.add_argument("workdir", type=pathlib.Path, help="of a run that has trained its supernet")
+    parser.add_argument("--genomes", type=int, default=12, help="how many; default: 12")
+    parser.add_argument("--retrained", type=pathlib.Path, help="a workdir with a rank.json")
+    add_places(parser)
     arguments = parser.parse_args(argv)
     if arguments.genomes < 3:
         parser.error("--genomes: expected at least 3")
+    from noah_jax.runtime import backend  # and JAX, for which --help does not wait
+    from noah_jax.search import ranking
+
     backend.keep_compiled_programs()
     preemption.install()
     try:

@@ -1,16 +1,10 @@
-"""Measures how far a supernet can be trusted: `python -m noah_jax.search rank WORKDIR --genomes=N`
+"""Measures how far a supernet can be trusted; `python -m noah_jax.search rank` is the command.
 
 The genomes are spread evenly over all numbers of parameters up to the budget. They are evaluated
 with the weights that they inherit, as in the search. Then each is retrained with fresh weights and
 tested. Kendall's tau says how alike the two orders are: 1 = the same, 0 = unrelated, -1 = opposite.
-
-`WORKDIR` must hold a supernet. It gets `rank.json` and `rank.png`. Subnets that were retrained
-before are not retrained again. `--retrained=OTHER` takes them from another workdir, which may have
-another supernet but must have the same recipe for retraining. `--data_dir`,
-`--task`, `--lists` and `--weights` say where the inputs are now, if they have moved.
 """
 
-import argparse
 import dataclasses
 import io
 import pathlib
@@ -28,11 +22,11 @@ from noah_jax.errors import UserError
 from noah_jax.runtime.workdir import claim, make_folder, read_json, write_bytes, write_json
 from noah_jax.runtime.writer import Writer
 from noah_jax.search import supernet
+from noah_jax.search.places import PLACES
 from noah_jax.space.candidates import Candidate
 from noah_jax.training import opening, outcome
 from noah_jax.training.run import Run
 
-_PLACES = ("data_dir", "task", "lists", "weights")
 _RESAMPLES = 2000
 
 
@@ -128,17 +122,11 @@ def told(tau: dict) -> str:
     return f"{tau['tau']:.2f} (95 % {tau['low']:.2f} … {tau['high']:.2f})"
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for `open_run` to a command."""
-    for key in _PLACES:
-        parser.add_argument(f"--{key}", help="as in the settings, for inputs that have moved")
-
-
 def open_run(workdir: pathlib.Path, places: Mapping[str, Any] = MappingProxyType({})) -> Run:
     """Opens the run that the workdir belongs to, for its supernet.
 
     Args:
-      places: where the inputs are now, by the names of `add_places`; None = where they were.
+      places: where the inputs are now, by the names of `places.add_places`; None = where they were.
 
     Raises:
       UserError: the workdir holds no supernet, or its inputs are not there or have changed.
@@ -147,7 +135,7 @@ def open_run(workdir: pathlib.Path, places: Mapping[str, Any] = MappingProxyType
     if saved is None or not (workdir / "supernet").is_dir():
         raise UserError(f"{workdir} holds no supernet: run --config.stage=supernet there first")
     saved.pop("inputs", None)
-    for key in _PLACES:
+    for key in PLACES:
         if places.get(key) is not None:
             saved[key] = places[key]
     try:

@@ -1,7 +1,14 @@
 """The Vision Transformer and its prompt modules."""
 
-from noah_jax.vit.block import Block
+from typing import TYPE_CHECKING
+
+from noah_jax.faces import face
 from noah_jax.vit.config import ViTConfig
-from noah_jax.vit.model import ViT
+
+if TYPE_CHECKING:
+    from noah_jax.vit.block import Block
+    from noah_jax.vit.model import ViT
+else:  # without JAX until a model is used
+    __getattr__ = face(__name__, {"Block": "block:Block", "ViT": "model:ViT"})
 
 __all__ = ["Block", "ViT", "ViTConfig"]

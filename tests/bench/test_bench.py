@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import against_torch, cost, equal_size, flops, gpu, machine, throughput, timesplit
+from bench import against_torch, cost, equal_size, gpu, machine, throughput, timesplit
 from noah_jax.runtime import sharding
-from noah_jax.vit import ViTConfig
+from noah_jax.vit import ViTConfig, flops
 from noah_jax.vit import config as vit_config
 
 _SIZES = {"vpt": 4, "lora": 8, "adapter": 6}

@@ -20,6 +20,8 @@ from noah_jax.errors import UserError
 from noah_jax.space.budget import Budget
 from noah_jax.space.genomes import MODULES
 
+CONFIGS = ("demo", "domain", "fewshot", "folder", "study", "vtab")
+
 
 def _expand(config, **changes):
     config.update_from_flattened_dict(changes)
@@ -76,7 +78,7 @@ def test_config_strings(tmp_path):
     assert config.task == "cats=dogs" and config.seed == 1
     assert config.backbone == "dinov2_vits14_saliency"  # it needs no download but the wheel
     assert config.data_dir == str(tmp_path.resolve())
-    with pytest.raises(UserError, match="there is no folder or file .*/cats$"):
+    with pytest.raises(UserError, match=r"no folder or file .*/cats \(did you mean cats=dogs\?\)$"):
         folder.get_config(f"{tmp_path}/cats")
     methods = [config.method for config in config_lib.expand(demo.get_config())]
     assert methods == ["linear", "lora", "adapter", "vpt", "noah"]
@@ -294,6 +296,9 @@ def test_help_lists_every_setting_with_its_default(capsys):
         assert expected in text, expected
     lines = re.findall(r"^  (--config\.\S+=.*)$", text, re.MULTILINE)
     assert not any(len(line) > 100 for line in text.splitlines())
+    listed = re.findall(r"^  (\S+)  +\w", text, re.MULTILINE)
+    assert listed[:7] == [*(f"configs/{name}.py" for name in CONFIGS), "noah"]
+    assert listed[6:] == [*settings.METHODS]
     keys = [line.partition("=")[0].removeprefix("--config.") for line in lines]
     known = flatten_dict(config_lib.defaults().to_dict(), sep=".")
     assert sorted(keys) == sorted(known)

@@ -232,7 +232,8 @@ def test_other_arrays_in_a_finished_run_are_refused(ti16, tmp_path):
         noah_jax.find_subnet(turned, LABELS, tmp_path / "run", config, list("abc"))
     for wrong, message in (
         ({"methid": "lora"}, "unknown key methid .did you mean method"),
-        ({"retrain": {"epoch": 3}}, "unknown key retrain.epoch .did you mean epochs"),
+        ({"retrain": {"epoch": 3}}, "unknown key retrain.epoch .did you mean retrain.epochs"),
+        ({"method": "lora", "space": {"lora": (4,)}}, "its key is baseline.lora"),
         ({"retrain": 5}, "retrain: expected a dict with the settings of this group"),
         ({"retrain.epochs": "many"}, "retrain.epochs='many': expected int"),
     ):

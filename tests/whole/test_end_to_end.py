@@ -1,5 +1,6 @@
 """A user's own path made tiny: the real command, a fabricated checkpoint, a folder of JPEGs."""
 
+import ast
 import html
 import json
 import os
@@ -137,8 +138,8 @@ def test_a_subnet_leaves_its_run(home, tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=_OURS
     )
     assert done.returncode == 0, done.stderr
-    name, probability = done.stdout.split()
-    shown = f"my_images/000001.jpg  {name} {100 * float(probability):.1f} %"
+    (((name, probability), *_),) = ast.literal_eval(done.stdout)
+    shown = f"my_images/000001.jpg  {name} {100 * probability:.1f} %"
     assert any(line.startswith(shown) for line in said)
 
     found, folder = _typed(exporting, tmp_path), tmp_path / "run/export"

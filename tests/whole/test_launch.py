@@ -166,6 +166,24 @@ def test_this_machine(clone, tmp_path, flags, runs):
     assert (clone / "arguments").read_text().splitlines() == runs
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_on_this_machine_installs_nothing(clone, tmp_path, flag):
+    def help_():
+        command = ["bash", "launch/local.sh", "--fresh", flag]
+        done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    before = sorted(clone.iterdir())
+    assert "$NOAH_JAX_REQUIREMENTS" in help_() and "#" not in help_()
+    assert sorted(clone.iterdir()) == before
+    (clone / ".venv/bin").mkdir(parents=True)
+    _program(clone / ".venv/bin/python", _PYTHON)
+    (clone / ".venv/installed-1").touch()
+    help_()
+    assert (clone / "arguments").read_text() == "--help\n"
+
+
 def test_slurm_jobs(clone, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     _program(programs / "sbatch", _SBATCH)

@@ -96,21 +96,57 @@ def test_the_script_is_the_program(monkeypatch):
 INTERRUPTED = """
 import os, runpy, signal, sys
 
+program, interrupted_by = sys.argv.pop(1), sys.argv.pop(1)
+
 class Interrupt:
     def find_spec(name, path, target=None):
-        if name == "jax":
+        if name == interrupted_by:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt)
-runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+runpy.run_module(program, run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.parametrize("program", ["noah_jax", "noah_jax.main"])
-def test_ctrl_c_while_it_is_loaded(program):
-    command = [sys.executable, "-c", INTERRUPTED, program]
+@pytest.mark.parametrize(
+    ("module", "code", "said"),
+    [
+        ("absl", -signal.SIGINT, ""),
+        ("jax", 130, "stopped by SIGINT; the same command goes on\n"),
+    ],
+)
+def test_ctrl_c_while_it_is_loaded(program, module, code, said):
+    config = "--config=configs/demo.py:linear"
+    command = [sys.executable, "-c", INTERRUPTED, program, module, config]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+WITHOUT_JAX = """
+import runpy, sys
+
+sys.modules["jax"] = None  # to import it is an error
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["noah_jax.main", "--help"],
+        ["noah_jax.main", "--status=."],
+        *([f"noah_jax.{room}", "--help"] for room in ("data", "interop", "pretrained", "search")),
+    ],
+)
+def test_some_answers_need_no_jax(words, tmp_path):
+    """JAX alone takes longer to load than a user likes to wait for help."""
+    (tmp_path / "config.json").write_text("{}")
+    command = [sys.executable, "-c", WITHOUT_JAX, *words]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
 
 
 @pytest.mark.parametrize("program", ["noah_jax", "noah_jax.main"])

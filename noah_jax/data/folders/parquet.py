@@ -20,7 +20,7 @@ from noah_jax.data.folders.files import Contents, described, walk
 from noah_jax.data.folders.records import COLUMNS
 from noah_jax.data.folders.tables import numbered
 from noah_jax.data.images import open_image
-from noah_jax.errors import UserError, joined
+from noah_jax.errors import UserError, joined, nearest
 
 HUB = "hf://"
 SUFFIXES = (".parquet", ".pq")
@@ -188,6 +188,7 @@ def _columns(table: Any, split: str, origin: str, label_column: str) -> tuple[st
         raise UserError(
             f"{origin}: {split} has the columns {joined([*kinds])}: expected one of images, and "
             "one of labels, which --config.label_column=NAME can name"
+            + nearest(label_column, kinds)
         )
     return image, labels[0] if labels else ""
 

@@ -8,7 +8,7 @@ which their parameters exist, because masked ones cost the same whatever the gen
 
 from collections.abc import Mapping
 
-from noah_jax.vit import ViTConfig
+from noah_jax.vit.config import ViTConfig
 
 
 def tokens(config: ViTConfig, max_sizes: Mapping[str, int]) -> int:
@@ -56,7 +56,8 @@ def _head(config) -> int:
 
 def _block(config, max_sizes, n: int, queries: int) -> tuple[int, int, int]:
     """Counts a block's forward products: with frozen weights, of attention, of prompt modules."""
-    d, lora, adapter = config.width, max_sizes["lora"], max_sizes["adapter"]
+    d, lora = config.width, max_sizes["lora"]
+    adapter = max_sizes["adapter"] + max_sizes.get("parallel", 0)
     frozen = 2 * n * d * 3 * d + 2 * queries * (d * d + 2 * d * (config.mlp_width or 4 * d))
     attention = 2 * 2 * queries * n * d
     trained = 2 * n * lora * (d + 3 * d) + 2 * queries * 2 * d * adapter
