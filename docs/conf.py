@@ -22,7 +22,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 default_role = "code"  # the docstrings have single backticks
-smartquotes = False  # they would join the hyphens of flags
+smartquotes_action = "D"  # dashes alone: quotes stay as they are in commands
 # Names of other projects are no links: the pages are made without the network.
 # `Execution`, which users do not set, is on no page.
 nitpick_ignore_regex = [("py:.*", r"(?!noah_jax\.).*|noah_jax\.vit\.execution\.Execution")]

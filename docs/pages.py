@@ -20,7 +20,8 @@ from collections.abc import Iterator
 import drawings
 from mdit_py_plugins.anchors.index import slugify
 
-from noah_jax.config import Config, defaults, recipes
+from noah_jax.config import Config, recipes
+from noah_jax.config.fields import walk
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -114,14 +115,18 @@ def _linked(text, origin, places, app) -> str:
 
 # --- Settings ------------------------------------------------------------------------------------
 
-_KINDS = {int: "whole number", float: "number", str: "text", bool: "True or False"}
+_KINDS = {
+    **{int: "whole number", float: "number", str: "text", bool: "True or False"},
+    tuple: "whole numbers",
+}
 
 
 def settings() -> str:
     """A heading for each group of settings, and an entry for each setting."""
     groups: dict[str, list[str]] = {}
+    of_a_run = {key: value for key, value, _ in walk(Config())}
     for key, (default, known) in recipes._settings().items():
-        kind = "whole numbers" if isinstance(default, tuple) else _KINDS[type(default)]
+        kind = _KINDS[type(of_a_run.get(key, default))]
         shown = f'"({",".join(map(str, default))})"' if isinstance(default, tuple) else default
         entry = [
             f"```{{confval}} {key}",
@@ -133,14 +138,9 @@ def settings() -> str:
     parts = []
     for group, entries in groups.items():
         explanation = (getattr(Config(), group) if group else Config()).__doc__
-        parts += [f"## `{group}`\n" if group else "## Of the run\n", f"{explanation}\n", *entries]
-    assert sum(map(len, groups.values())) == len([*_flat(defaults().to_dict())])
+        parts += [
+            f"## `{group}`\n" if group else "## Of the run\n",
+            explanation.replace("--config", "`--config`") + "\n",
+            *entries,
+        ]
     return "\n".join(parts)
-
-
-def _flat(values) -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value)
-        else:
-            yield key
