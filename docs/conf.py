@@ -1,5 +1,6 @@
 """Sphinx's settings. `sphinx-build -W --keep-going -n docs docs/_build` renders the pages."""
 
+import inspect
 import pathlib
 import sys
 import tomllib
@@ -42,3 +43,13 @@ if repository:
         "source_branch": "main",
         "source_directory": "docs/",
     }
+
+
+def _as_written(app, what, name, obj, options, lines):
+    """Undoes what napoleon makes of a property: it takes the words before a colon for a type."""
+    if what == "property":
+        lines[:] = inspect.getdoc(obj).splitlines()
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _as_written, priority=900)
