@@ -6,6 +6,9 @@ For use in other programs:
     defaults()                                     all settings, to be changed; config/recipes.py
     load_subnet(workdir), read_subnet(folder)      read a run's subnet, or an export's;
                                                    interop/subnet.py
+    from_pretrained(name), push_to_hub(folder, name)
+                                                   an export on the Hugging Face hub, `OWNER/NAME`;
+                                                   interop/hub.py
     classify(subnet, images)                       computes probabilities; interop/predict.py
     ViT, ViTConfig, SearchSpace                    the parts; vit/, space/
 """
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from noah_jax.api import find_subnet
     from noah_jax.config import defaults
+    from noah_jax.interop.hub import from_pretrained, push_to_hub
     from noah_jax.interop.predict import classify
     from noah_jax.interop.subnet import read as load_subnet
     from noah_jax.interop.subnet import read as read_subnet
@@ -31,7 +35,9 @@ __all__ = [
     "classify",
     "defaults",
     "find_subnet",
+    "from_pretrained",
     "load_subnet",
+    "push_to_hub",
     "read_subnet",
 ]
 _PLACES = {
@@ -39,6 +45,8 @@ _PLACES = {
     "defaults": "config:defaults",
     "load_subnet": "interop.subnet:read",
     "read_subnet": "interop.subnet:read",
+    "from_pretrained": "interop.hub:from_pretrained",
+    "push_to_hub": "interop.hub:push_to_hub",
     "classify": "interop.predict:classify",
     "ViT": "vit:ViT",
     "ViTConfig": "vit:ViTConfig",
@@ -50,7 +58,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if not TYPE_CHECKING:  # for a type checker only the eight names exist, not any name
+if not TYPE_CHECKING:  # for a type checker only these names exist, not any name
 
     def __getattr__(name: str):
         """Loads a part when it is first used, so that a program loads no more than it needs."""

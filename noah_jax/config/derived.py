@@ -86,9 +86,10 @@ def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Sch
       stage: a key of `SCHEDULES`.
     """
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
-    if stage == "retrain" and config.inherits:
-        rate = schedule.learning_rate * config.retrain.inherit
-        schedule = dataclasses.replace(schedule, learning_rate=rate)
+    if stage == "retrain":
+        share = config.retrain.inherit if config.inherits else 1.0
+        share = config.baseline.linear if config.method == "linear" else share
+        schedule = dataclasses.replace(schedule, learning_rate=schedule.learning_rate * share)
     images = counts["trainval" if stage == "retrain" else "train"]
     if stage == "supernet" and folds > 1:
         images = counts["trainval"]

@@ -129,12 +129,18 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """Sizes of the single modules, and the sizes that the tuned methods choose from."""
+    """Single modules, and the linear probe; the sizes that the tuned methods choose from."""
 
     vpt: int = setting(100, "prompts in each block for method=vpt", most=MAX_SIZE)
     lora: int = setting(8, "rank for method=lora", most=MAX_SIZE)
     adapter: int = setting(8, "width for method=adapter", most=MAX_SIZE)
     parallel: int = setting(8, "width for method=parallel", most=MAX_SIZE)
+    linear: float = setting(
+        1.0,
+        "the learning rate of method=linear, as a multiple of retrain.learning_rate",
+        above=0,
+        below=math.inf,
+    )
     tuned: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16, 32),
         "sizes that the tuned methods try, as far as they fit the budget",

@@ -94,10 +94,10 @@ def _open_here(
         return inspect_images(open_folder(folder, facts, split_seed, shots, label_column), folder)
     if shots and shots.lists:
         raise UserError(f"the images of {shots.lists} are expected in the folder {folder}")
-    if shots and (task in tasks.VTAB or task == "digits"):
-        raise UserError(f"{task} has splits of its own, leave shots at 0")
     if task == "digits":
-        return _digits(split_seed)
+        return _digits(split_seed, shots)
+    if shots and task in tasks.VTAB:
+        raise UserError(f"{task} has splits of its own, leave shots at 0")
     if facts is None:
         known = [*tasks.TASKS, "digits", *tasks.GROUPS]
         raise UserError(
@@ -107,16 +107,22 @@ def _open_here(
     return open_tfds(task, data_dir, shots)
 
 
-def _digits(seed: int) -> Source:
-    """Splits scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797."""
+def _digits(seed: int, shots: Shots | None) -> Source:
+    """Splits scikit-learn's 1,797 handwritten digits of 8×8 pixels: 800 / 200 / 797.
+
+    A few shots are drawn from the first 1,000.
+    """
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     images = np.round(pixels.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     order = np.random.default_rng(seed).permutation(len(images))
     parts = {"train": order[:800], "val": order[800:1000], "trainval": order[:1000]}
-    parts["test"] = order[1000:]
-    return in_memory(images, labels, parts, "digit", tuple("0123456789"))
+    parts["test"], names = order[1000:], tuple("0123456789")
+    if shots:
+        train, val = shots.split(lambda place: int(labels[order[place]]), 1000, names)
+        parts |= {"train": order[train], "val": order[val], "trainval": order[train]}
+    return in_memory(images, labels, parts, "digit", names)
 
 
 def _is_tfds(folder: pathlib.Path, facts: tasks.Task | None) -> bool:

@@ -2,6 +2,9 @@
 
 python -m noah_jax.interop export WORKDIR [--out=FOLDER] [--weights=FILE]
 python -m noah_jax.interop predict FOLDER IMAGE_OR_FOLDER … [--top=3] [--weights=FILE]
+python -m noah_jax.interop push FOLDER OWNER/NAME [--private] [--weights=FILE]
+
+A FOLDER to predict with may be OWNER/NAME on the Hugging Face hub; one to push may be a workdir.
 
 Exit codes: 0 = everything is done; 1 = some images could not be read, all others are classified;
 2 = an error that the user can put right.
@@ -12,7 +15,7 @@ import pathlib
 import sys
 
 from noah_jax.errors import UserError
-from noah_jax.interop import export, predict
+from noah_jax.interop import export, hub, predict
 
 
 def _main(argv: list[str]) -> None:
@@ -22,10 +25,14 @@ def _main(argv: list[str]) -> None:
     out.add_argument("workdir", type=pathlib.Path)
     out.add_argument("--out", type=pathlib.Path, help="default: WORKDIR/export")
     use = commands.add_parser("predict", help="classes of images, by an exported subnet")
-    use.add_argument("folder", type=pathlib.Path, help="what export wrote")
+    use.add_argument("folder", help="what export wrote, or OWNER/NAME on the Hugging Face hub")
     use.add_argument("images", type=pathlib.Path, nargs="+", help="files, or folders of images")
     use.add_argument("--top", type=int, default=3, help="how many classes to print")
-    for command in (out, use):
+    push = commands.add_parser("push", help="an export onto the Hugging Face hub")
+    push.add_argument("folder", type=pathlib.Path, help="what export wrote, or a run's workdir")
+    push.add_argument("name", metavar="OWNER/NAME")
+    push.add_argument("--private", action="store_true", help="makes a new repository private")
+    for command in (out, use, push):
         command.add_argument(
             "--weights", default="", help="where the file of weights is now, if it has moved"
         )
@@ -33,10 +40,17 @@ def _main(argv: list[str]) -> None:
     if arguments.command == "export":
         folder = arguments.out or arguments.workdir / "export"
         lines = export.export(arguments.workdir, folder, arguments.weights)
-    else:
-        lines = predict.predict(
-            *(arguments.folder, arguments.images, arguments.top, arguments.weights)
+    elif arguments.command == "push":
+        where = hub.push_to_hub(
+            arguments.folder,
+            arguments.name,
+            private=arguments.private or None,
+            weights=arguments.weights,
         )
+        lines = [where]
+    else:
+        folder = hub.folder_of(arguments.folder)
+        lines = predict.predict(folder, arguments.images, arguments.top, arguments.weights)
     for line in lines:
         print(line, flush=True)
 

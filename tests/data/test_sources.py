@@ -14,6 +14,7 @@ import pytest
 
 from noah_jax import data
 from noah_jax.data import Split, loader
+from noah_jax.data.shots import Shots
 from noah_jax.errors import UserError
 
 
@@ -265,6 +266,19 @@ def test_digits_are_the_real_ones(data_dir):
     assert len(set(names)) == 1797
     images, labels = loader.load(source.splits["test"], 8)
     assert images.max() == 255 and len(np.unique(labels)) == 10
+
+
+def test_few_digits_leave_the_test_as_it_is():
+    whole = data.open_source("digits", "", 0)
+    few = data.open_source("digits", "", 0, Shots(16, seed=1))
+    sizes = {name: len(split) for name, split in few.splits.items()}
+    assert sizes == {"train": 160, "val": 40, "trainval": 160, "test": 797}
+    assert few.splits["test"].names == whole.splits["test"].names
+    drawn = [*few.splits["train"].names, *few.splits["val"].names]
+    assert len(set(drawn)) == 200 and set(drawn) < set(whole.splits["trainval"].names)
+    assert np.bincount(loader.load(few.splits["train"], 8)[1]).tolist() == [16] * 10
+    other = data.open_source("digits", "", 0, Shots(16, seed=2))
+    assert few.fingerprint != other.fingerprint
 
 
 def test_unknown_task_suggests_the_nearest():

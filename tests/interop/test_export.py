@@ -8,6 +8,7 @@ import sys
 
 import jax
 import numpy as np
+import onnxruntime
 import peft
 import PIL.Image
 import pytest
@@ -17,74 +18,44 @@ import transformers
 from flax import nnx
 
 from noah_jax import pretrained
+from noah_jax.data.images import open_file
 from noah_jax.data.loader import resize
 from noah_jax.errors import UserError
-from noah_jax.interop import export, layouts, predict, subnet
-from noah_jax.interop.subnet import Subnet
+from noah_jax.interop import export, layouts, onnx_graph, predict, subnet, torch_model
 from noah_jax.pretrained import loading, weights
-from noah_jax.space.genomes import ALL_MODULES, by_module
 from noah_jax.vit import ViT, ViTConfig
-from tests.helpers.models import TINY
-
-VIT = dataclasses.replace(TINY, depth=4)
-FAMILIES = {
-    "plain": VIT,
-    "dinov3": dataclasses.replace(VIT, registers=4, rope=True, epsilon=1e-5),
-    "siglip": dataclasses.replace(VIT, pooling="attention", tanh_gelu=True, mlp_width=100),
-    "mean": dataclasses.replace(VIT, pooling="mean", tanh_gelu=True),
-}
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-SIZES = {"vpt": 4, "lora": 3, "adapter": 5, "parallel": 2}
-
-
-def _random(seed: int, columns: int, only: str = "", vit: ViTConfig = VIT):
-    """A ViT with random weights, a genome with gaps, and the subnet that they are."""
-    rng = np.random.default_rng(seed)
-    model = ViT(vit, SIZES, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(model)
-    state = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), state)
-    genome = np.zeros((VIT.depth, columns), np.int32)
-    for i, name in enumerate(ALL_MODULES[:columns]):
-        if only in ("", name):
-            genome[:, i] = rng.integers(0, SIZES[name] + 1, VIT.depth)
-            genome[0, i], genome[2, i] = SIZES[name], 0
-    facts = {
-        "vit": {name: getattr(vit, name) for name in subnet.SHAPE},
-        "genome": genome.tolist(),
-        "class_names": ["a", "b", "c d", "é", "<e>"],
-        **{"mean": MEAN, "std": STD, "center_crop": False},
-    }
-    tensors = subnet.by_name(state, by_module(genome))
-    trained = {name for name in tensors if "head" in name or name.split(".")[2:3] in _MODULES}
-    return nnx.merge(graphdef, state), genome, Subnet(facts, tensors, frozenset(trained))
-
-
-_MODULES = [[name] for name in ALL_MODULES]
-
-
-def _images(n=3):
-    return np.random.default_rng(1).integers(0, 256, (n, 16, 16, 3), np.uint8)
-
-
-def _normalised(images):
-    return ((images / np.float32(255) - np.float32(MEAN)) / np.float32(STD)).astype(np.float32)
+from tests.helpers.subnets import (
+    FAMILIES,
+    VIT,
+    logits_of,
+    normalised,
+    random_images,
+    random_subnet,
+)
 
 
 @pytest.mark.parametrize(("family", "columns"), [("plain", 3), *((name, 4) for name in FAMILIES)])
-def test_compact_and_merged_are_the_masked_model(family, columns):
-    model, genome, found = _random(columns, columns, vit=FAMILIES[family])
-    expected = _logits(lambda images: model(images, genome))
+def test_every_program_computes_what_the_masked_model_does(family, columns, tmp_path):
+    """Compact, merged, in ONNX and in PyTorch."""
+    model, genome, found = random_subnet(columns, columns, vit=FAMILIES[family])
+    expected = logits_of(lambda images: model(images, genome))
     assert np.ptp(expected) > 0.1 and genome[0, 0] and not genome[2, :3].any()
     for one in (found, found.merged()):
-        np.testing.assert_allclose(_logits(one.model()), expected, atol=1e-5)
-    assert not any("lora" in name for name in found.merged().tensors)
+        np.testing.assert_allclose(logits_of(one.model()), expected, atol=1e-5)
+    merged, images = found.merged(), random_images()
+    session = onnxruntime.InferenceSession(onnx_graph.serialised(merged, tmp_path))
+    (logits,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    (logits,) = session.run(["logits"], {"images": images[:1]})
+    np.testing.assert_allclose(logits, expected[:1], atol=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"])[3] == "é"
+    tensors = {name: torch.from_numpy(np.array(x)) for name, x in merged.tensors.items()}
+    logits = torch_model.Model(found.facts, tensors)(torch.from_numpy(images))
+    np.testing.assert_allclose(logits.numpy(), expected, atol=1e-5)
+    assert not any("lora" in name for name in merged.tensors)
     sizes = {name: x.size for name, x in found.tensors.items() if name in found.trained}
     prompts = sum(size for name, size in sizes.items() if "head" not in name)
     assert prompts == _params(genome)
-
-
-def _logits(model, n=3):
-    return np.asarray(jax.jit(model)(_normalised(_images(n))))
 
 
 def _params(genome):
@@ -97,12 +68,12 @@ def _params(genome):
 
 
 def test_written_and_read(tmp_path, monkeypatch):
-    _, _, found = _random(5, 4)
+    _, _, found = random_subnet(5, 4)
     subnet.export(found, tmp_path)
-    expected = _logits(found.model())
+    expected = logits_of(found.model())
     again = subnet.read(tmp_path)
     assert again.class_names == found.class_names
-    np.testing.assert_allclose(_logits(again.model()), expected, atol=1e-5)
+    np.testing.assert_allclose(logits_of(again.model()), expected, atol=1e-5)
 
     (tmp_path / "model.safetensors").rename(tmp_path / "elsewhere")  # what was trained is enough
     own = safetensors.numpy.load_file(tmp_path / "subnet.safetensors")
@@ -118,7 +89,7 @@ def test_written_and_read(tmp_path, monkeypatch):
         subnet.read(tmp_path)
     found.facts["weights"] = "of some"
     subnet.write(found.facts, own, tmp_path)
-    np.testing.assert_array_equal(_logits(subnet.read(tmp_path).model()), expected)
+    np.testing.assert_array_equal(logits_of(subnet.read(tmp_path).model()), expected)
 
     damaged = bytearray((tmp_path / "subnet.safetensors").read_bytes())
     damaged[-1] ^= 1
@@ -133,9 +104,9 @@ def test_written_and_read(tmp_path, monkeypatch):
 
 
 def test_a_bare_jax_process_runs_the_program(tmp_path):
-    _, _, found = _random(2, 4)
+    _, _, found = random_subnet(2, 4)
     (tmp_path / "program").write_bytes(export.stablehlo(found.merged()))
-    np.save(tmp_path / "images.npy", _images(5))
+    np.save(tmp_path / "images.npy", random_images(5))
     script = (
         "import numpy, jax.export, sys; "
         "program = jax.export.deserialize(bytearray(open('program', 'rb').read())); "
@@ -143,23 +114,60 @@ def test_a_bare_jax_process_runs_the_program(tmp_path):
         "assert not any('noah' in name or 'flax' in name for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    expected = _logits(found.model(), 5)
+    expected = logits_of(found.model(), 5)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
 
 
+def test_too_much_for_one_file(tmp_path, monkeypatch):
+    """More than 2 GB of weights: ONNX reads them from the file beside it, JAX's format cannot."""
+    _, _, found = random_subnet(2, 4)
+    subnet.write(found.facts, found.tensors, tmp_path)
+    monkeypatch.setattr(export, "stablehlo", lambda merged: b"")
+    export.export(tmp_path, tmp_path / "small")
+    monkeypatch.setattr(onnx_graph, "_MOST_BYTES", 10_000)
+    said = "\n".join(export.export(tmp_path, tmp_path / "large"))
+    assert "not written: model.stablehlo" in said and "reads model.safetensors beside it" in said
+    assert not (tmp_path / "large/model.stablehlo").exists()
+    files = [tmp_path / name / "model.onnx" for name in ("small", "large")]
+    assert files[1].stat().st_size < files[0].stat().st_size / 3
+    one, other = (
+        onnxruntime.InferenceSession(file).run(None, {"images": random_images()})[0]
+        for file in files
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_pytorch_alone_runs_an_export(tmp_path):
+    _, _, found = random_subnet(2, 4)
+    subnet.write(found.facts, found.tensors, tmp_path)
+    export.export(tmp_path, tmp_path / "export")
+    PIL.Image.fromarray(random_images(1)[0]).save(tmp_path / "a b.png")
+    script = (
+        "import runpy, sys; sys.argv = ['', 'a b.png']; "
+        "runpy.run_path('export/torch_model.py', run_name='__main__'); "
+        "assert not {'noah_jax', 'jax', 'flax'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    chances = np.asarray(jax.nn.softmax(logits_of(found.model(), 1)))[0]
+    best = found.class_names[chances.argmax()]
+    assert done.stdout == f"a b.png  {best} {100 * chances.max():.1f} %\n"
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's call
-def test_other_libraries_give_the_same_logits(tmp_path):
-    _, genome, found = _random(4, 4, only="lora")
-    expected = _logits(found.model())
-    pixels = torch.from_numpy(_normalised(_images()).transpose(0, 3, 1, 2).copy())
+def test_other_libraries_give_the_same_logits(tmp_path, monkeypatch):
+    _, genome, found = random_subnet(4, 4, only="lora")
+    expected = logits_of(found.model())
+    pixels = torch.from_numpy(normalised(random_images()).transpose(0, 3, 1, 2).copy())
     merged, files = found.merged(), layouts.hugging_face_files(found)
-    assert not genome[2, 1] and export._why_not_plain(found) is None
+    assert not genome[2, 1] and layouts._why_not_plain(found) is None
 
     def logits(model):
         with torch.no_grad():
             return model.eval()(pixels).logits.numpy()
 
-    export._write(tmp_path / "hf", layouts.to_hugging_face(merged), files)
+    layouts._write(tmp_path / "hf", layouts.to_hugging_face(merged), files)
     hf, info = transformers.AutoModelForImageClassification.from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
@@ -168,18 +176,20 @@ def test_other_libraries_give_the_same_logits(tmp_path):
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf")
     image = PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (30, 20, 3), np.uint8))
     theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    np.testing.assert_allclose(theirs, _normalised(resize(image, 16)), atol=1e-5)
+    np.testing.assert_allclose(theirs, normalised(resize(image, 16)), atol=1e-5)
 
-    base = export._without_lora(found)
-    export._write(tmp_path / "peft/base", layouts.to_hugging_face(base), files)
+    base = layouts._without_lora(found)
+    layouts._write(tmp_path / "peft/base", layouts.to_hugging_face(base), files)
     config = {"adapter_config.json": layouts.peft_config(found)}
-    export._write(tmp_path / "peft", layouts.to_peft(found), config, "adapter_model.safetensors")
+    layouts._write(tmp_path / "peft", layouts.to_peft(found), config, "adapter_model.safetensors")
     base = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "peft/base")
     assert np.abs(logits(base) - expected).max() > 0.01
     adapted = peft.PeftModel.from_pretrained(base, str(tmp_path / "peft"))
     np.testing.assert_allclose(logits(adapted), expected, atol=1e-5)
+    monkeypatch.chdir(tmp_path / "peft")
+    np.testing.assert_allclose(logits(peft.AutoPeftModel.from_pretrained(".")), expected, atol=1e-5)
 
-    export._write(tmp_path / "timm", layouts.to_timm(merged), {"m": layouts.timm_arguments(found)})
+    layouts._write(tmp_path / "timm", layouts.to_timm(merged), {"m": layouts.timm_arguments(found)})
     read = weights.read_files([tmp_path / "timm/model.safetensors"])
     for name, tensor in merged.tensors.items():
         if not name.startswith("head"):
@@ -196,36 +206,36 @@ def test_other_libraries_give_the_same_logits(tmp_path):
 
 
 def test_what_is_no_plain_vit_is_said():
-    _, _, found = _random(0, 3)
-    assert "vpt, adapter" in export._why_not_plain(found)
-    _, _, found = _random(0, 3, only="lora")
+    _, _, found = random_subnet(0, 3)
+    assert "vpt, adapter" in layouts._why_not_plain(found)
+    _, _, found = random_subnet(0, 3, only="lora")
     for name, value in {
         **{"registers": 4, "rope": True, "pooling": "mean", "mlp_width": 100},
         **{"pre_norm": True, "quick_gelu": True, "tanh_gelu": True},
     }.items():
         vit = found.facts["vit"] | {name: value}
         other = dataclasses.replace(found, facts=found.facts | {"vit": vit})
-        assert export._why_not_plain(other) == f"the backbone is no plain ViT: {name}"
+        assert layouts._why_not_plain(other) == f"the backbone is no plain ViT: {name}"
 
 
 def test_an_export_from_before_the_later_families_is_read():
-    _, _, found = _random(0, 3)
+    _, _, found = random_subnet(0, 3)
     first = subnet.SHAPE[: subnet.SHAPE.index("epsilon") + 1]
     older = found.facts | {"vit": {name: found.facts["vit"][name] for name in first}}
     assert dataclasses.replace(found, facts=older).config == found.config
 
 
 def test_predictions(tmp_path):
-    _, _, found = _random(6, 3)
+    _, _, found = random_subnet(6, 3)
     subnet.export(found, tmp_path / "export")
-    images = _images(4)
+    images = random_images(4)
     (tmp_path / "more").mkdir()
     for i, image in enumerate(images):
         folder = tmp_path / "more" if i else tmp_path
         PIL.Image.fromarray(image).save(folder / f"{i}.png")
     paths = [tmp_path / "0.png", tmp_path / "more"]
     *lines, _ = [*predict.predict(tmp_path / "export", paths, top=2), ""]
-    chances = jax.nn.softmax(_logits(found.model(), 4))
+    chances = jax.nn.softmax(logits_of(found.model(), 4))
     for i, (line, row) in enumerate(zip(lines, np.asarray(chances), strict=True)):
         path, *classes = line.split("  ")
         assert path.endswith(f"/{i}.png") and len(classes) == 2
@@ -238,9 +248,9 @@ def test_predictions(tmp_path):
 
 def test_broken_images_do_not_hide_the_others(tmp_path, monkeypatch):
     """Wherever they are in a batch; all are named at the end."""
-    _, _, found = _random(6, 3)
+    _, _, found = random_subnet(6, 3)
     subnet.export(found, tmp_path / "export")
-    for i, image in enumerate(_images(5)):
+    for i, image in enumerate(random_images(5)):
         PIL.Image.fromarray(image).save(tmp_path / f"{i}.png")
     whole = [line.split("/")[-1] for line in predict.predict(tmp_path / "export", [tmp_path], 1)]
     (tmp_path / "0a.png").write_bytes(b"no image")
@@ -267,26 +277,64 @@ def test_a_subnets_facts_say_all_of_its_shape(name):
 
 
 def test_classify_refuses_what_is_no_image():
-    _, _, found = _random(6, 3)
+    _, _, found = random_subnet(6, 3)
     with pytest.raises(UserError, match="(?s)2 images cannot be read:.*image 0: .*image 1: "):
         predict.classify(found, np.zeros((2, 8, 8, 3), np.float32))
 
 
 def test_predict_shows_odd_names_as_text(tmp_path):
     """Neither a class nor a file can write on the terminal, or break its encoding."""
-    _, _, found = _random(6, 3)
+    _, _, found = random_subnet(6, 3)
     found.facts["class_names"] = ["\x1b[2J", "a\nb", *map(str, range(len(found.class_names) - 2))]
     subnet.export(found, tmp_path / "export")
     path = tmp_path / os.fsdecode(b"\xff \x1b.png")
-    PIL.Image.fromarray(_images(1)[0]).save(path)
+    PIL.Image.fromarray(random_images(1)[0]).save(path)
     (line,) = predict.predict(tmp_path / "export", [path], top=len(found.class_names))
     assert line.isprintable() and line.encode() and r"'a\nb'" in line
 
 
 def test_predict_without_images(tmp_path):
-    _, _, found = _random(6, 3)
+    _, _, found = random_subnet(6, 3)
     subnet.export(found, tmp_path / "export")
     (tmp_path / "more").mkdir()
     (tmp_path / "more/notes.txt").write_text("none")
     with pytest.raises(UserError, match=r"(?s)no images in .*left out: 1 .txt \(.*/notes.txt\)"):
         [*predict.predict(tmp_path / "export", [tmp_path / "more"], top=1)]
+
+
+def _files(folder, rng):
+    """Files of every kind, by name."""
+    pixels = PIL.Image.fromarray(rng.integers(0, 256, (30, 20, 3), np.uint8))
+    clear = pixels.copy()
+    clear.putalpha(PIL.Image.fromarray(rng.integers(0, 256, (30, 20), np.uint8)))
+    turned = PIL.Image.Exif()
+    turned[0x112] = 6
+    kinds = {
+        **{"grey.png": pixels.convert("L"), "palette.gif": pixels.convert("P")},
+        **{"clear.png": clear, "cmyk.jpg": pixels.convert("CMYK"), "bits.png": pixels.convert("1")},
+    }
+    for name, image in kinds.items():
+        image.save(folder / name)
+    pixels.save(folder / "turned.jpg", exif=turned)
+    return [*kinds, "turned.jpg"]
+
+
+def test_files_of_every_kind_become_the_same_pixels(tmp_path):
+    """By the PyTorch program, and by Hugging Face's processor but for the rule of EXIF."""
+    _, _, found = random_subnet(4, 3, only="lora")
+    files = layouts.hugging_face_files(found)["preprocessor_config.json"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(files))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    for crop in (False, True):
+        model = torch_model.Model(found.facts | {"center_crop": crop}, {})
+        for name in _files(tmp_path, np.random.default_rng(0)):
+            with open_file(tmp_path / name, upright=True) as image:
+                expected = resize(image, 16, crop)
+            np.testing.assert_array_equal(model.read_image(tmp_path / name).numpy(), expected)
+            with PIL.Image.open(tmp_path / name) as image:
+                theirs = processor(image, return_tensors="np")["pixel_values"][0]
+            same = np.abs(theirs.transpose(1, 2, 0) - normalised(expected)).max() < 1e-4
+            assert same == (not crop and name != "turned.jpg"), name
+    PIL.Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="deep.png: mode I;16, convert it to 8 bits"):
+        model.read_image(tmp_path / "deep.png")

@@ -7,6 +7,7 @@ import noah_jax
 
 PACKAGE = pathlib.Path(noah_jax.__file__).parent
 CONVERTER = PACKAGE / "pretrained/convert.py"
+TORCH = {CONVERTER: 1, PACKAGE / "interop/torch_model.py": 2}  # how often they import it
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "torch"}
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 ATTRIBUTES = {"yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "os.system"}
@@ -46,7 +47,7 @@ def test_nothing_runs_what_a_file_says():
     files = [*PACKAGE.rglob("*.py"), *PACKAGE.parent.glob("configs/*.py")]
     assert len(files) > 60
     for file in files:
-        allowed = ["torch"] if file == CONVERTER else []
-        assert _dangers(file.read_text()) == allowed, file
+        found = [name.split(".")[0] for name in _dangers(file.read_text())]
+        assert found == ["torch"] * TORCH.get(file, 0), file
     bad = "import pickle\nnp.load(f, allow_pickle=True)\nyaml.load(f)\neval(s)\nimport torch.nn\n"
     assert sorted(_dangers(bad)) == ["allow_pickle", "eval", "pickle", "torch.nn", "yaml.load"]

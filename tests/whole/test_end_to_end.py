@@ -117,6 +117,8 @@ def test_a_subnet_leaves_its_run(home, tmp_path):
     found = run_module("noah_jax.interop", "export", tmp_path / "run").stdout
     folder = tmp_path / "run/export"
     assert "peft.PeftModel" in found and (folder / "timm/model.safetensors").is_file()
+    assert "; 15 images)" in (folder / "README.md").read_text()
+    assert (folder / "architecture.png").is_file() == (tmp_path / "run/figures").is_dir()
     exported, config = subnet.read(folder), json.loads((tmp_path / "run/config.json").read_text())
     source = open_source("colours", str(home), config["split_seed"])
     images, labels = loader.load(source.splits["test"], config["image_size"])

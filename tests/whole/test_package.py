@@ -33,7 +33,7 @@ def test_a_type_checker_sees_what_a_program_imports():
     for node in block.body:
         for name in node.names:
             seen[name.asname or name.name] = importlib.import_module(node.module), name.name
-    assert seen.keys() == set(noah_jax.__all__) and len(seen) == 8
+    assert seen.keys() == set(noah_jax.__all__) and len(seen) == 10
     for name, (module, attribute) in seen.items():
         assert getattr(noah_jax, name) is getattr(module, attribute)
     assert {*seen, "__version__"} <= set(dir(noah_jax))
