@@ -16,9 +16,7 @@ release = version = noah_jax.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "pages"]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # so that links to headings, as GitHub makes them, are checked
-suppress_warnings = ["myst.header"]  # a section of a README may begin with another level
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True

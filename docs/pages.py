@@ -1,11 +1,11 @@
 """A Sphinx extension: puts texts that stand elsewhere into the pages, so that none stands twice.
 
-A page holds marks, fenced blocks of a kind and a line:
+A page holds marks, fenced blocks of a kind and at most a line:
 
     {readme}     configs/README.md#methods   a section of a file, or without # all but its title
     {docstring}  configs/vtab.py             the docstring of a file
-    {settings}   noah_jax/config             all settings, from their fields
     {drawing}    rooms                       a function of drawings.py, which returns an SVG
+    {settings}                               all settings, from their fields
 
 Links between files, which are right on GitHub, become links between pages. A file that is on no
 page is linked in the repository, if pyproject.toml names one, or else copied beside the pages.
@@ -25,9 +25,8 @@ from noah_jax.config.fields import walk
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-_MARK = re.compile(r"```\{(readme|docstring|settings|drawing)\}\n(.*)\n```\n")
+_MARK = re.compile(r"```\{(readme|docstring|settings|drawing)\}\n(?:(.*)\n)?```\n")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]*)(#[^)\s]+)?(?=\))")
-_FILES = ("README.md", "LICENSE")  # that are on no page, or not by a mark
 
 
 def setup(app):
@@ -81,7 +80,7 @@ def section(text: str, slug: str) -> str:
 
 def _places() -> dict[tuple[str, str], str]:
     """(file, slug of a heading) → the page that shows it; of a whole file the slug is empty."""
-    places = {(name, ""): "index" for name in _FILES}
+    places = {("README.md", ""): "index"}
     for page in sorted(DOCS.glob("*.md")):
         for kind, argument in _MARK.findall(page.read_text()):
             if kind == "readme":
