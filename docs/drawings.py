@@ -1,13 +1,8 @@
-"""Drawings for the pages, as SVG: in the page's own colours, for a light and a dark background.
-
-`python docs/drawings.py FOLDER` writes them to files, to look at.
-"""
+"""Drawings for the pages, as SVG: in the page's own colours, for a light and a dark background."""
 
 import functools
 import io
-import pathlib
 import re
-import sys
 
 import matplotlib
 
@@ -213,8 +208,3 @@ def stages() -> str:
         if i:
             canvas.arrow((185, y - 62), (185, y - 18))
     return canvas.svg()
-
-
-if __name__ == "__main__":
-    for drawing in (rooms, block, stages):
-        pathlib.Path(sys.argv[1], f"{drawing.__name__}.svg").write_text(drawing())

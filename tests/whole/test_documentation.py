@@ -105,6 +105,9 @@ def _tiny(command):
 
 
 def test_every_command_is_run_somewhere():
+    """So is every program: those of these three pages are."""
+    with_programs = {str(page.relative_to(ROOT)) for page in PAGES if programs(page)}
+    assert with_programs == {"README.md", "noah_jax/README.md", "docs/subnet.md"}
     assert len(RUNS) >= 10
     assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED, *INSTALLED])
 
