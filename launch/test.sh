@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh
-use_venv launch/requirements-{images,serve}.txt tests/requirements.txt
+use_venv launch/requirements-{images,serve,docs}.txt tests/requirements.txt
 ruff check .
 ruff format --check .
 mypy &

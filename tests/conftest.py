@@ -59,7 +59,8 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return file if file.endswith(("test_tfds.py", "test_documentation.py")) else nodeid
+            together = ("test_tfds.py", "test_documentation.py", "test_rendered.py")
+            return file if file.endswith(together) else nodeid
 
     return Scheduling(config, log)
 

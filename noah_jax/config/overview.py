@@ -17,7 +17,7 @@ def explained() -> str:
         "methods": ["The methods, and the genome of each.", *_lines(METHODS)],
         "": [Config.__doc__ or ""],
     }
-    for key, (default, known) in _settings().items():
+    for key, (default, known) in settings().items():
         group = key.rpartition(".")[0]
         if group not in groups:
             groups[group] = [getattr(Config(), group).__doc__]
@@ -39,7 +39,7 @@ def _lines(names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _settings() -> dict[str, tuple[Any, Setting]]:
+def settings() -> dict[str, tuple[Any, Setting]]:
     """The default, as users give it, and the `Setting` of each key."""
     found = {}
     for key, default, known in walk(Config()):

@@ -1,8 +1,6 @@
 """The method on arrays, by the names that a program imports."""
 
 import io
-import pathlib
-import re
 
 import numpy as np
 import PIL.Image
@@ -14,14 +12,12 @@ import noah_jax
 from noah_jax.data import loader
 from noah_jax.data.arrays import from_arrays
 from noah_jax.errors import UserError
+from tests.helpers.documents import programs
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
 
-
-def test_the_readmes_example(ti16, tmp_path, monkeypatch):
+def test_the_readmes_example(ti16, tmp_path, monkeypatch, capsys):
     """Word by word, but for a smaller backbone, shorter schedules and the place."""
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (example,) = [text for text in examples if "find_subnet" in text]
+    (example,) = programs("README.md")
     assert len(example.splitlines()) <= 24
     lines = [
         *(f'config.weights = "{ti16}"', 'config.backbone = "vit_ti16"'),
@@ -47,6 +43,20 @@ def test_the_readmes_example(ti16, tmp_path, monkeypatch):
     assert result["genome"] == subnet.facts["genome"] and result["params"] <= 30_000
     chances = noah_jax.classify(subnet, names["images"])
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
+    for program in programs("docs/subnet.md")[:2]:  # the third needs an export
+        exec(program, names)
+    np.testing.assert_allclose(names["chances"], chances, atol=1e-6)
+    assert capsys.readouterr().out.endswith("\n(2, 10)\n")
+
+
+def test_the_rooms_example(ti16):
+    """Word by word, but for a smaller backbone."""
+    example, _ = programs("noah_jax/README.md")  # the other needs an export
+    for old, new in (('"vit_b16"', '"vit_ti16"'), ("224", "48"), ('"vit_b16_in21k"', "weights")):
+        assert old in example
+        example = example.replace(old, new)
+    names = {"weights": str(ti16), "images": np.zeros((2, 48, 48, 3), np.float32)}
+    exec(example, names | {"genome": np.zeros((12, 3), np.int32)})
 
 
 CUT = io.BytesIO()

@@ -1,7 +1,7 @@
-"""Every command of the READMEs and of the configs' docstrings, run as it stands but tiny.
+"""Every command of the READMEs, pages and configs' docstrings, run as it stands but tiny.
 
 `bash launch/test.sh` is what runs this, `bash launch/local.sh` is in `test_launch.py`, the prepare
-commands are in `test_tfds.py`, the README's Python in `test_api.py`.
+commands are in `test_tfds.py`, the Python of README and pages in `test_api.py`.
 """
 
 import json
@@ -10,12 +10,18 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 
 import numpy as np
+import PIL.Image
 import pytest
+from flax.traverse_util import flatten_dict
+from scipy import stats
 
+import noah_jax
+from bench.study_tables import current, scores
 from tests.helpers.commands import ROOT, TINY_FLAGS, run_module
-from tests.helpers.documents import documented
+from tests.helpers.documents import PAGES, documented, programs
 from tests.helpers.images import write_photo
 
 ELSEWHERE = r"source |(\S+=\S+ )?bash launch/(local|test)\.sh|python -m noah_jax\.data prepare "
@@ -34,6 +40,7 @@ RUNS = [c for c in COMMANDS if re.match(r"python -m (noah_jax\.main --config|ben
 ON_A_RUN = [c for c in COMMANDS if re.match(r"python -m noah_jax\.(interop|main --status)", c)]
 FIRST = {re.search(r"configs/\w+", c)[0]: c for c in reversed(RUNS)}  # of each config
 LAUNCHED = [c for c in COMMANDS if re.match(r"bash launch/(tpu_vm|slurm)\.sh --", c)]
+INSTALLED = [c for c in COMMANDS if c.startswith("pip install ")]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +106,11 @@ def _tiny(command):
 
 
 def test_every_command_is_run_somewhere():
+    """So is every program: those of these three pages are."""
+    with_programs = {str(page.relative_to(ROOT)) for page in PAGES if programs(page)}
+    assert with_programs == {"README.md", "noah_jax/README.md", "docs/subnet.md"}
     assert len(RUNS) >= 10
-    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED])
+    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED, *INSTALLED])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +123,7 @@ def test_training(command, place):
     assert set(place.glob("runs/**/result.json")) - before
 
 
-def test_what_comes_after_a_run(place):
+def test_what_comes_after_a_run(place, monkeypatch, capsys):
     config = "--config=configs/folder.py:path/to/your/images,method=lora"
     workdir = "--workdir=runs/demo-digits-lora-s0"
     _run([*_tiny(f"python -m noah_jax.main {config}"), workdir], place)
@@ -124,6 +134,16 @@ def test_what_comes_after_a_run(place):
     assert (place / "runs/demo-digits-lora-s0/export/model.stablehlo").is_file()
     assert len(re.findall(r"red/\d+\.jpg +(?:red|green|blue) [\d.]+ %", printed[1])) == 20
     assert re.search("demo-digits-lora-s0 +finished: test accuracy", printed[2])
+    monkeypatch.chdir(place)
+    *_, program = programs("docs/subnet.md")
+    exec(program, {})
+    assert len(re.findall(r"-?\d+\.\d+", capsys.readouterr().out)) == 3  # logits of the classes
+    for name in ("a.png", "b.jpg"):
+        PIL.Image.new("RGB", (9, 9), "red").save(name)
+    names = {}
+    *_, serving = programs("noah_jax/README.md")
+    exec(serving, names)
+    assert names["answers"].probabilities.shape == (2, 3)
 
 
 def test_benchmarks_have_the_flags_of_their_commands():
@@ -135,6 +155,42 @@ def test_benchmarks_have_the_flags_of_their_commands():
         source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
         for flag in re.findall(r" --(?!config)(\w+)", words.split(" -- ")[0]):
             assert f'"{flag}"' in source or f'"--{flag}"' in source, (module, flag)
+
+
+def test_installing():
+    """Of these commands only the names of extras could be wrong."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+    for command in INSTALLED:
+        (named,) = re.fullmatch(r"pip install '?\.(?:\[([\w,]+)\])?'?", command).groups()
+        assert named is None or set(named.split(",")) <= extras.keys(), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_that_are_named_exist(page):
+    known = flatten_dict(noah_jax.defaults().to_dict(), sep=".")
+    pattern = r"--config\.([\w.]+)|`((?:search|space|supernet|retrain|baseline)\.\w+)"
+    named = re.findall(pattern, page.read_text())
+    assert {flag or key for flag, key in named} <= known.keys()
+
+
+def test_the_readmes_table():
+    """Means of five seeds, and half of the 95 % interval by Student's t."""
+    rows = {}
+    for file in ("study_h200", "study_lora40_h200"):
+        study = json.loads((ROOT / f"bench/results/{file}.json").read_text())
+        for method, own in scores(current(study)).items():
+            tasks, seeds = (list(dict.fromkeys(each)) for each in zip(*own, strict=True))
+            by_task = np.array([[own[task, seed] for seed in seeds] for task in tasks])
+            every = [*by_task, by_task.mean(axis=0)]
+            rows[method, file] = " | ".join(
+                f"{x.mean():.2f} ± {stats.t.ppf(0.975, len(x) - 1) * stats.sem(x):.2f}"
+                for x in every
+            )
+            assert len(seeds) == 5
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^\| [^|]+ \| (\d.* ± .*) \|$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(rows.values()) and len(shown) == 7
 
 
 @pytest.mark.parametrize("command", LAUNCHED)

@@ -15,7 +15,7 @@ import pytest
 
 from noah_jax.interop import subnet
 from tests.helpers.commands import ROOT, run_module
-from tests.helpers.models import random_subnet
+from tests.helpers.subnets import random_subnet
 
 README = (ROOT / "examples/README.md").read_text()
 

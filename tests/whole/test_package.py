@@ -77,10 +77,10 @@ def test_requirements_are_read_by_setuptools():
         extra: {each.name for each in _required(files["file"])}
         for extra, files in dynamic["optional-dependencies"].items()
     }
-    assert extras.keys() == {"tpu", "cuda", "images", "prepare", "serve", "test"}
+    assert extras.keys() == {"tpu", "cuda", "images", "prepare", "serve", "docs", "test"}
     assert "jax" in core and "tensorflow-cpu" not in core | extras["tpu"] | extras["cuda"]
     assert "tensorflow-cpu" in extras["prepare"]
-    assert extras["prepare"] | extras["images"] | extras["serve"] < extras["test"]
+    assert extras["prepare"] | extras["images"] | extras["serve"] | extras["docs"] < extras["test"]
     for name in core:
         importlib.metadata.version(name)
 
