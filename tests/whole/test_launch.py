@@ -169,7 +169,7 @@ def test_this_machine(clone, tmp_path, flags, runs):
 def test_slurm_jobs(clone, tmp_path, monkeypatch):
     programs = tmp_path / "bin"
     _program(programs / "sbatch", _SBATCH)
-    _program(programs / "srun", '#!/bin/bash\nprintf "%s|" "$@" >>ran\necho >>ran\nexit $STOPPED\n')
+    _program(programs / "srun", '#!/bin/bash\nprintf "%s|" "$@" >>ran\necho >>ran\n')
     _program(programs / "scontrol", '#!/bin/bash\necho "$@" >>requeued\n')
     _program(programs / "python3", _PYTHON)
 
@@ -179,7 +179,6 @@ def test_slurm_jobs(clone, tmp_path, monkeypatch):
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
-    monkeypatch.setenv("STOPPED", "0")
     flags = ["--config.method=lora", "--config.space.lora=(0, 2)"]
     slurm("--tasks=a+b", "--seeds=2", "--time=1:00:00", "--config=configs/vtab.py", *flags)
     ran = [line.split("|") for line in (clone / "ran").read_text().splitlines()]
@@ -189,7 +188,14 @@ def test_slurm_jobs(clone, tmp_path, monkeypatch):
     assert "--time=1:00:00 --array=0-3" in options and "--gpus-per-node=1" in options
     assert not (clone / "requeued").exists() and not (clone / "ends").exists()
 
-    monkeypatch.setenv("STOPPED", "143")
+    words = "--cpus-per-task 8 --mem 64G -p gpu --tasks a --seeds 1 --config configs/vtab.py"
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    _program(programs / "srun", '#!/bin/bash\necho "$SRUN_CPUS_PER_TASK ${@: -2}" >ran_on\n')
+    slurm(*words.split(), "--fresh")
+    assert " --cpus-per-task 8 --mem 64G -p gpu --array=0-0\n" in (clone / "sbatch").read_text()
+    assert (clone / "ran_on").read_text() == "8 --config=configs/vtab.py:a,seed=0 --fresh\n"
+
+    _program(programs / "srun", "#!/bin/bash\nexit 143\n")
     slurm("--nodes=2", "--config=configs/vtab.py:all")
     assert (clone / "requeued").read_text() == "requeue 70\n"
     assert "--nodes=1" in (clone / "sbatch").read_text().split(" --nodes=2")[0]
@@ -203,5 +209,8 @@ def test_slurm_jobs(clone, tmp_path, monkeypatch):
         (["--tasks=a", "--config=c.py:b"], "a file alone"),
         (["--seeds=2", "--config=c.py"], "--tasks is missing"),
         (["--tasks=a", "--seeds=none", "--config=c.py"], "expected how many"),
+        (["gpu", "--config=c.py"], "gpu belongs to no option"),
+        (["--mem=64G", "gpu", "--config=c.py"], "gpu belongs to no option"),
+        (["--tasks", "--config=c.py"], "--tasks has no value"),
     ):
         assert message in slurm(*arguments, code=2).stderr
