@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# Stands for python3.11 and for the .venv's python: makes that, and of noah_jax runs something that
-# takes 1.5 s, goes on where its workdir is, and can be told to stop.
+# Stands for python3, for the .venv's python and for uv, which that python's pip brings: makes the
+# .venv, and of noah_jax runs something that takes 1.5 s, goes on where its workdir is, and can be
+# told to stop.
 _PYTHON = r"""#!/usr/bin/env bash
+[ "$1" != -c ] || exec @PYTHON@ "$@"
+[ "$1" != venv ] || echo "$@" >uv
+case "$1 $2" in
+  "-m pip") [ "${*: -1}" != uv ] || { mkdir -p ~/.local/bin; cp "$0" ~/.local/bin/uv; } ;;
+  "venv "* | "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/activate ;;
+esac
 case "$2" in
-  venv) mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/activate ;;
   noah_jax.data) echo "${@:3}" >>prepared ;;
   noah_jax.main)
     printf '%s\n' "${@:3}" >arguments
@@ -41,7 +48,7 @@ def clone(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
     programs.mkdir()
-    _program(programs / "python3.11", _PYTHON)
+    _program(programs / "python3", _PYTHON.replace("@PYTHON@", sys.executable))
     fake = f'#!/usr/bin/env bash\nexec {sys.executable} {ROOT}/tests/helpers/fake_gcloud.py "$@"\n'
     _program(programs / "gcloud", fake)
     (tmp_path / "cloud").mkdir()
@@ -91,6 +98,7 @@ def test_a_tpu_that_is_taken_away_is_replaced(clone, tmp_path):
             *flags,
         ]
         assert (home / "prepared").read_text() == "prepare x y\n"
+        assert "--python 3.12 .venv" in (home / "uv").read_text()
     calls = (cloud / "log").read_text()
     assert calls.count("queued-resources create") == 2 and "--spot" in calls
     assert "--runtime-version=tpu-ubuntu2204-base" in calls
@@ -116,6 +124,16 @@ def test_steps_of_a_tpu(clone, tmp_path, monkeypatch):
     _tpu(clone, "delete")
     assert not (cloud / "workers").exists()
 
+    _tpu(clone, "create")
+    _tpu(clone, "setup")
+    _tpu(clone, "--bucket=gs://b/run", "run", "--config=x")
+    assert "the end" in _tpu(clone, "follow").stdout
+    kept = sorted((cloud / "buckets").rglob("*"))
+    other = _tpu(clone, "--bucket=gs://b/else", "run", "--config=x", code=1)
+    assert "here is the workdir of gs://b/run" in other.stderr
+    assert sorted((cloud / "buckets").rglob("*")) == kept
+    _tpu(clone, "delete")
+
     monkeypatch.setenv("FAKE_CODE", "2")  # the machine stays, so that one can look
     failed = _tpu(clone, "--bucket=gs://b/other", "all", "--config=x", code=2)
     assert "ended with code 2; noah-jax stays" in failed.stderr and (cloud / "workers").exists()
@@ -127,15 +145,56 @@ def test_a_tpu_costs_nothing_to_ask_about(clone, tmp_path):
     places = [planned.index(verb) for verb in verbs]
     assert places == sorted(places) and not any((tmp_path / "cloud").iterdir())
     for arguments, message in (
-        (["all", "--config=x"], "--bucket=gs://BUCKET/FOLDER"),
+        (["all", "--config=x"], "--bucket=gs://BUCKET/FOLDER is missing"),
         (["--bucket=gs://b/run", "all"], "flags are missing"),
         (["--bucket=gs://b/run", "run", "--config=x", "--workdir=y"], "leave it out"),
-        (["--spots", "create"], "no option --spots"),
+        (["--spots", "create"], "no option --spots, did you mean --spot?"),
+        (["--subnet=a", "create"], "did you mean --subnetwork?"),
+        (["--accelerator-type=a", "create"], "did you mean --type?"),
+        (["--dry-run=yes", "create"], "--dry-run takes no value"),
+        (["--zone", "--dry-run", "create"], "--zone has no value"),
         (["start"], "no step start"),
         (["--type=v99-8", "create"], "--runtime=… is needed"),
     ):
         assert message in _tpu(clone, *arguments, code=2).stderr
     assert "--on-demand" in _tpu(clone, code=2).stdout
+
+
+def test_options_that_go_on_to_gcloud(clone):
+    flags = "--network vpc --labels=a=b --reserved --internal-ips --zone z --account me"
+    calls = _tpu(clone, "--dry-run", *flags.split(), "--bucket", "gs://b/run", "all", "--config=x")
+    (create,) = re.findall(r".* queued-resources create .*", calls.stderr)
+    for option in "--network=vpc", "--labels=a=b", "--reserved", "--internal-ips", "--zone=z":
+        assert f" {option} " in f"{create} "
+    assert "--spot" not in create
+    reached = re.findall(r".* tpu-vm .*", calls.stderr)
+    assert len(reached) > 4 and all(" --internal-ip " in call for call in reached)
+    assert all("--account=me" in call for call in calls.stderr.splitlines() if "gcloud" in call)
+
+    flags = ["--internal-ips", "--tunnel-through-iap", "--ssh-key-file=key"]
+    (follow,) = _tpu(clone, "--dry-run", *flags, "follow").stderr.splitlines()
+    assert "gcloud alpha compute tpus tpu-vm ssh" in follow and "--internal-ip " not in follow
+    assert "--tunnel-through-iap --ssh-key-file=key" in follow
+
+
+ENDS = ["", "/", "//", "/.", "/a/..", "/a//", "/a/../..", "//a", "/ ", "/a ", "/*", "/a?", "/[a]"]
+
+
+def test_nothing_but_a_folder_of_a_bucket_is_written_to(clone, tmp_path):
+    """Where the copy of the workdir deletes what else is there."""
+    kept = tmp_path / "cloud/buckets/b/a/precious"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    on_vm = ["bash", "launch/on_tpu_vm.sh"]
+    for number, url in enumerate(f"gs://b{end}" for end in ENDS):
+        step = ("create", "setup", "follow", "fetch", "delete", "all")[number % 6]
+        assert "expected gs://" in _tpu(clone, "--bucket", url, step, "--config=x", code=2).stderr
+        (clone / "runs/bucket").mkdir(parents=True, exist_ok=True)
+        (clone / "bucket").write_text(url)
+        for command in (["save"], ["restore", url]):
+            done = subprocess.run([*on_vm, *command], cwd=clone, capture_output=True, text=True)
+            assert done.returncode == 1 and "is not gs://BUCKET/FOLDER" in done.stderr
+    assert not (tmp_path / "cloud/log").exists() and kept.exists()
 
 
 _SBATCH = r"""#!/usr/bin/env bash
@@ -157,9 +216,8 @@ done
         (("--config=c.py:a b", "--fresh"), ["--config=c.py:a b", "--fresh"]),
     ],
 )
-def test_this_machine(clone, tmp_path, flags, runs):
+def test_this_machine(clone, flags, runs):
     """`local.sh` makes .venv and runs the demo, or what the flags say."""
-    _program(tmp_path / "bin/python3", _PYTHON)
     command = ["bash", "launch/local.sh", *flags]
     subprocess.run(command, cwd=clone, check=True, timeout=60, capture_output=True)
     assert (clone / ".venv/bin/activate").is_file()
@@ -171,7 +229,6 @@ def test_slurm_jobs(clone, tmp_path, monkeypatch):
     _program(programs / "sbatch", _SBATCH)
     _program(programs / "srun", '#!/bin/bash\nprintf "%s|" "$@" >>ran\necho >>ran\n')
     _program(programs / "scontrol", '#!/bin/bash\necho "$@" >>requeued\n')
-    _program(programs / "python3", _PYTHON)
 
     def slurm(*arguments, code=0):
         command = ["bash", "launch/slurm.sh", *arguments]
