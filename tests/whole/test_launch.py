@@ -1,5 +1,6 @@
 """The launch scripts, with stand-ins for gcloud, sbatch and the program on the PATH."""
 
+import fnmatch
 import os
 import pathlib
 import re
@@ -8,8 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
+import yaml
+
+from tests.helpers.commands import run_module
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -21,7 +26,10 @@ _PYTHON = r"""#!/usr/bin/env bash
 [ "$1" != venv ] || echo "$@" >uv
 case "$1 $2" in
   "-m pip") [ "${*: -1}" != uv ] || { mkdir -p ~/.local/bin; cp "$0" ~/.local/bin/uv; } ;;
-  "venv "* | "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/bin/activate ;;
+  "venv "* | "-m venv")
+    mkdir -p .venv/bin
+    cp "$0" .venv/bin/python
+    echo "PATH=$PWD/.venv/bin:\$PATH" >.venv/bin/activate ;;
 esac
 case "$2" in
   noah_jax.data) echo "${@:3}" >>prepared ;;
@@ -222,6 +230,68 @@ def test_this_machine(clone, flags, runs):
     subprocess.run(command, cwd=clone, check=True, timeout=60, capture_output=True)
     assert (clone / ".venv/bin/activate").is_file()
     assert (clone / "arguments").read_text().splitlines() == runs
+
+
+def test_a_run_of_a_sweep(clone, tmp_path, monkeypatch):
+    """As W&B's agent starts it, with the first value of each setting; the program takes them."""
+    sweep = yaml.safe_load((clone / "launch/wandb_sweep.yaml").read_text())
+    values = [f"--{name}={of['values'][0]}" for name, of in sweep["parameters"].items()]
+    command = [w for word in sweep["command"] for w in (values if word == "${args}" else [word])]
+    shutil.copy(tmp_path / "bin/python3", tmp_path / "bin/python")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    subprocess.run(command, cwd=clone, check=True, timeout=60, capture_output=True)
+    flags = (clone / "arguments").read_text().splitlines()
+    assert "--workdir=runs/sweep/abc" in flags and flags[-len(values) :] == values
+    assert (ROOT / sweep["program"]).is_file()
+    wrong = run_module("noah_jax.main", *flags, "--config.method=none", code=2).stderr
+    assert re.fullmatch(r"error: [^\n]+\n  method='none': [^\n]+\n", wrong)
+
+
+@pytest.mark.parametrize("accelerator", ["tpu", "cuda"])
+def test_skypilot(clone, tmp_path, monkeypatch, accelerator):
+    task = yaml.safe_load((clone / "launch/skypilot.yaml").read_text())
+    given = {"BUCKET": "b", "PREPARE": "x y", "FLAGS": "--fresh", "HOME": str(tmp_path)}
+    for name, value in (task["envs"] | given).items():
+        monkeypatch.setenv(name, value)
+        assert name == "HOME" or f"${name}" in str(task).replace("{", "")
+    if accelerator == "cuda":
+        _program(tmp_path / "bin/nvidia-smi", "#!/bin/sh\n")
+    setup, _ = (
+        subprocess.run(
+            ["bash", "-c", task[part]], cwd=clone, check=True, capture_output=True, text=True
+        )
+        for part in ("setup", "run")
+    )
+    assert f"launch/requirements-{accelerator}.txt into .venv" in setup.stdout
+    assert (clone / "prepared").read_text() == "prepare x y\n"
+    (mount,) = task["file_mounts"]
+    workdir = f"--workdir={tmp_path}/{pathlib.Path(mount).name}/run"
+    flags = ["--config=configs/demo.py", workdir, "--fresh"]
+    assert (clone / "arguments").read_text().splitlines() == flags
+
+
+def test_the_image_gets_all_that_the_package_is_made_of():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["tool"]["setuptools"]["dynamic"]["optional-dependencies"].values()
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= {"requirements.txt", *(file for extra in extras for file in extra["file"])}
+    needed |= {str(path.relative_to(ROOT)) for path in (ROOT / "noah_jax").rglob("*.html")}
+    needed |= {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.py")}
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    kept = [line[1:] for line in lines if line.startswith("!")]
+    assert "*" in lines
+    missing = {
+        path
+        for path in needed
+        if not any(fnmatch.fnmatch(path, k) or path.startswith(f"{k}/") for k in kept)
+    }
+    assert missing == set()
+    dockerfile = (ROOT / "launch/Dockerfile").read_text()
+    (entry,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', dockerfile, re.MULTILINE)
+    assert entry in project["project"]["scripts"]
+    for names in re.findall(r'WITH="?([\w ]+)', dockerfile):
+        for name in names.split():
+            assert (ROOT / f"launch/requirements-{name}.txt").is_file()
 
 
 def test_slurm_jobs(clone, tmp_path, monkeypatch):
