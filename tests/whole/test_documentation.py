@@ -13,6 +13,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import yaml
 
 from tests.helpers.commands import ROOT, TINY_FLAGS, run_module
 from tests.helpers.documents import documented
@@ -33,6 +34,7 @@ COMMANDS = [c for c in documented() if not re.match(ELSEWHERE, c)]
 RUNS = [c for c in COMMANDS if re.match(r"python -m (noah_jax\.main --config|bench\.study)", c)]
 ON_A_RUN = [c for c in COMMANDS if re.match(r"python -m noah_jax\.(interop|main --status)", c)]
 FIRST = {re.search(r"configs/\w+", c)[0]: c for c in reversed(RUNS)}  # of each config
+BY_HAND = [c for c in COMMANDS if re.match(r"(docker|sky|wandb|xpk) ", c)]  # need a cloud
 LAUNCHED = [c for c in COMMANDS if re.match(r"bash launch/(tpu_vm|slurm)\.sh --", c)]
 
 
@@ -100,7 +102,7 @@ def _tiny(command):
 
 def test_every_command_is_run_somewhere():
     assert len(RUNS) >= 10
-    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED])
+    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED, *BY_HAND])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,17 @@ def test_benchmarks_have_the_flags_of_their_commands():
         source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
         for flag in re.findall(r" --(?!config)(\w+)", words.split(" -- ")[0]):
             assert f'"{flag}"' in source or f'"--{flag}"' in source, (module, flag)
+
+
+def test_commands_of_others_name_what_is_there():
+    task = yaml.safe_load((ROOT / "launch/skypilot.yaml").read_text())
+    assert len({c.split()[0] for c in BY_HAND}) == 4
+    for command in BY_HAND:
+        for name in re.findall(r"(?:launch|configs)/\w[\w.]*", command):
+            assert (ROOT / name).is_file(), command
+        assert {*re.findall(r"--env (\w+)=", command)} <= task["envs"].keys()
+        for extra in re.findall(r'WITH="([^"]*)"', command):
+            assert all((ROOT / f"launch/requirements-{n}.txt").is_file() for n in extra.split())
 
 
 @pytest.mark.parametrize("command", LAUNCHED)
