@@ -48,9 +48,9 @@ restore() { # bucket
     date | gcloud storage cp - "$1/started"
     mkdir -p runs/restored
     gcloud storage rsync --recursive "$1" runs/restored
+    echo "$1" >bucket
     mv runs/restored $workdir
   fi
-  echo "$1" >bucket
 }
 
 start() { # flags

@@ -256,12 +256,17 @@ def test_skypilot(clone, tmp_path, monkeypatch, accelerator):
         assert name == "HOME" or f"${name}" in str(task).replace("{", "")
     if accelerator == "cuda":
         _program(tmp_path / "bin/nvidia-smi", "#!/bin/sh\n")
-    setup, _ = (
+    setup, run = (
         subprocess.run(
-            ["bash", "-c", task[part]], cwd=clone, check=True, capture_output=True, text=True
+            ["bash", "-c", task[part] + "echo this waits for the upload"],
+            cwd=clone,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         for part in ("setup", "run")
     )
+    assert run.stdout.endswith("the end\nthis waits for the upload\n")
     assert f"launch/requirements-{accelerator}.txt into .venv" in setup.stdout
     assert (clone / "prepared").read_text() == "prepare x y\n"
     (mount,) = task["file_mounts"]
