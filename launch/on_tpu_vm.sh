@@ -2,25 +2,30 @@
 # The commands that launch/tpu_vm.sh runs on the hosts of a TPU; not to be called by hand.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/setup.sh
+source launch/uv.sh
+source launch/bucket.sh
 workdir=runs/bucket # a copy of the folder that the file `bucket` names, on the first host
 
-save() {
-  if [ -f bucket ] && [ -d $workdir ]; then
-    gcloud storage rsync --recursive --delete-unmatched-destination-objects $workdir "$(cat bucket)"
+refuse_other_than_folder() { # bucket
+  if ! is_folder "$1"; then
+    echo "error: '$1' is not gs://BUCKET/FOLDER" >&2
+    return 1
   fi
 }
 
-use_python() {
-  source launch/setup.sh
-  PYTHON=python3.11 use_venv launch/requirements-tpu.txt
+save() {
+  local bucket
+  if [ -f bucket ] && [ -d $workdir ]; then
+    bucket=$(cat bucket)
+    refuse_other_than_folder "$bucket" || return
+    gcloud storage rsync --recursive --delete-unmatched-destination-objects $workdir "$bucket"
+  fi
 }
 
 setup() { # data, tasks to prepare
-  if ! command -v python3.11 >/dev/null; then
-    sudo apt-get -qq update
-    sudo apt-get -qq install -y python3.11 python3.11-venv
-  fi
-  use_python
+  make_venv
+  use_venv launch/requirements-tpu.txt
   if [ -n "$1" ]; then
     mkdir -p data
     gcloud storage rsync --recursive "$1" data
@@ -33,14 +38,19 @@ setup() { # data, tasks to prepare
 }
 
 restore() { # bucket
+  refuse_other_than_folder "$1"
+  if [ -d $workdir ] && [ "$(cat bucket 2>/dev/null)" != "$1" ]; then
+    echo "error: here is the workdir of $(cat bucket): take another --name for $1" >&2
+    return 1
+  fi
   if [ ! -d $workdir ]; then
     # This shows that the bucket can be written to, and leaves a file to read.
     date | gcloud storage cp - "$1/started"
     mkdir -p runs/restored
     gcloud storage rsync --recursive "$1" runs/restored
+    echo "$1" >bucket
     mv runs/restored $workdir
   fi
-  echo "$1" >bucket
 }
 
 start() { # flags
@@ -57,7 +67,7 @@ work() { # flags
   local saver program
   code=1
   trap 'echo $code >exit_code' EXIT
-  use_python
+  use_venv launch/requirements-tpu.txt
   python -m noah_jax.main --workdir=$workdir "$@" &
   program=$!
   trap 'kill -TERM $program' TERM INT

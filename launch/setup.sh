@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts here: `use_venv FILE …` makes .venv once and enters it. It holds the packages
 # of requirements.txt, launch/requirements-prepare.txt and the files.
 

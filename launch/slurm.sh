@@ -4,23 +4,30 @@
 #   bash launch/slurm.sh --config=configs/vtab.py:cifar100
 #   bash launch/slurm.sh --nodes=2 --gpus-per-node=8 --time=12:00:00 --config=configs/vtab.py:all
 #   bash launch/slurm.sh --tasks=cifar100+dtd --seeds=5 --config=configs/vtab.py
+#   bash launch/slurm.sh --cpus-per-task=8 --mem=64G -p gpu --config=configs/vtab.py:cifar100
 #
 # Before --config: options of sbatch, where one GPU of one node is the default, and
 #   --tasks=a+b  --seeds=N   the array: N seeds of each task, from 0 on
 #   --dry-run                prints the command and the job's script, submits nothing
-# After it: flags of the program. A job that reaches its time limit, or has to make room for another,
-# saves, is queued again, and goes on in its workdir under runs/. Makes .venv first, with what
-# launch/requirements-cuda.txt lists, or $NOAH_JAX_REQUIREMENTS. The images have to be there: compute
-# nodes often cannot reach the net.
+# After it: flags of the program. Values may also be words of their own: --mem 64G. A job that
+# reaches its time limit, or has to make room for another, saves, is queued again, and goes on in its
+# workdir under runs/. Makes .venv first, with what launch/requirements-cuda.txt lists, or
+# $NOAH_JAX_REQUIREMENTS. The images have to be there: compute nodes often cannot reach the net.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-options=() tasks='' seeds='' dry_run=false config=''
+options=() last='' tasks='' seeds='' dry_run=false config=''
 fail() {
   echo "error: $*" >&2
   exit 2
 }
 while [ $# -gt 0 ]; do
+  case $1 in
+    --tasks | --seeds | --config) # the value is the next word
+      [[ ${2:--} != -* ]] || fail "$1 has no value"
+      set -- "$1=$2" "${@:3}"
+      ;;
+  esac
   case $1 in
     --tasks=*) tasks=${1#*=} ;;
     --seeds=*) seeds=${1#*=} ;;
@@ -30,8 +37,13 @@ while [ $# -gt 0 ]; do
       shift
       break
       ;;
-    *) options+=("$1") ;;
+    -*) options+=("$1") ;;
+    *) # the value of an option of sbatch, which would take any other word for the job's script
+      [[ $last == -* && $last != --*=* ]] || fail "$1 belongs to no option"
+      options+=("$1")
+      ;;
   esac
+  last=$1
   shift
 done
 [ -n "$config" ] || fail "--config is missing, e.g. --config=configs/vtab.py:cifar100"
@@ -50,6 +62,9 @@ fi
 script="#!/usr/bin/env bash
 $choose
 source .venv/bin/activate
+if [ -n \"\$SLURM_CPUS_PER_TASK\" ]; then # which srun does not take from sbatch
+  export SRUN_CPUS_PER_TASK=\"\$SLURM_CPUS_PER_TASK\"
+fi
 srun python -m noah_jax.main --config=\"\$config\"$([ $# = 0 ] || printf ' %q' "$@")
 code=\$?
 if [ \$code = 143 ]; then # told to stop, and saved

@@ -81,13 +81,16 @@ def _tpu_hosts(environment: Mapping[str, str]) -> int:
     """The number of hosts of the TPU pod that this host belongs to; 1 if it belongs to none."""
     if not importlib.util.find_spec("libtpu"):
         return 1
-    other_platform = "tpu" not in (_platforms() or "tpu")
-    if other_platform or "TPU_SKIP_MDS_QUERY" in environment:  # set by JAX when it is loaded
+    platforms = _platforms()  # names the TPU once JAX, when it is loaded, has seen its chips
+    if "tpu" not in (platforms or "tpu"):
         return 1
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
-        if name in environment:  # Kubernetes
+        if name in environment and platforms:  # Kubernetes
             hosts = environment[name].split(",")
             return len(hosts) * int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+    # JAX sets this where it sees no chips, and GKE in every pod with a TPU.
+    if "TPU_SKIP_MDS_QUERY" in environment:
+        return 1
     slices = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
     endpoints = _metadata("worker-network-endpoints").split(",")
     return len(endpoints) * (int(slices[1]) if slices else 1)

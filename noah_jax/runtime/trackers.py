@@ -13,6 +13,7 @@ from noah_jax.errors import UserError
 
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorflow"), "wandb": ("wandb",)}
 TRACKERS = (*_PACKAGES,)
+_PLACE = ("stage", "test_set")
 _COUNTS = ("step", "generation", "epoch")  # the first of these keys in a line is its time axis
 
 
@@ -30,9 +31,12 @@ def open_trackers(names: str, workdir: pathlib.Path, config: Mapping[str, Any]) 
 
 
 def _scalars(values: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
-    """The step that the values belong to, and the numbers among them, as `<stage>/<name>`."""
+    """The step that the values belong to, and the numbers among them, as `<stage>/<name>`.
+
+    A further test set stands between the two; that of the task is called `test`, as the stage is.
+    """
     when = next((values[name] for name in _COUNTS if name in values), 0)
-    stage = "/".join(str(values[key]) for key in ("stage", "test_set") if key in values)
+    stage = "/".join(dict.fromkeys(str(values[key]) for key in _PLACE if key in values))
     return when, {
         f"{stage}/{name}": value
         for name, value in values.items()
@@ -55,15 +59,20 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A run in the project noah_jax, or $WANDB_PROJECT; one that goes on is the same there."""
+    """A run in the project noah_jax, or $WANDB_PROJECT; one that goes on is the same there.
+
+    A sweep's agent chooses the project and the run's id.
+    """
 
     def __init__(self, workdir: pathlib.Path, config: Mapping[str, Any]):
         import wandb
 
+        asked = wandb.setup().settings  # by the environment, among others
+        own_id = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
         self._run = wandb.init(
-            project=None if wandb.Settings().project else "noah_jax",
+            project=None if asked.project else "noah_jax",
             name=workdir.name,
-            id=hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16],
+            id=None if asked.run_id else own_id,
             resume="allow",
             dir=workdir,
             config=dict(config),

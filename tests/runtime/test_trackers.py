@@ -23,6 +23,7 @@ with writer.tracking("tensorboard+wandb", {"seed": 3}):
     writer.log(stage="supernet", epoch=2, step=24, loss=0.5)
     writer.log(stage="search", generation=1, val_accuracy=0.25, params=1000, val_loss=None)
     writer.log(stage="test", test_set="imagenet_v2", accuracy=0.75)
+    writer.log(stage="test", test_set="test", accuracy=0.5)
 writer.log(stage="later", loss=9.0)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
@@ -38,6 +39,9 @@ print(json.dumps(found))
 def test_both_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    agents = {"PROJECT": "theirs", "SWEEP_ID": "sweep0", "RUN_ID": "run0"}
+    for name, value in agents.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setenv("PYTHONPATH", str(pathlib.Path(__file__).parents[2]))
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT], cwd=tmp_path, capture_output=True, text=True
@@ -48,13 +52,21 @@ def test_both_are_told(tmp_path, monkeypatch):
         "search/val_accuracy": [1, 0.25],
         "search/params": [1, 1000.0],
         "test/imagenet_v2/accuracy": [0, 0.75],
+        "test/accuracy": [0, 0.5],
     }
-    (offline,) = tmp_path.glob("run/wandb/offline-run-*/run-*.wandb")
+    (offline,) = tmp_path.glob("run/wandb/offline-run-*/run-run0.wandb")
     data = offline.read_bytes()
-    for name in (b"supernet/loss", b"search/val_accuracy", b"test/imagenet_v2/accuracy", b"seed"):
+    assert all(value.encode() in data for value in agents.values()) and b"noah_jax" not in data
+    for name in (
+        b"supernet/loss",
+        b"search/val_accuracy",
+        b"test/imagenet_v2/accuracy",
+        b"test/accuracy",
+        b"seed",
+    ):
         assert name in data
     assert b"later" not in data
-    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 5
 
 
 def test_what_is_missing_is_said(monkeypatch):

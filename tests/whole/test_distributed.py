@@ -181,6 +181,16 @@ def test_where_there_are_several_processes():
         cluster(mpi)
 
 
+GKE = {  # what its device plugin and its webhook set in the second pod of a slice
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_SKIP_MDS_QUERY": "true",
+    "TPU_TOPOLOGY": "4x4",
+    "TPU_WORKER_HOSTNAMES": ",".join(f"noah-slice-job-0-{n}.noah" for n in range(4)),
+    "TPU_WORKER_ID": "1",
+}
+NO_CHIPS = {"TPU_SKIP_MDS_QUERY": "1"}  # JAX sets it to this, and then does not name the TPU
+
+
 @pytest.mark.parametrize(
     ("environment", "said", "hosts"),
     [
@@ -188,14 +198,17 @@ def test_where_there_are_several_processes():
         ({}, {"worker-network-endpoints": "a:b:10.0.0.1"}, 1),
         ({}, {"worker-network-endpoints": "a:b:10.0.0.1,c:d:10.0.0.2"}, 2),
         ({}, {"tpu-env": "A: 'b'\nMEGASCALE_NUM_SLICES: '2'\n"}, 2),
-        ({"TPU_WORKER_HOSTNAMES": "n1,n2,n3,n4"}, {}, 4),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, {}, 1),
-        ({"TPU_SKIP_MDS_QUERY": "1"}, {"worker-network-endpoints": "a,b"}, 1),  # no TPU
+        (GKE, {}, 4),
+        (GKE | {"MEGASCALE_NUM_SLICES": "2"}, {}, 8),
+        (GKE | {"TPU_WORKER_HOSTNAMES": "localhost"}, {}, 1),
+        (GKE | NO_CHIPS, {}, 1),
+        (NO_CHIPS, {"worker-network-endpoints": "a,b"}, 1),
     ],
 )
 def test_hosts_of_a_tpu_pod(environment, said, hosts, monkeypatch):
     monkeypatch.setattr(cluster_lib.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(cluster_lib, "_metadata", lambda key: said.get(key, ""))
-    monkeypatch.setattr(cluster_lib, "_platforms", lambda: "")
+    platforms = None if NO_CHIPS.items() <= environment.items() else "tpu,cpu"
+    monkeypatch.setattr(cluster_lib, "_platforms", lambda: platforms)
     assert (cluster_lib.cluster(environment) == {}) == (hosts > 1)
     assert cluster_lib._tpu_hosts(environment) == hosts

@@ -15,6 +15,7 @@ import tomllib
 import numpy as np
 import PIL.Image
 import pytest
+import yaml
 from flax.traverse_util import flatten_dict
 from scipy import stats
 
@@ -39,6 +40,7 @@ COMMANDS = [c for c in documented() if not re.match(ELSEWHERE, c)]
 RUNS = [c for c in COMMANDS if re.match(r"python -m (noah_jax\.main --config|bench\.study)", c)]
 ON_A_RUN = [c for c in COMMANDS if re.match(r"python -m noah_jax\.(interop|main --status)", c)]
 FIRST = {re.search(r"configs/\w+", c)[0]: c for c in reversed(RUNS)}  # of each config
+BY_HAND = [c for c in COMMANDS if re.match(r"(docker|sky|wandb|xpk) ", c)]  # need a cloud
 LAUNCHED = [c for c in COMMANDS if re.match(r"bash launch/(tpu_vm|slurm)\.sh --", c)]
 INSTALLED = [c for c in COMMANDS if c.startswith("pip install ")]
 
@@ -110,7 +112,7 @@ def test_every_command_is_run_somewhere():
     with_programs = {str(page.relative_to(ROOT)) for page in PAGES if programs(page)}
     assert with_programs == {"README.md", "noah_jax/README.md", "docs/subnet.md"}
     assert len(RUNS) >= 10
-    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED, *INSTALLED])
+    assert sorted(COMMANDS) == sorted([*RUNS, *ON_A_RUN, *LAUNCHED, *INSTALLED, *BY_HAND])
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,17 @@ def test_the_readmes_table():
     text = (ROOT / "README.md").read_text()
     shown = re.findall(r"^\| [^|]+ \| (\d.* ± .*) \|$", text, re.MULTILINE)
     assert sorted(shown) == sorted(rows.values()) and len(shown) == 7
+
+
+def test_commands_of_others_name_what_is_there():
+    task = yaml.safe_load((ROOT / "launch/skypilot.yaml").read_text())
+    assert len({c.split()[0] for c in BY_HAND}) == 4
+    for command in BY_HAND:
+        for name in re.findall(r"(?:launch|configs)/\w[\w.]*", command):
+            assert (ROOT / name).is_file(), command
+        assert {*re.findall(r"--env (\w+)=", command)} <= task["envs"].keys()
+        for extra in re.findall(r'WITH="([^"]*)"', command):
+            assert all((ROOT / f"launch/requirements-{n}.txt").is_file() for n in extra.split())
 
 
 @pytest.mark.parametrize("command", LAUNCHED)
