@@ -147,7 +147,7 @@ class _Recorder:
 
     def watching(self, make: Callable) -> Callable:
         """Wraps `make`, which returns a jitted function, so that its runs count as computing."""
-        return lambda *arguments: _Watched(make(*arguments), self.computing)
+        return lambda *arguments, **more: _Watched(make(*arguments, **more), self.computing)
 
     def computing(self, start: float, outputs) -> None:
         """Notes that a program was called at `start`."""

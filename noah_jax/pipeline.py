@@ -133,6 +133,8 @@ def _announce(run: Run) -> None:
         f"{source.num_classes} classes{names}, in {run.workdir}"
         + "".join(f"; {note}" for note in source.notes)
     )
+    if config.method in FOUND and not config.genome:
+        say(f"  budget: {config.search.limits}{_sizes_of_genomes(run)}")
     wanted = TASKS[config.task].more_tests if config.task in TASKS else ()
     if absent := [name for name in wanted if name not in source.more_tests]:
         say(f"  not there, so not tested: {', '.join(absent)}")
@@ -142,6 +144,16 @@ def _announce(run: Run) -> None:
     if processes.is_main():
         for line in forecast(run):
             say(f"  {line}")
+
+
+def _sizes_of_genomes(run: Run) -> str:
+    """Says which sizes the budget chooses from, if there is a search space."""
+    if not run.config.has_supernet:
+        return ""
+    least, most = (
+        run.space.count(end) / 1e6 for end in (run.space.smallest(), run.space.largest())
+    )
+    return f" in prompt modules; the space has genomes of {least:.4f} to {most:.4f} M"
 
 
 def _run_stages(run: Run) -> bool:

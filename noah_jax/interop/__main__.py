@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", type=float, default=0.0, help="the least probability of an image's class"
     )
     use.add_argument("--format", choices=("text", "csv", "jsonl"), default="text")
-    push = commands.add_parser("push", help="an export onto the Hugging Face hub")
+    push = commands.add_parser("push", help="uploads an export to the Hugging Face hub")
     push.add_argument("folder", type=pathlib.Path, help="what export wrote, or a run's workdir")
     push.add_argument("name", metavar="OWNER/NAME")
     push.add_argument("--private", action="store_true", help="makes a new repository private")

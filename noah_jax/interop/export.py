@@ -47,11 +47,12 @@ def export(workdir: pathlib.Path, folder: pathlib.Path, weights: str = "") -> li
       UserError: the run is not finished, the folder has files of these names that are no export's,
         or something cannot be read or written.
     """
-    if folder.resolve() == workdir.resolve():
-        raise UserError(f"{workdir} has files of the same names: choose another --out=FOLDER")
+    is_workdir = folder.resolve() == workdir.resolve() or (folder / "metrics.jsonl").exists()
+    if is_workdir or (folder / "result.json").exists():
+        raise UserError(f"{folder} is the workdir of a run: choose another --out=FOLDER")
     subnet = read(workdir, weights)
     if not subnet.trained:
-        raise UserError(f"{workdir} is an export: give the workdir of the run that it is of")
+        raise UserError(f"{workdir} is an export: give the workdir of its run")
     make_folder(folder, parents=True)
     _move_in(folder)
     new = folder / _NEW

@@ -70,7 +70,7 @@ def push_to_hub(
     """Uploads an export to the Hugging Face hub, in one commit.
 
     A repository that is not there is made. What an older export left there is deleted; all other
-    files stay, and so does a model card that you have made your own there.
+    files stay. A model card of your own there is replaced only by one of your own here.
 
     Args:
       folder: an export; or the workdir of a finished run, which is exported first.

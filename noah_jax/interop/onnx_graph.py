@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from noah_jax.errors import UserError, joined
 from noah_jax.interop.subnet import Subnet
 from noah_jax.vit.attention import patch_angles
 
@@ -30,6 +31,7 @@ def serialised(merged: Subnet, weights: pathlib.Path) -> bytes:
 
     Raises:
       OSError: `weights` cannot be read.
+      UserError: the subnet has a module that this file does not know.
     """
     graph = _Graph(merged, _places(weights) if is_large(merged) else {})
     return graph.model().SerializeToString()
@@ -74,6 +76,9 @@ class _Graph:
                 x = self.add("Concat", self.part(x, 0, config.first_slot), slots, axis=1)
             x = self.block(x, tokens, f"blocks.{i}.")
         self.add("Identity", self.linear(self.representation(x), "head"), output="logits")
+        in_blocks = {name for name in self.subnet.tensors if name.startswith("blocks.")}
+        if unused := sorted(in_blocks - self.weights.keys()):
+            raise UserError(f"model.onnx has no place for {joined(unused)}; see onnx_graph.py")
         images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["b", side, side, 3])
         graph = helper.make_graph(
             self.nodes,

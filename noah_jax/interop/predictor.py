@@ -1,7 +1,8 @@
 """Classifies images with a found subnet, in other programs.
 
-Images are prepared as in the run's test. One image has a program of its own, and so has a batch.
-Each is compiled when it is first needed, so that no number of images compiles anew.
+Images are turned as their EXIF says, then resized as in the run's test. One image has a program of
+its own, and so has a batch. Each is compiled when it is first needed, so that no number of images
+compiles anew.
 """
 
 import contextlib

@@ -51,7 +51,9 @@ def forecast(run: Run) -> list[str]:
     short = _shortened(run)
     if seconds > _LONG_SECONDS and short != run.config:
         flags = " ".join(f"--config.{key}={value}" for key, value in _changes(run.config, short))
-        lines.append(f"for a first look, about {duration(_seconds(short, run, rate))} with {flags}")
+        lines.append(
+            f"for a first look, about {duration(_seconds(short, run, rate))} with --fresh {flags}"
+        )
     return lines
 
 
@@ -70,7 +72,8 @@ def _operations(config: Config, run: Run) -> tuple[float, float]:
     sizes, trained, evaluated = run.space.max_sizes, 0, 0
     if config.has_supernet:
         search, folds = config.search, config.search.folds
-        trained += folds * _examples(config, counts, "supernet") * _step(config, vit, sizes)
+        if not config.supernet_from:
+            trained += folds * _examples(config, counts, "supernet") * _step(config, vit, sizes)
         genomes = min(search.population * (search.generations + 1), run.space.num_genomes)
         held_out = counts["val" if folds == 1 else "trainval"]
         evaluated += genomes * held_out * flops.forward(vit, sizes)
@@ -125,7 +128,12 @@ def _shortened(run: Run) -> Config:
     """The settings with small images, few epochs and few genomes, where there are more."""
     config, patch = run.config, run.vit.patch_size
     size = min(config.image_size, -(-_SMALL_IMAGES // patch) * patch)
-    config = dataclasses.replace(config, image_size=size, retrain=_few_epochs(config.retrain))
+    retrain = _few_epochs(config.retrain)
+    if config.method == "full":  # that rate is for prompt modules
+        retrain = dataclasses.replace(retrain, learning_rate=config.retrain.learning_rate)
+    if config.supernet_from:  # which is of these images and epochs
+        return dataclasses.replace(config, retrain=retrain)
+    config = dataclasses.replace(config, image_size=size, retrain=retrain)
     if not config.has_supernet:
         return config
     search, supernet = config.search, _few_epochs(config.supernet)

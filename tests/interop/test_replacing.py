@@ -77,9 +77,14 @@ def test_files_of_the_same_names_are_refused(runs):
     (folder / "README.md").write_text("mine still")
     export.export(runs / "lora", folder)
     assert (folder / "README.md").read_text() == "mine still"
-    with pytest.raises(UserError, match="files of the same names: choose another --out"):
-        export.export(runs / "mix", runs / "mix")
-    with pytest.raises(UserError, match="is an export: give the workdir of the run"):
+    (runs / "lora/result.json").write_text("{}")
+    for place in ("mix", "lora"):
+        before = _contents(runs / place)
+        with pytest.raises(UserError, match="is the workdir of a run: choose another --out"):
+            export.export(runs / "mix", runs / place)
+        assert _contents(runs / place) == before
+    (runs / "lora/result.json").unlink()
+    with pytest.raises(UserError, match="is an export: give the workdir of its run"):
         export.export(folder, runs / "other")
     (folder / "subnet.json").write_text("{")
     with pytest.raises(UserError, match=r"subnet\.json cannot be read"):

@@ -276,7 +276,7 @@ def test_a_relative_path_of_weights_is_made_whole(workdir, monkeypatch):
     write_json(workdir / "config.json", CONFIG | {"weights": "my weights"})
     page = html.unescape(report.write(workdir).read_text())
     assert f"my_images '--weights={workdir.resolve()}/my weights'</pre>" in page
-    assert f"load_subnet('{workdir.resolve()}', weights='{workdir.resolve()}/my weights')" in page
+    assert f"Predictor('{workdir.resolve()}', weights='{workdir.resolve()}/my weights')" in page
     write_json(workdir / "config.json", CONFIG | {"weights": str(workdir / "my weights")})
     assert "--weights" not in report.write(workdir).read_text()  # subnet.json has it
 
