@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from noah_jax.report.tables import aligned
-from noah_jax.report.uncertainty import by_runs
+from noah_jax.uncertainty import by_runs
 
 TUNED = ("tuned_vpt", "tuned_lora", "tuned_adapter")
 _ORDER = ("noah", "random", "uniform", "sensitivity", "tuned", *TUNED, "lora", "adapter", "vpt")

@@ -120,7 +120,7 @@ def _search(c: Config):
 
 
 def _calibration(c: Config):
-    """What a temperature is fitted on must be unseen."""
+    """The images that a temperature is fitted on must be unseen."""
     if c.calibrate and c.inherits and c.search.folds > 1:
         yield (
             f"calibrate needs weights that have not seen val, but with search.folds="

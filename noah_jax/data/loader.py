@@ -135,6 +135,11 @@ def batches(
             yield images, labels
 
 
+def enlarged(size: int, crop: bool) -> int:
+    """The pixels to which images are resized before the middle `size` is taken, if it is."""
+    return size * 8 // 7 if crop else size
+
+
 def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
     """Makes an image square, RGB, by bicubic interpolation (NOAH's VTAB setting).
 
@@ -149,8 +154,7 @@ def resize(image: PIL.Image.Image, size: int, crop: bool = False) -> np.ndarray:
     Raises:
       ValueError: see `images.rgb`.
     """
-    image = rgb(image)
-    side = size * 8 // 7 if crop else size
+    image, side = rgb(image), enlarged(size, crop)
     image = image.resize((side, side), PIL.Image.Resampling.BICUBIC)
     first = (side - size) // 2
     return np.asarray(image.crop((first, first, first + size, first + size)))

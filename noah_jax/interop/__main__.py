@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     use.add_argument(
         "--threshold", type=float, default=0.0, help="the least probability of an image's class"
     )
-    use.add_argument("--format", choices=("text", "csv", "jsonl"), default="text")
+    formats = ("text", "csv", "jsonl")  # those of predict.py, which loads JAX
+    use.add_argument("--format", choices=formats, default="text")
     push = commands.add_parser("push", help="uploads an export to the Hugging Face hub")
     push.add_argument("folder", type=pathlib.Path, help="what export wrote, or a run's workdir")
     push.add_argument("name", metavar="OWNER/NAME")

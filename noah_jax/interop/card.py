@@ -5,17 +5,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from scipy.stats import binomtest
-
+from noah_jax import uncertainty
+from noah_jax.data.loader import enlarged
 from noah_jax.errors import printable
 from noah_jax.interop.subnet import Subnet
 from noah_jax.pretrained import BACKBONES
+from noah_jax.runtime.durations import duration
 from noah_jax.space.modules import PROMPT_MODULES
 
 NAME = "README.md"
 REPOSITORY = "OWNER/NAME"  # stands in the card for a name on the hub that is not known yet
 _MARK = "<!-- noah_jax wrote this card, and replaces it. Without this line it is yours. -->"
-_CONFIDENCE = 0.95
 _LICENCES_OF_THE_HUB = ("apache-2.0", "mit", "cc-by-nc-4.0")  # others are "other", with a name
 _TRAINED = {"full": "trained as a whole", "linear": "of which the head alone was trained"}
 
@@ -26,8 +26,8 @@ predictor = noah_jax.Predictor("{REPOSITORY}")
 print(predictor.predict("photo.jpg").labels(top=3))
 ```
 
-`python torch_model.py photo.jpg` does the same in PyTorch, without noah_jax. `model.onnx` and
-`model.stablehlo` take uint8 images and return logits."""
+`python torch_model.py photo.jpg` does the same in PyTorch, without noah_jax. `model.onnx` and, if
+it is there, `model.stablehlo` take uint8 images and return logits."""
 
 
 def may_be_written(path: pathlib.Path) -> bool:
@@ -116,7 +116,7 @@ def _introduction(subnet: Subnet) -> str:
 
 
 def _rows(subnet: Subnet) -> Iterator[tuple[str, str]]:
-    """What is known of the run that made the subnet."""
+    """Yields what is known of the run that made the subnet, a name and a value each."""
     facts, config = subnet.facts, subnet.config
     images = facts.get("images", {})
     if "test_accuracy" in facts:
@@ -130,11 +130,11 @@ def _rows(subnet: Subnet) -> Iterator[tuple[str, str]]:
     yield "trained parameters", params
     yield "all parameters", f"{sum(x.size for x in subnet.merged().tensors.values()):,}"
     if seconds := facts.get("stages"):
-        each = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+        each = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
         devices = ", ".join(f"{n} × {kind}" for kind, n in Counter(facts["devices"]).items())
         yield (
             "time to train and test",
-            f"{sum(seconds.values()) / 60:.1f} min ({each}) on {devices}",
+            f"{duration(sum(seconds.values()))} ({each}) on {devices}",
         )
     yield "input", f"RGB, {config.image_size} × {config.image_size} pixels"
     if "seed" in facts:
@@ -150,10 +150,10 @@ def _accuracy(share: float, images: int) -> str:
     """The accuracy in percent, with Wilson's interval if the number of images is known."""
     if not images:
         return f"{100 * share:.2f} %"
-    interval = binomtest(round(share * images), images).proportion_ci(_CONFIDENCE, method="wilson")
+    low, high = uncertainty.of_share(round(share * images), images)
     return (
-        f"{100 * share:.2f} % ({100 * _CONFIDENCE:.0f} % interval: {100 * interval.low:.1f} to "
-        f"{100 * interval.high:.1f} %; {images:,} images)"
+        f"{100 * share:.2f} % (95 % interval: {100 * low:.2f} to {100 * high:.2f} %; "
+        f"{images:,} images)"
     )
 
 
@@ -172,7 +172,7 @@ def _genome(subnet: Subnet) -> str:
 
 def _preparation(subnet: Subnet) -> str:
     side, facts = subnet.config.image_size, subnet.facts
-    resized = side * 8 // 7 if facts["center_crop"] else side
+    resized = enlarged(side, facts["center_crop"])
     cut = f" and cut to the middle {side} × {side} pixels" if resized != side else ""
     mean, std = (", ".join(f"{x:.4g}" for x in facts[name]) for name in ("mean", "std"))
     return (

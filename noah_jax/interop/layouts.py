@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from noah_jax.data.loader import enlarged
 from noah_jax.interop.subnet import Subnet, serialised
 from noah_jax.pretrained.name_tables import HUGGING_FACE, TIMM, rename, torch_layers
 from noah_jax.runtime.workdir import make_folder, write_bytes, write_text
@@ -132,7 +133,7 @@ def hugging_face_files(subnet: Subnet) -> dict[str, dict]:
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
-    resized = side * 8 // 7 if subnet.facts["center_crop"] else side
+    resized = enlarged(side, subnet.facts["center_crop"])
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,

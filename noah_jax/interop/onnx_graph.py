@@ -156,7 +156,7 @@ class _Graph:
         return self.add("Concat", left, right, axis=-1)
 
     def representation(self, x: str) -> str:
-        """What the head classifies, `[b, d]`; see `ViT.representation`."""
+        """Pools the tokens into what the head classifies, `[b, d]`; see `ViT.representation`."""
         config = self.config
         if config.class_tokens:
             return self.shaped(self.norm(self.part(x, 0, 1), "norm"), 0, config.width)

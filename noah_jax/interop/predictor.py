@@ -39,7 +39,7 @@ Image = _Path | bytes | PIL.Image.Image | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a subnet says about some images.
+    """The answers of a subnet for some images.
 
     Attributes:
       probabilities: float32 `[n, classes]`; NaN for an image that cannot be read.

@@ -70,7 +70,7 @@ class Subnet:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by before they become probabilities; 1 if it was not fitted."""
+        """The divisor of logits before they become probabilities; 1 if it was not fitted."""
         return self.facts.get("temperature", 1.0)
 
     def model(self) -> CompactViT:

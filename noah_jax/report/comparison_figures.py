@@ -54,7 +54,7 @@ class _Point:
 
     @property
     def reach(self) -> Range:
-        """What has to be in sight: all runs, and the interval of a single one.
+        """The range that has to be in sight: all runs, and the interval of a single one.
 
         An interval over seeds may be far longer than what there is to see, as that of two is.
         """

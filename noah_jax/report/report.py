@@ -8,9 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from noah_jax import uncertainty
 from noah_jax.config.settings import SEARCHED
 from noah_jax.errors import UserError
-from noah_jax.report import calibration, figures, page, search_figures, uncertainty
+from noah_jax.report import calibration, figures, page, search_figures
 from noah_jax.report.page import picture
 from noah_jax.report.tables import published
 from noah_jax.report.usage import commands, of_model
@@ -94,7 +95,7 @@ def _interval(accuracy: float, images: int) -> str:
 
 
 def _validation(result: Result, config: Mapping[str, Any], search: Values | None) -> str:
-    """What the validation accuracy is, and why it is not the test's; empty without one."""
+    """Explains the validation accuracy and why it differs from the test's; empty without one."""
     accuracy = result["val_accuracy"]
     if accuracy is None:
         return ""

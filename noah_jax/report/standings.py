@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from noah_jax import uncertainty
 from noah_jax.errors import UserError
-from noah_jax.report import uncertainty
-from noah_jax.report.uncertainty import LEVEL, Difference, Interval
 from noah_jax.training import predictions
 from noah_jax.training.result import Result
+from noah_jax.uncertainty import LEVEL, Difference, Interval
 
 BEST, NOT_WORSE, WORSE, UNKNOWN = "best", "not worse", "worse", "not compared"
 
@@ -41,7 +41,7 @@ class Standing:
 
 
 class _Pair(NamedTuple):
-    """What two runs must have in common to be compared."""
+    """The images and the seed, which two runs must have in common to be compared."""
 
     images: str
     seed: int
@@ -106,15 +106,9 @@ def in_order(results: Results) -> Results:
 
 
 def interval(results: Sequence[Result]) -> Interval | None:
-    """The 95 % interval of one method's accuracy on one set of images.
-
-    That of a single run says how far chance in its test images goes, that of several what other
-    seeds would change; None if the seeds do not differ.
-    """
-    if len(results) > 1:
-        return uncertainty.of_mean([result["test_accuracy"] for result in results])
-    images = results[0]["images"]["test"]
-    return uncertainty.of_share(round(results[0]["test_accuracy"] * images), images)
+    """The 95 % interval of one method's accuracy on one set of images."""
+    accuracies = [result["test_accuracy"] for result in results]
+    return uncertainty.of_accuracies(accuracies, results[0]["images"]["test"])
 
 
 def compare(results: Results) -> list[Standing]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from noah_jax import uncertainty
 from noah_jax.data.tasks import FEW_SHOT, FEW_SHOT_MEANS, GROUPS, METRIC, TASKS, VTAB
-from noah_jax.report import uncertainty
 from noah_jax.report.standings import Results, Standing, by_method, compare, explained, interval
-from noah_jax.report.uncertainty import Interval
 from noah_jax.training.result import Result
+from noah_jax.uncertainty import Interval
 
 _COMPARED = ("less the best", "p", "")  # titles; the last column has the marks
 
@@ -101,11 +101,7 @@ class _Cell:
 
     def __str__(self) -> str:
         shares = [score / 100 for score in self.scores.values()]
-        if len(shares) > 1:
-            found = uncertainty.of_mean(shares)
-        else:
-            right = round(shares[0] * self.images)
-            found = uncertainty.of_share(right, self.images) if self.images else None
+        found = uncertainty.of_accuracies(shares, self.images)
         figure = "" if self.figure is None else f" ({self.figure:.1f})"
         return f"{_joined(percent(float(np.mean(shares)), found))}{figure}"
 

@@ -1,8 +1,8 @@
 """Measures how far a supernet can be trusted: `python -m noah_jax.search rank WORKDIR --genomes=N`
 
-Genomes of all numbers of parameters up to the budget are evaluated with the weights that they
-inherit, as in the search. Then each is retrained with fresh weights and tested. Kendall's tau says
-how alike the two orders are: 1 = the same, 0 = unrelated, -1 = opposite.
+Genomes that are spread evenly over all numbers of parameters up to the budget are evaluated with
+the weights that they inherit, as in the search. Then each is retrained with fresh weights and
+tested. Kendall's tau says how alike the two orders are: 1 = the same, 0 = unrelated, -1 = opposite.
 
 `WORKDIR` must hold a supernet. It gets `rank.json` and `rank.png`. Subnets that were retrained
 before are not retrained again. `--retrained=OTHER` takes them from another workdir, which may have

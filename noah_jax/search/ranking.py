@@ -1,9 +1,4 @@
-"""Measures how far a supernet can be trusted; `python -m noah_jax.search rank` is the command.
-
-The genomes are spread evenly over all numbers of parameters up to the budget. They are evaluated
-with the weights that they inherit, as in the search. Then each is retrained with fresh weights and
-tested. Kendall's tau says how alike the two orders are: 1 = the same, 0 = unrelated, -1 = opposite.
-"""
+"""Measures how far a supernet can be trusted; see `__main__.py`, which has the command."""
 
 import dataclasses
 import io

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[2] / "noah_jax"
 README = PACKAGE / "README.md"
 # From the ground up. A room imports only from floors below its own.
 FLOORS = [
-    ("errors", "digests", "faces"),
+    ("errors", "digests", "faces", "uncertainty"),
     ("space", "data", "runtime"),
     ("vit",),
     ("pretrained",),

@@ -30,10 +30,10 @@ def test_what_it_says_of_a_run():
     found.facts.update(FACTS)
     text = card.text(found, "architecture.png")
     for words in (
-        "75.00 % (95 % interval: 70.5 to 79.0 %; 400 images)",  # Wilson's, by R's binom.confint
+        "75.00 % (95 % interval: 70.53 to 78.99 %; 400 images)",  # Wilson's, by R's binom.confint
         "| 100 |",
         "1,234 in prompt modules, 165 in the head",
-        "2.0 min (supernet 1.5, retrain 0.5) on 2 × TPU v5e",
+        "2.0 min (supernet 1.5 min, retrain 30.0 s) on 2 × TPU v5e",
         "](architecture.png)",
         "cc-by-nc-4.0",
     ):

@@ -12,14 +12,13 @@ import matplotlib
 import numpy as np
 import pytest
 
-from noah_jax import report
+from noah_jax import report, uncertainty
 from noah_jax.report import (
     calibration,
     comparison,
     comparison_figures,
     figures,
     search_figures,
-    uncertainty,
 )
 from noah_jax.runtime.workdir import read_json_here, write_json
 from noah_jax.space.candidates import Candidate

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from noah_jax.report import uncertainty
+from noah_jax import uncertainty
 
 # Student's own (1908): more hours of sleep of ten patients by two medicines.
 FIRST = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)

@@ -40,6 +40,20 @@ def of_share(right: int, images: int) -> Interval:
     return Interval(float(found.low), min(float(found.high), 1.0))
 
 
+def of_accuracies(accuracies: Sequence[float], images: int) -> Interval | None:
+    """The interval of one method's accuracy: Wilson's of a single run, Student's t of several.
+
+    The former says how far chance in the test images goes, the latter what other seeds would
+    change.
+
+    Args:
+      images: those of the test; 0 = a mean of several tests, whose interval needs several runs.
+    """
+    if len(accuracies) > 1:
+        return of_mean(accuracies)
+    return of_share(round(accuracies[0] * images), images) if images else None
+
+
 def of_mean(accuracies: Sequence[float]) -> Interval | None:
     """Student's t interval of a mean over seeds, cut to 0 and 1.
 
