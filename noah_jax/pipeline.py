@@ -174,7 +174,9 @@ def _run_stages(run: Run) -> bool:
         params, network = run.fit_genome("retrain", genome, split, folder, start)
     if config.stage == "retrain":
         return False
-    temperature = calibration.temperature(run, genome, start) if config.calibrate else None
+    temperature = None
+    if config.calibrate:
+        temperature = calibration.temperature(run, network, params, genome, start)
     outcome.test_subnet(run, network, params, genome, best, temperature)
     return True
 

@@ -3,7 +3,8 @@
 See Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv 1706.04599), section 4.2. The
 tested subnet has been trained on the validation images, of which it is surer than of others. The
 found genome is therefore trained once more, with the same recipe on the training images alone, and
-the temperature is fitted to what that subnet says about the validation images.
+the temperature is fitted to what that subnet says about the validation images. A few-shot run's
+subnet has been trained on these alone already.
 """
 
 import contextlib
@@ -24,10 +25,18 @@ from noah_jax.vit.network import Network
 _LEAST, _MOST = 0.1, 10.0  # images that are all right would be fitted best by 0
 
 
-def temperature(run: Run, genome: np.ndarray, supernet: nnx.State | None) -> float:
+def temperature(
+    run: Run,
+    network: Network,
+    params: nnx.State,
+    genome: np.ndarray,
+    supernet: nnx.State | None,
+) -> float:
     """Fits the temperature of a genome, or reads it if `calibration.json` is there already.
 
     Args:
+      network, params: the tested subnet. That of a few-shot run has not seen the validation images,
+        and needs no second training.
       supernet: the params that the tested subnet began with; None = fresh ones.
 
     Raises:
@@ -39,9 +48,11 @@ def temperature(run: Run, genome: np.ndarray, supernet: nnx.State | None) -> flo
     if saved and saved["genome"] == genome.tolist():
         return saved["temperature"]
     with run.writer.stage("calibration"):
-        params, network = run.fit_genome(
-            "calibration", genome, splits["train"], run.workdir / "calibration", supernet
-        )
+        if splits["trainval"].names != splits["train"].names:
+            folder = run.workdir / "calibration"
+            params, network = run.fit_genome(
+                "calibration", genome, splits["train"], folder, supernet
+            )
         logits, labels = _validate(run, network, params, genome)
     found = fit(logits, labels)
     if not 1.01 * _LEAST < found < 0.99 * _MOST:

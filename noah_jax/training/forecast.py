@@ -84,7 +84,7 @@ def _operations(config: Config, run: Run) -> tuple[float, float]:
         evaluated += sum(counts["val"] * flops.forward(vit, each) for each in tried)
         sizes = {name: max(each[name] for each in tried) for name in ALL_MODULES}
     examples = _examples(config, counts, "retrain")
-    if config.calibrate:
+    if config.calibrate and counts["trainval"] > counts["train"]:  # else that subnet is there
         examples += _examples(config, counts, "calibration")
         evaluated += counts["val"] * flops.forward(vit, sizes)
     if config.method == "linear":  # nothing is differentiated but the head

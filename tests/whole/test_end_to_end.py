@@ -366,9 +366,12 @@ def _from_title(printed):
 
 def test_few_shots_of_imagenet_tested_on_other_domains(home, imagenet, tmp_path):
     config = f"configs/domain.py:imagenet,data_dir={imagenet},shots=1,method=linear"
-    done = run_main(home, tmp_path / "run", "--config.retrain.batch_size=250", config=config)
+    flags = "--config.retrain.batch_size=250", "--config.calibrate=True"
+    done = run_main(home, tmp_path / "run", *flags, config=config)
     assert "not there, so not tested: imagenet_sketch, imagenet_a" in done.stdout
     result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["temperature"] > 0  # of the tested subnet, which has not seen val
+    assert not (tmp_path / "run/calibration").exists()
     assert result["images"] == {"train": 1000, "val": 1000, "trainval": 1000, "test": 1000}
     tests = result["more_tests"]
     assert tests["imagenet_v2"]["accuracy"] == result["test_accuracy"]  # the same grey images
