@@ -1,6 +1,7 @@
 """Exports on the Hugging Face hub, through huggingface_hub and its cache."""
 
 import contextlib
+import json
 import pathlib
 import re
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ def push_to_hub(
     with _explained(f"cannot push to {name}"):
         api.create_repo(name, private=private, exist_ok=True)
         there = {*api.list_repo_files(name)}
-        if {card.NAME} <= names & there and card.may_be_written(own):
+        if card.NAME in names & there and card.may_be_written(own):
             if not card.may_be_written(pathlib.Path(api.hf_hub_download(name, card.NAME))):
                 names.remove(card.NAME)
         older = (there & export.NAMES) - names - {card.NAME} if "subnet.json" in there else set()
@@ -119,12 +120,21 @@ def push_to_hub(
 
 
 def _addition(path: pathlib.Path, path_in_repo: str, name: str):
-    """A file to upload; the card gets the name of the repository."""
+    """A file to upload.
+
+    The card gets the name of the repository. Facts lose the folder in which the weights were here.
+    """
     from huggingface_hub import CommitOperationAdd
 
-    if path.name != card.NAME:
+    if path_in_repo == card.NAME:
+        text = path.read_text("utf-8").replace(card.REPOSITORY, name)
+    elif path_in_repo == "subnet.json":
+        facts = json.loads(path.read_bytes())
+        if "backbone" in facts:
+            facts["backbone"] = pathlib.PurePath(facts["backbone"]).name
+        text = json.dumps(facts, indent=1)
+    else:
         return CommitOperationAdd(path_in_repo, path)
-    text = path.read_text("utf-8").replace(card.REPOSITORY, name)
     return CommitOperationAdd(path_in_repo, text.encode())
 
 
