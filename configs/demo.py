@@ -10,7 +10,7 @@ a standard error is 0.5 points for the upper four):
     linear   0.0000 M   79.67 %     adapter  0.0784 M   97.62 %     NOAH  0.0984 M   98.12 %
     LoRA-8   0.1475 M   98.62 %     VPT-10   0.0461 M   97.37 %
 
-in 5 to 7 minutes. Another processor's rounding, or other random numbers, lead to another genome:
+in 5 to 8 minutes. Another processor's rounding, or other random numbers, lead to another genome:
 NOAH has reached 97.24, 97.74, 97.87, 97.99, 98.49 and 98.62 %, too. The linear probe is far from
 converged. More epochs (`--config.retrain.epochs=…`) help it most.
 """

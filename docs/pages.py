@@ -79,14 +79,19 @@ def section(text: str, slug: str) -> str:
 
 
 def _places() -> dict[tuple[str, str], str]:
-    """(file, slug of a heading) → the page that shows it; of a whole file the slug is empty."""
-    places = {("README.md", ""): "index"}
+    """(file, slug of a heading) → the page that shows it.
+
+    The slug is empty for a whole file, which is where its first section is.
+    """
+    places, starts = {("README.md", ""): "index"}, {"README.md": 0}
     for page in sorted(DOCS.glob("*.md")):
         for kind, argument in _MARK.findall(page.read_text()):
             if kind == "readme":
                 name, _, slug = argument.partition("#")
-                places.setdefault((name, ""), page.stem)
-                text = section((ROOT / name).read_text(), slug)
+                whole = (ROOT / name).read_text()
+                text = section(whole, slug)
+                if (start := whole.index(text)) < starts.get(name, len(whole)):
+                    places[name, ""], starts[name] = page.stem, start
                 places |= {(name, anchor): page.stem for _, anchor, _ in headings(text)}
     return places
 
