@@ -29,7 +29,7 @@
 #                           network needs a way out, e.g. Cloud NAT, to install packages
 #   --ssh-key-file …        those of `tpu-vm ssh` and `scp`
 #   --account --billing-project --configuration --impersonate-service-account   in every call
-set -euo pipefail
+set -eo pipefail # without -u, by which the bash 3.2 of macOS takes an empty array for a mistake
 cd "$(dirname "$0")/.."
 source launch/bucket.sh
 
