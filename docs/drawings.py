@@ -183,15 +183,16 @@ def stages() -> str:
     """The stages of a run, the images that each reads, and the files that it leaves."""
     canvas = _Canvas(
         460,
-        430,
+        510,
         "The stages: the supernet trains on train, the search evaluates on val and leaves "
-        "best.json, retraining is on train and val, the test on test leaves result.json, and the "
-        "report shows them",
+        "best.json, retraining is on train and val, calibration trains on train and fits a "
+        "temperature on val, the test on test leaves result.json, and the report shows them",
     )
     rows = [
         ("supernet", "train", "checkpoints in supernet/"),
         ("search", "val", "search/, best.json"),
         ("retrain", "train + val", "checkpoints in retrain/"),
+        ("calibration", "train; val", "calibration.json, if wanted"),
         ("test", "test", "subnet.json, result.json"),
         ("report", "", "report.html, figures/"),
     ]
