@@ -88,7 +88,10 @@ def schedule(config: Config, counts: Mapping[str, int], stage: str) -> tuple[Sch
     schedule, folds = getattr(config, SCHEDULES[stage]), config.search.folds
     if stage in ("retrain", "calibration"):
         share = config.retrain.inherit if config.inherits else 1.0
-        share = config.baseline.linear if config.method == "linear" else share
+        if config.method == "linear":
+            share = config.baseline.linear_rate
+            epochs = config.baseline.linear_epochs or schedule.epochs
+            schedule = dataclasses.replace(schedule, epochs=epochs)
         schedule = dataclasses.replace(schedule, learning_rate=schedule.learning_rate * share)
     images = counts["trainval" if stage == "retrain" else "train"]
     if stage == "supernet" and folds > 1:

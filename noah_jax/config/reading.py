@@ -28,6 +28,8 @@ def reads(config: Config, key: str) -> bool:
     if group == "space":
         return config.has_supernet or config.method == "sensitivity"
     if group == "baseline":
+        if config.method == "linear":
+            return key.startswith("baseline.linear_")
         return key == f"baseline.{'tuned' if config.method in TUNED else config.method}"
     return True
 

@@ -151,12 +151,13 @@ class Baseline:
     lora: int = setting(8, "rank for method=lora", most=MAX_SIZE)
     adapter: int = setting(8, "width for method=adapter", most=MAX_SIZE)
     parallel: int = setting(8, "width for method=parallel", most=MAX_SIZE)
-    linear: float = setting(
+    linear_rate: float = setting(
         1.0,
         "the learning rate of method=linear, as a multiple of retrain.learning_rate",
         above=0,
         below=math.inf,
     )
+    linear_epochs: int = setting(0, "the epochs of method=linear; 0 = retrain.epochs", least=0)
     tuned: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16, 32),
         "sizes that the tuned methods try, as far as they fit the budget",

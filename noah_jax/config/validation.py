@@ -104,6 +104,11 @@ def _schedules(c: Config):
                 f"{stage}.warmup_epochs={schedule.warmup_epochs}: expected fewer than the "
                 f"{schedule.epochs} {stage}.epochs"
             )
+    if c.method == "linear" and 0 < c.baseline.linear_epochs <= c.retrain.warmup_epochs:
+        yield (
+            f"retrain.warmup_epochs={c.retrain.warmup_epochs}: expected fewer than the "
+            f"{c.baseline.linear_epochs} baseline.linear_epochs"
+        )
     if c.supernet.batch_size % max(1, c.supernet.genomes_per_step):
         yield "supernet.batch_size must be divisible by supernet.genomes_per_step"
 

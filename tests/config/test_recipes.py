@@ -61,11 +61,16 @@ def test_a_baseline_is_a_space_with_one_point(method, sizes, params):
     assert space.count(space.smallest()) == params
 
 
-def test_the_linear_probe_has_a_rate_of_its_own():
+def test_the_linear_probe_has_a_rate_and_epochs_of_its_own():
     counts = {"train": 80, "trainval": 100}
-    values = vtab.get_config("svhn,method=linear+lora,baseline.linear=8")
+    values = vtab.get_config(
+        "svhn,method=linear+lora,baseline.linear_rate=8,baseline.linear_epochs=30"
+    )
     both = [derived.schedule(run, counts, "retrain")[0] for run in config_lib.expand(values)]
     assert [schedule.learning_rate for schedule in both] == [8e-3, 1e-3]
+    assert [schedule.epochs for schedule in both] == [30, 100]
+    with pytest.raises(UserError, match="fewer than the 10 baseline.linear_epochs"):
+        config_lib.expand(vtab.get_config("svhn,method=linear,baseline.linear_epochs=10"))
 
 
 def test_config_strings(tmp_path):
@@ -110,7 +115,7 @@ def test_benchmarks_are_expanded(tmp_path):
 
 def test_several_runs_have_one_name():
     for values, name in (
-        (demo.get_config(), "digits-5-methods-s0"),
+        (demo.get_config(), "digits-16shot-5-methods-s0"),
         (vtab.get_config("cifar100+dtd,method=lora+noah,seed=2"), "cifar100+dtd-lora+noah-s2"),
         (vtab.get_config("all,method=lora,seeds=3"), "19-tasks-lora-s0-2"),
         (fewshot.get_config("food101,shots=1+8"), "food101-1+8shot-noah-s0"),

@@ -127,15 +127,15 @@ def test_training(command, place):
 
 def test_what_comes_after_a_run(place, monkeypatch, capsys):
     config = "--config=configs/folder.py:path/to/your/images,method=lora"
-    workdir = "--workdir=runs/demo-digits-lora-s0"
+    workdir = "--workdir=runs/demo-digits-16shot-noah-s0"
     _run([*_tiny(f"python -m noah_jax.main {config}"), workdir], place)
     printed = [
         _run(shlex.split(command.replace("IMAGE_OR_FOLDER", "path/to/your/images/red")), place)
         for command in sorted(ON_A_RUN)  # export before predict
     ]
-    assert (place / "runs/demo-digits-lora-s0/export/model.stablehlo").is_file()
+    assert (place / "runs/demo-digits-16shot-noah-s0/export/model.stablehlo").is_file()
     assert len(re.findall(r"red/\d+\.jpg +(?:red|green|blue) [\d.]+ %", printed[1])) == 20
-    assert re.search("demo-digits-lora-s0 +finished: test accuracy", printed[2])
+    assert re.search("demo-digits-16shot-noah-s0 +finished: test accuracy", printed[2])
     monkeypatch.chdir(place)
     *_, program = programs("docs/subnet.md")
     exec(program, {})
