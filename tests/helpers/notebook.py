@@ -25,7 +25,10 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, timeout: int 
       nbclient.exceptions.CellExecutionError: a cell failed.
     """
     client = nbclient.NotebookClient(
-        notebook, timeout=timeout, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=timeout,
+        coalesce_streams=True,  # of a progress bar, only its end
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
 
