@@ -5,7 +5,7 @@
 or `python -m noah_jax.main --config=configs/demo.py[:<methods joined by +>]`. It trains a real
 DINOv2 ViT-S/14 from a wheel, on scikit-learn's digits of 8×8 pixels: 16 of each class to train on,
 4 to validate, 797 images to test. LoRA-4, Adapter-8 and VPT-16 have one number of parameters, which
-is NOAH's budget, too. Expect in float32, seed 0, in about 5 minutes on two CPU cores:
+is NOAH's budget, too. Expect in float32, seed 0, in about 6 minutes on two CPU cores:
 
     linear   0.0000 M   80.93 %     Adapter-8   0.0784 M   87.83 %     NOAH   0.0753 M   96.36 %
     VPT-16   0.0737 M   82.81 %     LoRA-4      0.0737 M   91.59 %
